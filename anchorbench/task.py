@@ -1,0 +1,335 @@
+"""What a task is: example arrays, splits, groups with their roles, an independent answer, and the registry.
+
+A task is an exactly known function of a token sequence, built so that a model that infers the rule and one that
+memorizes the table differ on inputs that are never trained on (anchor functions, arXiv 2401.08309; composite
+anchor functions, arXiv 2405.05409). The engine knows what a task is, never which tasks exist.
+"""
+
+import difflib
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from importlib.metadata import entry_points
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
+
+import numpy as np
+from jaxtyping import Bool, Int
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+Split = Literal["train", "iid", "ood"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+NO_ANSWER = -1
+"""Stands in `rivals`, `label`, `group`, `key`, `position` and `split` where there is no such thing."""
+
+Role = Literal["trained", "exception", "held_out", "mirror"]
+"""`trained` with the rule; `exception`: trained with another answer; `held_out`: never trained, and its mirror is not
+either (does the model compose?); `mirror`: never trained, the mirror of an exception (how is the exception treated?)."""
+
+
+class Token(NamedTuple):
+    """One id of the vocabulary: the word that stands for it in text, and what it means."""
+
+    word: str
+    meaning: str
+
+
+class Group(NamedTuple):
+    """A kind of example that is trained or held out as a whole, for instance an anchor combination."""
+
+    name: str
+    role: Role
+
+
+@dataclass(frozen=True)
+class Examples:
+    """`n` examples of one task.
+
+    tokens `[n, seq_len]`; label `[n]`; group `[n]`, an index into `task.groups`; key `[n]`, the token that the rule is
+    applied to; position `[n]`, where the key stands; rivals: name -> `[n]`, the competing answers. `NO_ANSWER` (-1) where
+    an example has no such thing. In held-out groups the label is what the rule says.
+    """
+
+    tokens: Int[np.ndarray, "n seq_len"]
+    label: Int[np.ndarray, " n"]
+    group: Int[np.ndarray, " n"]
+    key: Int[np.ndarray, " n"]
+    position: Int[np.ndarray, " n"]
+    rivals: dict[str, Int[np.ndarray, " n"]] = field(default_factory=dict)
+    target: np.ndarray | None = None
+    """`[n, vocab_size]`: the distribution of the answer, in tasks whose answer is random; else None."""
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def __getitem__(self, rows: Any) -> "Examples":
+        """The same arrays at `rows` (a slice, an index array or a mask)."""
+        return replace(
+            self,
+            tokens=self.tokens[rows],
+            label=self.label[rows],
+            group=self.group[rows],
+            key=self.key[rows],
+            position=self.position[rows],
+            rivals={name: values[rows] for name, values in self.rivals.items()},
+            target=None if self.target is None else self.target[rows],
+        )
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What `Task.answer` reads from tokens alone: as `Examples`, and `valid [n]`, `split [n]` (index into `SPLITS`).
+
+    An invalid row has `NO_ANSWER` everywhere and a sentence in `problems[row]`.
+    """
+
+    valid: Bool[np.ndarray, " n"]
+    label: Int[np.ndarray, " n"]
+    group: Int[np.ndarray, " n"]
+    key: Int[np.ndarray, " n"]
+    position: Int[np.ndarray, " n"]
+    split: Int[np.ndarray, " n"]
+    rivals: dict[str, Int[np.ndarray, " n"]]
+    problems: dict[int, str]
+    target: np.ndarray | None = None
+    """As `Examples.target`; where it is given, `label` is the most probable answer."""
+
+    def require_valid(self) -> "Answers":
+        """Returns itself, or raises ValueError naming the first row that is not of the task."""
+        for row, problem in sorted(self.problems.items()):
+            raise ValueError(f"row {row} is not an example of the task: {problem}")
+        return self
+
+
+class Parser:
+    """Collects what is wrong with each row while `Task.answer` parses; the first problem of a row is kept."""
+
+    def __init__(self, rows: int) -> None:
+        self.valid = np.ones(rows, bool)
+        self.problems: dict[int, str] = {}
+
+    def require(self, condition: Bool[np.ndarray, " n"], problem: str) -> None:
+        """Marks the rows where `condition [n]` is false as not of the task."""
+        bad = self.valid & ~condition
+        self.problems.update(dict.fromkeys(np.flatnonzero(bad).tolist(), problem))
+        self.valid &= condition
+
+    def answers(
+        self,
+        *,
+        label: np.ndarray,
+        group: np.ndarray,
+        key: np.ndarray,
+        position: np.ndarray,
+        split: np.ndarray,
+        rivals: dict[str, np.ndarray] | None = None,
+        target: np.ndarray | None = None,
+    ) -> Answers:
+        """The parsed arrays, each `[n]`, with `NO_ANSWER` in the rows that are not of the task."""
+
+        def masked(values: np.ndarray) -> np.ndarray:
+            return np.where(self.valid, values, NO_ANSWER).astype(np.int64)
+
+        return Answers(
+            valid=self.valid,
+            label=masked(label),
+            group=masked(group),
+            key=masked(key),
+            position=masked(position),
+            split=masked(split),
+            rivals={name: masked(values) for name, values in (rivals or {}).items()},
+            problems=self.problems,
+            target=target,
+        )
+
+
+class TaskConfig(BaseModel):
+    """Base of every task's configuration: immutable, and unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Task(ABC):
+    """An exactly known function of a token sequence. Subclasses set the class variables and the abstract methods."""
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    """Changes whenever what is generated changes: it enters the fingerprint."""
+    paper: ClassVar[str]
+    """Paper and section that the task comes from."""
+    Config: ClassVar[type[TaskConfig]]
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"default": {}}
+    """Variant name -> fields of the configuration; the first is the default."""
+    description: ClassVar[str]
+    """One or two sentences for a listing."""
+    sizes: ClassVar[Mapping[str, int]] = {"train": 100_000, "iid": 10_000, "ood": 10_000}
+    """Default number of examples a split; the paper's where it has one."""
+
+    def __init__(self, variant: str = "default", config: TaskConfig | None = None) -> None:
+        self.variant = variant
+        self.config = config if config is not None else self.Config()
+
+    @property
+    @abstractmethod
+    def seq_len(self) -> int:
+        """Tokens in a sequence."""
+
+    @property
+    @abstractmethod
+    def vocabulary(self) -> tuple[Token, ...]:
+        """Every id's word and meaning; words are unique and hold no white space."""
+
+    @property
+    @abstractmethod
+    def groups(self) -> tuple[Group, ...]:
+        """The groups; `Examples.group` indexes them."""
+
+    @property
+    @abstractmethod
+    def chance(self) -> float:
+        """Accuracy of guessing uniformly among the possible answers."""
+
+    @abstractmethod
+    def generate(self, rng: np.random.Generator, split: Split, n: int) -> Examples:
+        """`n` examples of `split`, vectorized; `sample` calls it."""
+
+    @abstractmethod
+    def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
+        """What `answer` returns, worked out from `tokens [n, seq_len]` alone, by another way than `generate`."""
+
+    def answer(self, tokens: Int[np.ndarray, "n seq_len"]) -> Answers:
+        """Reads key, position, group, split, label and rivals back from `tokens [n, seq_len]` of any origin.
+
+        Rows that are not of the task are marked invalid, with the reason. Raises ValueError for another shape or type.
+        """
+        tokens = np.asarray(tokens)
+        if tokens.ndim != 2 or tokens.shape[1] != self.seq_len or not np.issubdtype(tokens.dtype, np.integer):
+            raise ValueError(
+                f"tokens are {tokens.dtype} of shape {list(tokens.shape)}; allowed: integers of shape [n, {self.seq_len}]"
+            )
+        return self.parse(tokens.astype(np.int64), Parser(len(tokens)))
+
+    def mirror(self, tokens: Int[np.ndarray, "n seq_len"]) -> Int[np.ndarray, "n seq_len"] | None:
+        """`tokens [n, seq_len]` with the two anchors swapped, or None if the task has no such thing."""
+        return None
+
+    def for_seed(self, seed: int) -> "Task":
+        """The task that the member with this seed trains on: itself, unless the variant rotates something over members."""
+        return self
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that the task has."""
+        held_out = any(group.role in ("held_out", "mirror") for group in self.groups)
+        return SPLITS if held_out else ("train", "iid")
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.vocabulary)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits of name, version and configuration: the same digits, the same data."""
+        content = {"name": self.name, "version": self.version, "config": self.config.model_dump(mode="json")}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def sample(self, split: Split, n: int, seed: int) -> Examples:
+        """`n` examples of `split`. The same (task, split, n, seed) gives the same bytes; adjacent seeds share nothing.
+
+        Raises ValueError for an unknown split, a negative n or seed, or a split that the task does not have.
+        """
+        self._check(split, n, seed)
+        return self.generate(self._generator(split, seed, 0), split, n)
+
+    def iter_batches(self, split: Split, batch: int, seed: int) -> Iterator[Examples]:
+        """An endless stream of fresh batches of `split`, never stored and never repeated."""
+        self._check(split, batch, seed)
+        number = 1
+        while True:
+            yield self.generate(self._generator(split, seed, number), split, batch)
+            number += 1
+
+    def text(self, tokens: Int[np.ndarray, "n seq_len"]) -> list[str]:
+        """`tokens [n, seq_len]` as words, separated by one space."""
+        words = [token.word for token in self.vocabulary]
+        return [" ".join(words[token] for token in row) for row in tokens.tolist()]
+
+    def _check(self, split: Split, n: int, seed: int) -> None:
+        if split not in SPLITS:
+            raise ValueError(f"split is {split!r}; allowed: {', '.join(SPLITS)}")
+        if split not in self.splits:
+            raise ValueError(f"task {self.name} (variant {self.variant}) has no split {split!r}; it has {', '.join(self.splits)}")
+        for what, value in (("n", n), ("seed", seed)):
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+                raise ValueError(f"{what} is {value!r}; allowed: an integer of at least 0")
+
+    def _generator(self, split: Split, seed: int, batch: int) -> np.random.Generator:
+        entropy = [int(self.fingerprint, 16), SPLITS.index(split), int(seed), batch]
+        return np.random.Generator(np.random.SFC64(np.random.SeedSequence(entropy)))
+
+    def __repr__(self) -> str:
+        return f"<task {self.name}, variant {self.variant}, fingerprint {self.fingerprint}>"
+
+
+_registry: dict[str, type[Task]] = {}
+
+
+def register(task: type[Task]) -> type[Task]:
+    """Class decorator: makes a task loadable by its name. Raises ValueError if the name is taken by another class."""
+    known = _registry.get(task.name)
+    if known is not None and known.__qualname__ + known.__module__ != task.__qualname__ + task.__module__:
+        raise ValueError(f"two tasks are called {task.name!r}: {known.__module__} and {task.__module__}")
+    _registry[task.name] = task
+    return task
+
+
+def _load_registry() -> dict[str, type[Task]]:
+    """Imports our tasks and those of other packages' entry points `anchorbench.tasks`; returns name -> class."""
+    import anchorbench.tasks  # noqa: F401 - registers on import; not at our import, to avoid a cycle
+
+    for entry in entry_points(group="anchorbench.tasks"):
+        entry.load()
+    return _registry
+
+
+def list_tasks() -> list[tuple[str, str]]:
+    """Every registered (task name, variant), in order."""
+    return [(name, variant) for name, task in sorted(_load_registry().items()) for variant in task.variants]
+
+
+def load_task(name: str, variant: str | None = None, **config: Any) -> Task:
+    """The registered task `name` in a variant (its first one by default), with fields of its configuration overridden.
+
+    Raises ValueError with one sentence for an unknown name, variant or field, or a configuration that makes no sense.
+    """
+    registry = _load_registry()
+    if name not in registry:
+        raise ValueError(f"unknown task {name!r}; {_did_you_mean(name, registry)}")
+    task = registry[name]
+    variant = variant if variant is not None else next(iter(task.variants))
+    if variant not in task.variants:
+        raise ValueError(f"task {name} has no variant {variant!r}; {_did_you_mean(variant, task.variants)}")
+    try:
+        return task(variant, task.Config(**{**task.variants[variant], **config}))
+    except ValidationError as error:
+        raise ValueError(f"task {name}: {first_sentence(error)}") from None
+
+
+def _did_you_mean(name: str, known: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return (f"did you mean {close[0]!r}? " if close else "") + "allowed: " + ", ".join(sorted(known))
+
+
+def first_sentence(error: ValidationError) -> str:
+    """The first problem of a pydantic error, in one sentence: field, value, what is allowed."""
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
+    if not where:
+        return message
+    if problem["type"] == "extra_forbidden":
+        return f"unknown field {where!r}"
+    if problem["type"] == "value_error":
+        return f"{where}: {message}"
+    return f"{where} is {problem['input']!r}; {message[0].lower()}{message[1:]}"

@@ -1,0 +1,219 @@
+"""Composite anchor functions: does a model compose two anchors that it never saw together?
+
+    position   0   1   2    3    4   5   6   7   8
+    token     57  33  key  a1   a2  81  24  90  46   ->   key + offset[a1] + offset[a2]
+
+Keys are 20..99; anchors 1, 2, 3, 4 add +5, +1, -2, -8; all other tokens are filler, uniform over the keys. The sixteen
+ordered pairs (a1, a2) are the groups. A key x at position p is in `iid` if x and p have the same residue, else in `train`;
+`ood` holds the untrained pairs on the training residues.
+
+Variants
+    heldout-both      (3,4) and (4,3) are never trained: does the model compose? (PAMI, 2501.08537, section on composite functions)
+    conflict          (3,4) is trained as x-6 instead of x-10, (4,3) held out: an ordered reading of it says x-10, a symmetric
+                      one x-6 (2405.05409, section 3). A symmetric answer does not prove memorizing: see the README.
+    conflict-control  conflict, and an ordinary mirrored pair held out as well, which rotates over seeds: both questions at once.
+
+Labels can equal an anchor's id (key 20 with anchors 4, 4 gives 4), as in the papers' own setting: labels are never inputs.
+"""
+
+import itertools
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+from pydantic import Field, model_validator
+
+from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Group, Parser, Role, Split, Task, register
+
+from .sequence import KeyConfig, KeyTask, cells, filler, read, residue_split, write
+
+
+class Override(NamedTuple):
+    """An anchor pair that is trained with another offset than its anchors' sum."""
+
+    pair: tuple[int, int]
+    offset: int
+
+
+class CompositeConfig(KeyConfig):
+    """What can be changed; the defaults are the papers'."""
+
+    offsets: dict[int, int] = {1: 5, 2: 1, 3: -2, 4: -8}
+    """Anchor token -> what it adds to the key."""
+    held_out: tuple[tuple[int, int], ...] = ()
+    """Ordered anchor pairs that are never trained."""
+    exceptions: tuple[Override, ...] = ()
+    """Pairs trained with another offset."""
+    key_first: bool = True
+    """key, a1, a2 (2405.05409); if false a1, a2, key (2401.08309)."""
+    modulus: int = Field(9, ge=2)
+    """Of the residue split: 9 in the authors' code of 2405.05409, 7 in its text, 8 in that of 2401.08309 and in 2509.17514."""
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> "CompositeConfig":
+        if len(self.offsets) < 2:
+            raise ValueError(f"offsets are {self.offsets}; at least two anchors are needed")
+        if self.seq_len < 3:
+            raise ValueError(f"seq_len is {self.seq_len}; key and two anchors need at least 3")
+        for anchor in self.offsets:
+            self.require_anchor(anchor)
+        pairs = set(itertools.product(self.offsets, repeat=2))
+        trained_otherwise = {override.pair for override in self.exceptions}
+        for pair in [*self.held_out, *trained_otherwise]:
+            if pair not in pairs:
+                raise ValueError(f"pair {pair} is not made of the anchors {', '.join(map(str, self.offsets))}")
+        for what, listed in (("held_out", list(self.held_out)), ("exceptions", [override.pair for override in self.exceptions])):
+            if len(listed) != len(set(listed)):
+                raise ValueError(f"{what} names a pair twice: {listed}")
+        for pair in self.held_out:
+            if pair in trained_otherwise:
+                raise ValueError(f"pair {pair} is held out but also trained (as an exception)")
+        if len(self.held_out) >= len(pairs):
+            raise ValueError("held_out names every pair; at least one must be trained")
+        sums = [self.offsets[a] + self.offsets[b] for a, b in pairs] + [override.offset for override in self.exceptions]
+        self.require_labels(self.key_min + min(sums), self.key_max + max(sums))
+        self.require_cells(self.seq_len - 2)
+        return self
+
+
+NO_OFFSET = np.iinfo(np.int64).min
+CONFLICT: Mapping[str, Any] = {"exceptions": [{"pair": (3, 4), "offset": -6}], "held_out": [(4, 3)]}
+CONTROL_PAIRS = [(1, 2), (1, 3), (2, 4), (1, 4), (2, 3)]
+
+
+@register
+class Composite(KeyTask):
+    """Key, first anchor, second anchor: the answer adds both anchors' offsets to the key (2405.05409; 2501.08537)."""
+
+    name = "composite"
+    paper = "2405.05409, section 3; 2501.08537 (both pairs held out)"
+    Config = CompositeConfig
+    config: CompositeConfig
+    description = "Composition of two anchors applied to a key; labels may equal an anchor's id, as in the papers' setting."
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "heldout-both": {"held_out": [(3, 4), (4, 3)]},
+        "conflict": CONFLICT,
+        "conflict-control": {**CONFLICT, "held_out": [(4, 3), CONTROL_PAIRS[0], CONTROL_PAIRS[0][::-1]]},
+    }
+    sizes: ClassVar[Mapping[str, int]] = {"train": 157_500, "iid": 17_500, "ood": 22_500}
+
+    def for_seed(self, seed: int) -> Task:
+        """In `conflict-control`, the ordinary pair that is held out rotates over seeds, so that no single choice decides."""
+        if self.variant != "conflict-control":
+            return self
+        pair = CONTROL_PAIRS[seed % len(CONTROL_PAIRS)]
+        fields = self.config.model_dump() | {"held_out": [(4, 3), pair, pair[::-1]]}
+        return Composite(self.variant, CompositeConfig(**fields))
+
+    @property
+    def anchors(self) -> dict[int, str]:
+        return {anchor: f"adds {offset:+d}" for anchor, offset in self.config.offsets.items()}
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """The ordered anchor pairs, in the order of `groups`."""
+        return list(itertools.product(self.config.offsets, repeat=2))
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        exceptions = {override.pair for override in self.config.exceptions}
+
+        def role(pair: tuple[int, int]) -> Role:
+            if pair in exceptions:
+                return "exception"
+            if pair in self.config.held_out:
+                return "mirror" if pair[::-1] in exceptions else "held_out"
+            return "trained"
+
+        return tuple(Group(f"({a},{b})", role((a, b))) for a, b in self.pairs)
+
+    def generate(self, rng: np.random.Generator, split: Split, n: int) -> Examples:
+        config = self.config
+        keys, positions = cells(config.keys, np.arange(self.seq_len - 2), config.modulus, split)
+        cell = rng.integers(len(keys), size=n, dtype=np.uint32)
+        key, start = keys[cell], positions[cell]
+        in_split = [i for i, group in enumerate(self.groups) if (group.role in ("held_out", "mirror")) == (split == "ood")]
+        group = np.array(in_split)[rng.integers(len(in_split), size=n, dtype=np.uint32)]
+        first, second = np.array(self.pairs).T
+
+        tokens = filler(rng, n, self.seq_len, config.key_min, config.key_max)
+        key_at, anchors_at = (start, start + 1) if config.key_first else (start + 2, start)
+        write(tokens, key_at, key)
+        write(tokens, anchors_at, first[group])
+        write(tokens, anchors_at + 1, second[group])
+
+        composed, trained, symmetric = self._offsets()
+        return Examples(
+            tokens=tokens,
+            label=key + trained[group],
+            group=group,
+            key=key,
+            position=key_at,
+            rivals={
+                "inferential": key + composed[group],
+                "symmetric": np.where(symmetric[group] == NO_OFFSET, NO_ANSWER, key + symmetric[group]),
+            },
+        )
+
+    def _offsets(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Each group's composed offset, the offset of its label, and its mirror's trained exception, each `[groups]`."""
+        exceptions = {override.pair: override.offset for override in self.config.exceptions}
+        composed = [self.config.offsets[a] + self.config.offsets[b] for a, b in self.pairs]
+        trained = [exceptions.get(pair, offset) for pair, offset in zip(self.pairs, composed, strict=True)]
+        symmetric = [
+            exceptions[pair[::-1]] if group.role == "mirror" else NO_OFFSET
+            for pair, group in zip(self.pairs, self.groups, strict=True)
+        ]
+        return np.array(composed), np.array(trained), np.array(symmetric)
+
+    def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
+        config = self.config
+        is_anchor = np.isin(tokens, list(config.offsets))
+        is_key = (tokens >= config.key_min) & (tokens <= config.key_max)
+        parser.require((is_anchor | is_key).all(1), "it holds a token that is neither anchor nor key")
+        parser.require(is_anchor.sum(1) == 2, "it does not hold exactly two anchors")
+        at = is_anchor.argmax(1)
+        first, second = read(tokens, at), read(tokens, at + 1)
+        parser.require(np.isin(second, list(config.offsets)), "its anchors are not neighbours")
+        key_at = at - 1 if config.key_first else at + 2
+        key = read(tokens, key_at)
+        parser.require(key != NO_ANSWER, f"no key stands {'before' if config.key_first else 'after'} its anchors")
+
+        shift = np.zeros(max(config.offsets) + 1, int)
+        shift[list(config.offsets)] = list(config.offsets.values())
+        safe_first, safe_second = (np.where(parser.valid, anchor, min(config.offsets)) for anchor in (first, second))
+        inferential = key + shift[safe_first] + shift[safe_second]
+        label, symmetric = inferential.copy(), np.full(len(tokens), NO_ANSWER)
+        for (a, b), offset in config.exceptions:
+            label[(first == a) & (second == b)] = (key + offset)[(first == a) & (second == b)]
+        held_out = np.zeros(len(tokens), bool)
+        for a, b in config.held_out:
+            here = (first == a) & (second == b)
+            held_out |= here
+            for (c, d), offset in config.exceptions:
+                if (c, d) == (b, a):
+                    symmetric[here] = (key + offset)[here]
+
+        rank = {anchor: i for i, anchor in enumerate(config.offsets)}
+        order = np.zeros(max(rank) + 1, int)
+        order[list(rank)] = list(rank.values())
+        start = np.minimum(key_at, at)
+        residue = residue_split(key, start, config.modulus)
+        on_training_cell = residue == SPLITS.index("train")
+        return parser.answers(
+            label=label,
+            group=order[safe_first] * len(rank) + order[safe_second],
+            key=key,
+            position=key_at,
+            split=np.where(held_out, np.where(on_training_cell, SPLITS.index("ood"), NO_ANSWER), residue),
+            rivals={"inferential": inferential, "symmetric": symmetric},
+        )
+
+    def mirror(self, tokens: Int[np.ndarray, "n seq_len"]) -> Int[np.ndarray, "n seq_len"]:
+        """The same sequences with the two anchors swapped."""
+        at = np.isin(tokens, list(self.config.offsets)).argmax(1)
+        swapped = tokens.copy()
+        write(swapped, at, read(tokens, at + 1))
+        write(swapped, at + 1, read(tokens, at))
+        return swapped
