@@ -1,6 +1,19 @@
 """anchorbench: did this transformer solve the task by inferring the rule, or by memorizing the table?"""
 
-from anchorbench.task import Answers, Examples, Task, list_tasks, load_task
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Answers", "Examples", "Task", "list_tasks", "load_task"]
+if TYPE_CHECKING:
+    from anchorbench.classify import classify
+    from anchorbench.task import Answers, Examples, Task, list_tasks, load_task
+
+__all__ = ["Answers", "Examples", "Task", "classify", "list_tasks", "load_task"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name where it is first used, so that the command line answers at once."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module("anchorbench.classify" if name == "classify" else "anchorbench.task"), name)

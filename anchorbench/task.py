@@ -214,6 +214,10 @@ class Task(ABC):
         """`tokens [n, seq_len]` with the two anchors swapped, or None if the task has no such thing."""
         return None
 
+    def landmarks(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
+        """Where the parts of each sequence stand: name -> positions `[n]`, for probes; at least the key."""
+        return {"key": self.answer(tokens).require_valid().position}
+
     def for_seed(self, seed: int) -> "Task":
         """The task that the member with this seed trains on: itself, unless the variant rotates something over members."""
         return self

@@ -1,0 +1,15 @@
+"""Names how a model solves a task, from what it answers."""
+
+from anchorbench.hub import open_model
+from anchorbench.task import Task
+from anchorbench.verdict import Behaviour, EvalSet
+
+
+def classify(model: object, task: Task, n: int = 1000, seed: int = 0) -> Behaviour:
+    """The behaviour of `model` on `n` fresh examples a split, and the verdict that follows from it.
+
+    `model` is a run or checkpoint folder, a Hub id, a Hugging Face causal LM, a TransformerBridge, or a stack of one. Raises
+    ValueError with one sentence if it cannot be opened or does not fit the task's vocabulary or length.
+    """
+    eval_set = EvalSet.of(task, n, seed)
+    return eval_set.behaviour(open_model(model).answers(eval_set.tokens))

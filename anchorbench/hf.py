@@ -1,0 +1,42 @@
+"""The first GPT's architecture (post-LN) with exact GELU or ReLU, any feed-forward width, and optionally a bias on the output.
+
+An exported checkpoint holds a copy of this file, so that `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)`
+opens it where anchorbench is not installed; importing anchorbench.hf makes the architecture known without that.
+"""
+
+from typing import Any
+
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, OpenAIGPTConfig, OpenAIGPTLMHeadModel
+from transformers.pytorch_utils import Conv1D
+
+
+class AnchorGPTConfig(OpenAIGPTConfig):
+    """As the first GPT's, with feed-forward width, activation and output bias."""
+
+    model_type = "anchor-gpt"
+
+    def __init__(self, n_inner: int = 256, activation: str = "gelu", unembed_bias: bool = False, **kwargs: Any) -> None:
+        self.n_inner, self.activation, self.unembed_bias = n_inner, activation, unembed_bias
+        super().__init__(**kwargs)
+
+
+class AnchorGPTForCausalLM(OpenAIGPTLMHeadModel):
+    """The first GPT with the configuration's activation and output bias."""
+
+    config_class = AnchorGPTConfig
+
+    def __init__(self, config: AnchorGPTConfig) -> None:
+        super().__init__(config)
+        for block in self.transformer.h:
+            block.mlp.c_fc = Conv1D(config.n_inner, config.n_embd)
+            block.mlp.c_proj = Conv1D(config.n_embd, config.n_inner)
+            block.mlp.act = nn.GELU() if config.activation == "gelu" else nn.ReLU()
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=config.unembed_bias)
+        self.post_init()
+
+
+AutoConfig.register("anchor-gpt", AnchorGPTConfig, exist_ok=True)
+AutoModelForCausalLM.register(AnchorGPTConfig, AnchorGPTForCausalLM, exist_ok=True)
+AnchorGPTConfig.register_for_auto_class()
+AnchorGPTForCausalLM.register_for_auto_class("AutoModelForCausalLM")

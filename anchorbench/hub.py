@@ -1,0 +1,264 @@
+"""Models from and to the outside: open a checkpoint of any origin, and export a member as a Hugging Face checkpoint.
+
+Pre-LN members become plain GPT-2, post-LN ones plain OpenAI GPT (the first GPT, which is post-LN) or, with exact GELU or an output
+bias, our subclass of it through `auto_map`. Narrow heads are padded with zeros, which changes no logit. Weights are read as
+safetensors only.
+"""
+
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from anchorbench.initialize import Init, initialize
+from anchorbench.model import GPT
+from anchorbench.store import DamagedRun, Run, read_run
+
+BATCH = 512
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """A causal language model of any origin, as the probes use it."""
+
+    logits: Callable[[Tensor], Tensor]
+    """tokens `[batch, seq]` -> logits at the last position `[batch, vocab]`."""
+    patterns: Callable[[Tensor], list[Tensor]]
+    """tokens `[batch, seq]` -> attention of each layer `[batch, head, query, key]`."""
+    untrained: Callable[[int], "OpenModel"]
+    """seed -> a model of the same shape with fresh initial weights."""
+    vocab_size: int
+    max_length: int
+
+    @torch.no_grad()
+    def answers(self, tokens: Int[np.ndarray, "n seq"]) -> Int[np.ndarray, " n"]:
+        """The most probable next token after each of `tokens [n, seq]`. Raises ValueError if the model has too few ids or
+        positions, or its logits are not finite.
+        """
+        if tokens.max(initial=0) >= self.vocab_size:
+            raise ValueError(f"the task uses token {tokens.max()}, but the model's vocabulary is 0..{self.vocab_size - 1}")
+        if tokens.shape[1] > self.max_length:
+            raise ValueError(f"the task's sequences have {tokens.shape[1]} tokens; the model takes at most {self.max_length}")
+        logits = torch.cat([self.logits(part) for part in torch.from_numpy(tokens).split(BATCH)])
+        if not logits.isfinite().all():
+            raise ValueError("the model's logits are not finite (NaN or infinity): its weights are damaged or it diverged")
+        return logits.argmax(-1).cpu().numpy()
+
+    @torch.no_grad()
+    def attention(self, tokens: Int[np.ndarray, "n seq"]) -> list[Float[np.ndarray, "n head query key"]]:
+        """Attention patterns of each layer, `[n, head, query, key]`."""
+        parts = [self.patterns(part) for part in torch.from_numpy(tokens).split(BATCH)]
+        return [torch.cat(layer).float().cpu().numpy() for layer in zip(*parts, strict=True)]
+
+
+def open_model(model: object) -> OpenModel:
+    """Opens a run folder, a checkpoint folder or Hub id, a `Run`, a stack of one, a Hugging Face causal LM or a TransformerBridge.
+
+    Raises ValueError with one sentence for anything else, or a damaged or unsupported checkpoint.
+    """
+    if isinstance(model, OpenModel):
+        return model
+    if isinstance(model, str | Path):
+        folder = Path(model)
+        return open_model(read_run(folder) if (folder / "recipe.json").exists() else _from_pretrained(str(model)))
+    if isinstance(model, Run):
+        return _open_gpt(load_member(model), model.recipe.init)
+    if isinstance(model, GPT):
+        if model.members != 1:
+            raise ValueError(f"the stack has {model.members} members; allowed: 1, pick one first")
+        return _open_gpt(model, Init())
+    if isinstance(model, nn.Module):
+        original = getattr(model, "original_model", None)  # of a TransformerBridge
+        return _open_transformers(model if original is None else original)
+    raise ValueError(f"{type(model).__name__} is not a model; allowed: a path, a run, or a causal language model")
+
+
+def load_member(run: Run) -> GPT:
+    """A finished run's model, as a stack of one. Raises DamagedRun if its weights are not of its recipe's shape."""
+    task = run.recipe.load_task()
+    model = GPT(run.recipe.model, members=1, vocab_size=task.vocab_size, seq_len=task.seq_len)
+    try:
+        model.load_state_dict({name: tensor[None] for name, tensor in run.weights().items()})
+    except RuntimeError as error:
+        raise DamagedRun(
+            f"{run.path / 'weights.safetensors'} does not fit its recipe: {str(error).splitlines()[1].strip()}"
+        ) from None
+    return model.eval().requires_grad_(False)
+
+
+def _from_pretrained(source: str) -> nn.Module:
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    from anchorbench import hf  # noqa: F401 - makes our architecture known
+
+    logging.disable_progress_bar()
+    try:
+        return AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, attn_implementation="eager").eval()
+    except Exception as error:
+        raise ValueError(f"{source} cannot be opened as a causal language model: {str(error).strip().splitlines()[0]}") from None
+
+
+def _open_gpt(model: GPT, init: Init) -> OpenModel:
+    def untrained(seed: int) -> OpenModel:
+        fresh = GPT(model.shape, members=1, vocab_size=model.vocab_size, seq_len=model.seq_len)
+        initialize(fresh, [init], [seed])
+        return _open_gpt(fresh.requires_grad_(False), init)
+
+    return OpenModel(
+        logits=lambda tokens: model(tokens[None])[0],
+        patterns=lambda tokens: [pattern[0] for pattern in model.attention(tokens[None])],
+        untrained=untrained,
+        vocab_size=model.vocab_size,
+        max_length=model.seq_len,
+    )
+
+
+def _open_transformers(model: Any) -> OpenModel:
+    config = model.config
+    device = next(model.parameters()).device
+
+    def patterns(tokens: Tensor) -> list[Tensor]:
+        attentions = model(tokens.to(device), output_attentions=True).attentions
+        if not attentions or attentions[0] is None:
+            raise ValueError('the model returns no attention; load it with attn_implementation="eager"')
+        return list(attentions)
+
+    def untrained(seed: int) -> OpenModel:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return _open_transformers(type(model)(config).eval())
+
+    return OpenModel(
+        logits=lambda tokens: model(tokens.to(device)).logits[:, -1],
+        patterns=patterns,
+        untrained=untrained,
+        vocab_size=config.vocab_size,
+        max_length=getattr(config, "max_position_embeddings", None) or 2**31,
+    )
+
+
+def export(run: Run, out: Path) -> Path:
+    """Writes the run's model to the folder `out` as a Hugging Face checkpoint: the same logits, opened by `from_pretrained`.
+
+    Raises ValueError with one sentence if `out` is a non-empty folder or the shape has no Hugging Face counterpart.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} already exists and is not an empty folder; choose another")
+    model = to_transformers(load_member(run))
+    card = json.dumps(
+        {"run_id": run.result.run_id, "verdict": run.result.verdict, "recipe": run.recipe.model_dump(mode="json")}, indent=1
+    )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+        try:
+            temporary.chmod(0o755)
+            model.save_pretrained(temporary)
+            (temporary / "anchorbench.json").write_text(card + "\n")
+            if out.exists():
+                out.rmdir()
+            temporary.rename(out)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise ValueError(f"{out} cannot be written: {error.strerror}") from None
+    return out
+
+
+def to_transformers(model: GPT) -> Any:
+    """A stack of one as a Hugging Face model with the same logits. Raises ValueError if its shape has no counterpart."""
+    from transformers import GPT2Config, GPT2LMHeadModel, OpenAIGPTConfig, OpenAIGPTLMHeadModel
+
+    from anchorbench.hf import AnchorGPTConfig, AnchorGPTForCausalLM
+
+    shape = model.shape
+    if shape.query_norm_only:
+        raise ValueError("a model with query_norm_only has no Hugging Face counterpart and cannot be exported")
+    if shape.d_model % shape.n_head or shape.d_head * shape.n_head > shape.d_model:
+        raise ValueError(
+            f"{shape.n_head} heads of width {shape.d_head} do not fit d_model {shape.d_model}; such a model cannot be exported"
+        )
+    if shape.norm == "pre" and shape.unembed_bias:
+        raise ValueError("a pre-LN model with an output bias has no Hugging Face counterpart and cannot be exported")
+    common = {
+        "vocab_size": model.vocab_size,
+        "n_positions": model.seq_len,
+        "n_embd": shape.d_model,
+        "n_layer": shape.n_layer,
+        "n_head": shape.n_head,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+        "tie_word_embeddings": False,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+    if shape.norm == "pre":
+        config = GPT2Config(**common, n_inner=shape.d_ff, activation_function=shape.activation)
+        target = GPT2LMHeadModel(config)
+        names = ("wte", "wpe")
+    else:
+        if shape.activation == "relu" and not shape.unembed_bias and shape.d_ff == 4 * shape.d_model:
+            target = OpenAIGPTLMHeadModel(OpenAIGPTConfig(**common, afn="relu"))
+        else:
+            target = AnchorGPTForCausalLM(
+                AnchorGPTConfig(**common, n_inner=shape.d_ff, activation=shape.activation, unembed_bias=shape.unembed_bias)
+            )
+        names = ("tokens_embed", "positions_embed")
+    target.load_state_dict(_transformers_weights(model, *names), strict=True)
+    return target.eval()
+
+
+def _transformers_weights(model: GPT, token_name: str, position_name: str) -> dict[str, Tensor]:
+    shape, width = model.shape, model.shape.d_model // model.shape.n_head
+
+    def pad(x: Tensor, axis: int) -> Tensor:
+        """Widens each head from d_head to d_model / n_head with zeros along `axis`."""
+        parts = x.unflatten(axis, (shape.n_head, shape.d_head))
+        room = list(parts.shape)
+        room[axis + 1] = width - shape.d_head
+        return torch.cat([parts, parts.new_zeros(room)], axis + 1).flatten(axis, axis + 1)
+
+    def bias(linear: Any, size: int) -> Tensor:
+        return torch.zeros(size) if linear.bias is None else linear.bias[0]
+
+    scale = math.sqrt(width / shape.d_head)  # the target divides scores by sqrt(width)
+    weights = {
+        f"transformer.{token_name}.weight": model.token_embedding[0],
+        f"transformer.{position_name}.weight": model.position_embedding[0],
+    }
+    for number, block in enumerate(model.blocks):
+        inner = shape.n_head * shape.d_head
+        at = f"transformer.h.{number}."
+        qkv = [(block.query, scale), (block.key, 1.0), (block.value, 1.0)]
+        weights |= {
+            at + "ln_1.weight": block.norm_1.weight[0],
+            at + "ln_1.bias": block.norm_1.bias[0],
+            at + "ln_2.weight": block.norm_2.weight[0],
+            at + "ln_2.bias": block.norm_2.bias[0],
+            at + "attn.c_attn.weight": torch.cat([pad(linear.weight[0] * factor, 1) for linear, factor in qkv], 1),
+            at + "attn.c_attn.bias": torch.cat([pad(bias(linear, inner) * factor, 0) for linear, factor in qkv]),
+            at + "attn.c_proj.weight": pad(block.output.weight[0], 0),
+            at + "attn.c_proj.bias": bias(block.output, shape.d_model),
+            at + "mlp.c_fc.weight": block.ff_in.weight[0],
+            at + "mlp.c_fc.bias": bias(block.ff_in, shape.d_ff),
+            at + "mlp.c_proj.weight": block.ff_out.weight[0],
+            at + "mlp.c_proj.bias": bias(block.ff_out, shape.d_model),
+        }
+    if model.final_norm is not None:
+        weights |= {"transformer.ln_f.weight": model.final_norm.weight[0], "transformer.ln_f.bias": model.final_norm.bias[0]}
+    weights["lm_head.weight"] = model.unembedding.weight[0].T
+    if model.unembedding.bias is not None:
+        weights["lm_head.bias"] = model.unembedding.bias[0]
+    return {name: tensor.detach().clone() for name, tensor in weights.items()}

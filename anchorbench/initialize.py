@@ -1,0 +1,75 @@
+"""Initialization by rate: every weight matrix is drawn from N(0, d_in^(-2 gamma)); larger gamma means smaller weights.
+
+gamma is the initialization RATE of 2405.05409 (section 4): about 0.5 is the common default. In 2605.04396 gamma is a multiplier
+instead (N(0, gamma^2/d_in)); convert with gamma_rate = 0.5 - ln(gamma_multiplier) / ln(d_in).
+"""
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from anchorbench.model import GPT, Linear
+
+Rate = float
+
+
+class Init(BaseModel):
+    """How weights are drawn: a rate, for all parts or by part, and the two conventions in which the papers differ."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gamma: float = Field(0.5, allow_inf_nan=False, ge=-10, le=100)
+    embedding: float | None = Field(None, allow_inf_nan=False)
+    """Rate of token, position and output embeddings; gamma if not given, as for the other parts."""
+    qk: float | None = Field(None, allow_inf_nan=False)
+    vo: float | None = Field(None, allow_inf_nan=False)
+    mlp: float | None = Field(None, allow_inf_nan=False)
+    fan: Literal["own", "d_model"] = "own"
+    """Base of the power: each matrix's own input width (2405.05409), or d_model for all (2501.08537)."""
+    depth_scale: bool = True
+    """Whether attention output and second feed-forward matrix are divided by sqrt(2 n_layer) (2501.08537)."""
+    unembed_bias: Literal["zero", "uniform"] = "zero"
+    """`uniform`: within 1/sqrt(d_model) of zero, PyTorch's default, which 2405.05409 leaves in place."""
+
+
+def initialize(model: GPT, inits: list[Init], seeds: list[int]) -> None:
+    """Draws the weights of every member in place. Members with equal seeds get the same draws, scaled by their own rates."""
+    shape = model.shape
+    with torch.no_grad():
+        for member, (init, seed) in enumerate(zip(inits, seeds, strict=True)):
+            generator = torch.Generator().manual_seed(stream_seed(seed, "weights"))
+
+            def draw(weight: torch.Tensor, d_in: int, rate: float | None, *, residual: bool = False) -> None:
+                std = (d_in if init.fan == "own" else shape.d_model) ** -(init.gamma if rate is None else rate)  # noqa: B023
+                if residual and init.depth_scale:  # noqa: B023
+                    std /= math.sqrt(2 * shape.n_layer)
+                row = weight[member]  # noqa: B023
+                row.copy_(torch.randn(row.shape, generator=generator) * std)  # noqa: B023
+
+            def draw_linear(linear: Linear, rate: float | None, *, residual: bool = False) -> None:
+                draw(linear.weight, linear.weight.shape[1], rate, residual=residual)
+                if linear.bias is not None:
+                    linear.bias[member].zero_()  # noqa: B023
+
+            draw(model.token_embedding, shape.d_model, init.embedding)
+            draw(model.position_embedding, shape.d_model, init.embedding)
+            for block in model.blocks:
+                draw_linear(block.query, init.qk)
+                draw_linear(block.key, init.qk)
+                draw_linear(block.value, init.vo)
+                draw_linear(block.output, init.vo, residual=True)
+                draw_linear(block.ff_in, init.mlp)
+                draw_linear(block.ff_out, init.mlp, residual=True)
+            draw_linear(model.unembedding, init.embedding)
+            if init.unembed_bias == "uniform" and model.unembedding.bias is not None:
+                row = model.unembedding.bias[member]
+                row.copy_((torch.rand(row.shape, generator=generator) * 2 - 1) / math.sqrt(shape.d_model))
+
+
+def stream_seed(seed: int, stream: str) -> int:
+    """A 63-bit seed for one use of a run's seed: streams and adjacent seeds are independent."""
+    entropy = np.random.SeedSequence([seed, int.from_bytes(stream.encode(), "big")])
+    return int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1))

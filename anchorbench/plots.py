@@ -1,0 +1,182 @@
+"""The figures: phase diagram over gamma, and attention flow."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anchorbench.hub import open_model
+from anchorbench.store import Run
+from anchorbench.summary import Condition, conditions
+from anchorbench.task import Task
+
+# Okabe and Ito's palette: told apart by colour-blind readers.
+COLORS = {
+    "iid": "#0072B2",
+    "inferential": "#D55E00",
+    "symmetric": "#CC79A7",
+    "key": "#009E73",
+    "anchor": "#D55E00",
+    "filler": "#999999",
+}
+SHADES = {
+    "unfit": "#bbbbbb",
+    "memorizing": "#56B4E9",
+    "mixed": "#ffffff",
+    "inferential": "#F0E442",
+    "symmetric": "#CC79A7",
+    "other": "#ffffff",
+}
+LABELS = {
+    "unfit": "poor fit",
+    "memorizing": "memorizing",
+    "mixed": "mixed",
+    "inferential": "inferential",
+    "symmetric": "symmetric",
+    "other": "other",
+}
+
+
+def phase_figure(runs: list[Run], path: Path) -> Path:
+    """Held-out and iid accuracy against gamma: a dot a seed, the mean as line, its 95% interval over seeds as band, and the
+    most frequent verdict as shade. One panel a place of the norm.
+    """
+    from matplotlib.figure import Figure
+
+    grouped = conditions(runs)
+    norms = list(dict.fromkeys(condition.norm for condition in grouped))
+    figure = Figure(figsize=(0.6 + 6.2 * len(norms), 4.4), layout="constrained")
+    axes = figure.subplots(1, len(norms), squeeze=False, sharey=True)[0]
+    for axis, norm in zip(axes, norms, strict=True):
+        _phase_panel(axis, [condition for condition in grouped if condition.norm == norm])
+        if len(norms) > 1:
+            axis.set_title(f"{norm}-LN", fontsize=11)
+    axes[0].set_ylabel("share of answers")
+    result = runs[0].result
+    seeds = len({run.recipe.seed for run in runs})
+    figure.suptitle(f"{result.task}, {result.variant}: {seeds} seeds, {runs[0].recipe.steps} steps", fontsize=12)
+    return _save(figure, path)
+
+
+def _phase_panel(axis: Any, grouped: list[Condition]) -> None:
+    gammas = np.array([condition.gamma for condition in grouped])
+    middles = (gammas[1:] + gammas[:-1]) / 2
+    margin = np.diff(gammas).min() / 2 if len(gammas) > 1 else 0.05
+    edges = np.concatenate([[gammas[0] - margin], middles, [gammas[-1] + margin]])
+    previous = None
+    for condition, left, right in zip(grouped, edges[:-1], edges[1:], strict=True):
+        if not condition.verdicts:
+            continue
+        most, count = condition.verdicts.most_common(1)[0]
+        if count * 2 <= condition.verdicts.total():
+            most = "mixed" if "mixed" in SHADES and condition.verdicts["other"] == 0 else "other"
+        axis.axvspan(left, right, color=SHADES[most], alpha=0.28, lw=0)
+        if most != previous:
+            axis.text(left + margin * 0.15, 1.075, LABELS[most], fontsize=8.5, va="center", color="#444444")
+            axis.axvline(left, color="#888888", lw=0.6, ls=":")
+        previous = most
+    curves = [("accuracy_iid", COLORS["iid"], "o", "seen pairs, unseen key and position (iid)")]
+    composes = any(run.result.composes for condition in grouped for run in condition.runs)
+    curves.append(("inferential", COLORS["inferential"], "s", "held-out pairs, composed" if composes else "(4,3) composed"))
+    curves.append(("symmetric", COLORS["symmetric"], "^", "exception's mirror, answered as the exception"))
+    jitter = margin * 0.16
+    for number, (field, color, marker, label) in enumerate(curves):
+        means = [condition.mean(field) for condition in grouped]
+        if any(mean is None for mean in means):
+            continue
+        axis.plot(gammas, [mean.value for mean in means], color=color, lw=1.8, zorder=3, label=label)
+        if all(mean.low is not None for mean in means):
+            axis.fill_between(gammas, [m.low for m in means], [m.high for m in means], color=color, alpha=0.16, lw=0, zorder=2)
+        for condition in grouped:
+            values = [run.row()[field] for run in condition.runs]
+            spread = condition.gamma + jitter * (np.arange(len(values)) - (len(values) - 1) / 2) / max(1, len(values) - 1)
+            offset = jitter * (number - 1)
+            axis.scatter(spread + offset, values, s=20, marker=marker, color=color, edgecolor="white", lw=0.5, zorder=4)
+    axis.set(xlim=(edges[0], edges[-1]), ylim=(-0.03, 1.12), xlabel=r"initialization rate $\gamma$   (weights shrink to the right)")
+    axis.set_xticks(gammas)
+    axis.set_yticks(np.linspace(0, 1, 6))
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8.5, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3 if len(curves) < 3 else 2)
+
+
+def clearest(runs: list[Run]) -> list[Run]:
+    """The clearest inferential member, and the clearest memorizing one (symmetric, where only the exception is asked about)."""
+    fit = [run for run in runs if run.result.verdict not in (None, "unfit") and run.result.inferential is not None]
+    if not fit:
+        return []
+    most = max(fit, key=lambda run: (run.result.inferential or 0.0, run.result.accuracy_iid.value))
+    least = min(fit, key=lambda run: (run.result.inferential or 0.0, -run.result.accuracy_iid.value))
+    return [most, least] if most is not least else [most]
+
+
+def attention_flow_figure(runs: list[Run], path: Path) -> Path:
+    """Where attention moves information in each run's model on one held-out sequence: line width is attention, a panel a run."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4 * max(1, len(runs)), 4.6), layout="constrained")
+    axes = figure.subplots(1, max(1, len(runs)), squeeze=False)[0]
+    task = runs[0].recipe.load_task()
+    tokens = task.sample("ood" if "ood" in task.splits else "iid", 200, seed=0).tokens
+    # Key and anchors in the middle, so that filler stands on both sides.
+    middle = np.abs(task.landmarks(tokens)["key"] - (task.seq_len - 4) / 2).argmin()
+    for axis, run in zip(axes, runs, strict=True):
+        flow_panel(axis, open_model(run).attention(tokens[middle : middle + 1]), task, tokens[middle])
+        share = run.result.inferential
+        held_out = "" if share is None else f", composes {share:.0%} of held-out answers"
+        axis.set_title(
+            f"{run.result.verdict or 'run'}: gamma {run.recipe.init.gamma:g}, {run.recipe.model.norm}-LN, seed {run.recipe.seed}{held_out}",
+            fontsize=10.5,
+        )
+    return _save(figure, path)
+
+
+def flow_panel(axis: Any, patterns: list[np.ndarray], task: Task, tokens: np.ndarray) -> None:
+    """Draws attention patterns (each `[1, head, query, key]`) of one sequence: positions across, layers upwards.
+
+    Only paths that end in the last position of the last layer are drawn in full colour: the others cannot reach the answer.
+    """
+    marks = {name: int(at[0]) for name, at in task.landmarks(tokens[None]).items()}
+    color = dict.fromkeys(range(task.seq_len), COLORS["filler"])
+    for name, at in marks.items():
+        color[at] = COLORS["key"] if name == "key" else COLORS["anchor"]
+    words = task.text(tokens[None])[0].split()
+    useful = np.zeros(task.seq_len)
+    useful[-1] = 1.0  # how much of each position's stream can reach the answer
+    for layer in reversed(range(len(patterns))):
+        attention = patterns[layer][0].mean(0)
+        for reader in range(task.seq_len):
+            for source in range(reader + 1):
+                weight = float(attention[reader, source])
+                if weight < 0.03:
+                    continue
+                reaches = bool(useful[reader] > 0.05)
+                axis.plot(
+                    [source, reader],
+                    [layer + 0.13, layer + 0.87],
+                    lw=6 * weight,
+                    color=color[source] if reaches else "#dddddd",
+                    alpha=0.25 + 0.75 * weight if reaches else 0.7,
+                    solid_capstyle="round",
+                    zorder=3 if reaches else 1,
+                )
+        useful = np.maximum(useful, attention.T @ useful)
+    for layer in range(len(patterns) + 1):
+        for position, word in enumerate(words):
+            face = color[position] if layer == 0 else "#f4f4f4"
+            axis.scatter(position, layer, s=430, color=face, edgecolor=color[position], lw=1.2, zorder=5)
+            if layer == 0:
+                axis.text(position, layer, word, ha="center", va="center", fontsize=9, color="white", zorder=6, weight="bold")
+    axis.text(task.seq_len - 1, len(patterns), "?", ha="center", va="center", fontsize=11, zorder=6, weight="bold")
+    for name, at in marks.items():
+        axis.text(at, -0.32, name.replace(" ", "\n"), ha="center", va="top", fontsize=8.5, color=color[at])
+    axis.set_yticks(range(len(patterns) + 1), ["tokens", *(f"after layer {n}" for n in range(1, len(patterns) + 1))])
+    axis.set(xlim=(-0.6, task.seq_len - 0.4), ylim=(-0.75, len(patterns) + 0.3), xticks=[])
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+
+
+def _save(figure: Any, path: Path) -> Path:
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, dpi=170, format="png")
+    temporary.replace(path)
+    return path

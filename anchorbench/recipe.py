@@ -1,0 +1,119 @@
+"""What is trained how: one run as data, its presets, and the hash that names it."""
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from anchorbench.initialize import Init
+from anchorbench.model import Shape
+from anchorbench.task import Task, first_sentence, load_task
+
+
+class Optimizer(BaseModel):
+    """AdamW on all parameters, with linear warm-up, cosine decay and gradient clipping."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    lr: float = Field(1e-3, gt=0, le=100)
+    """Peak learning rate."""
+    weight_decay: float = Field(0.01, ge=0, le=1000)
+    """Decoupled: a step shrinks weights by lr * weight_decay."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)
+    warmup: int = Field(200, ge=0)
+    """Steps of linear growth from `lr * start` to `lr`."""
+    start: float = Field(0.0, ge=0, le=1)
+    end: float = Field(0.05, ge=0, le=1)
+    """The cosine falls to `lr * end` at the last step."""
+    clip: float = Field(1.0, gt=0)
+    """Largest gradient norm, per member."""
+
+
+class Recipe(BaseModel):
+    """One run, complete: the same recipe on the same machine gives the same weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: str = "composite"
+    variant: str | None = None
+    task_config: dict[str, Any] = {}
+    """Fields of the task's configuration that differ from the variant's."""
+    model: Shape = Shape()
+    init: Init = Init()
+    optimizer: Optimizer = Optimizer()
+    batch: int = Field(128, ge=1, le=1_000_000)
+    steps: int = Field(1800, ge=1)
+    data_size: int = Field(100_000, ge=1)
+    """Training examples, drawn once; batches are drawn from them with replacement."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Of initial weights, training data and order. Members with equal seeds share all three, whatever else differs."""
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> "Recipe":
+        if self.optimizer.warmup > self.steps:
+            raise ValueError(f"warmup is {self.optimizer.warmup} steps; allowed: at most steps, {self.steps}")
+        return self
+
+    def load_task(self) -> Task:
+        """The task that this run trains on. Raises ValueError as `anchorbench.load_task` does."""
+        return load_task(self.task, self.variant, **self.task_config).for_seed(self.seed)
+
+    @property
+    def run_id(self) -> str:
+        """16 hex digits of the whole recipe and the task's fingerprint."""
+        content = {"recipe": self.model_dump(mode="json"), "task": self.load_task().fingerprint}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def override(self, **fields: Any) -> "Recipe":
+        """A copy with fields replaced, checked again; `a__b=1` replaces field b of a. Raises ValueError with one sentence."""
+        content = self.model_dump()
+        for path, value in fields.items():
+            *parents, leaf = path.split("__")
+            inner = content
+            for parent in parents:
+                inner = inner[parent]
+            inner[leaf] = value
+        return parse_recipe(content)
+
+
+def parse_recipe(content: Any) -> Recipe:
+    """A recipe from plain data. Raises ValueError with one sentence."""
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise ValueError(first_sentence(error)) from None
+
+
+_NEURIPS_STEPS_PER_EPOCH, _PAMI_STEPS_PER_EPOCH = 370, 76
+
+PRESETS: dict[str, Recipe] = {
+    # The phase diagram of 2501.08537 on a laptop.
+    "laptop": Recipe(),
+    # 2405.05409, appendix A: 759,375 training sequences, 210 epochs, warm-up of 10 epochs from 1e-5 to 2.5e-4 and cosine back.
+    "paper-neurips": Recipe(
+        variant="conflict",
+        task_config={"vocab_size": 201},
+        model=Shape(
+            n_layer=2, n_head=1, d_model=400, d_head=200, d_ff=1200, norm="post", activation="relu", bias=False, unembed_bias=True
+        ),
+        init=Init(gamma=0.5, fan="own", depth_scale=False, unembed_bias="uniform"),
+        optimizer=Optimizer(lr=2.5e-4, weight_decay=0.01, warmup=10 * _NEURIPS_STEPS_PER_EPOCH, start=0.04, end=0.04),
+        batch=2048,
+        steps=210 * _NEURIPS_STEPS_PER_EPOCH,
+        data_size=759_375,
+    ),
+    # 2501.08537, phase diagram over gamma and weight decay: 157,500 training sequences, 1050 epochs, both mirrored pairs held out.
+    "paper-pami": Recipe(
+        variant="heldout-both",
+        task_config={"vocab_size": 201},
+        model=Shape(n_layer=10, n_head=10, d_model=640, d_head=64, d_ff=1280, norm="pre", activation="gelu"),
+        init=Init(gamma=0.5, fan="d_model", depth_scale=True),
+        optimizer=Optimizer(lr=3e-5, weight_decay=0.01, warmup=50 * _PAMI_STEPS_PER_EPOCH, start=1 / 3, end=1 / 3),
+        batch=2048,
+        steps=1050 * _PAMI_STEPS_PER_EPOCH,
+        data_size=157_500,
+    ),
+}

@@ -1,0 +1,174 @@
+"""The main job: options become a sweep, the sweep is trained with live progress, and table and figures are shown."""
+
+import math
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from anchorbench.recipe import PRESETS
+from anchorbench.store import Run
+from anchorbench.summary import Condition, Mean, conditions
+from anchorbench.sweep import Progress as Event
+from anchorbench.sweep import Sweep, SweepFolder, run_sweep
+
+GAMMAS = {
+    "laptop": (0.35, 0.4, 0.45, 0.5, 0.6, 0.7),
+    "paper-neurips": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
+    "paper-pami": (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8),
+}
+
+
+def make_sweep(
+    *,
+    task: str,
+    variant: str | None,
+    preset: str,
+    gamma: str | None,
+    norm: str | None,
+    seeds: int,
+    steps: int | None,
+    weight_decay: float | None,
+) -> Sweep:
+    """The sweep that command-line options describe. Raises ValueError with one sentence for a value that makes no sense."""
+    if preset not in PRESETS:
+        raise ValueError(f"unknown preset {preset!r}; allowed: {', '.join(PRESETS)}")
+    base = PRESETS[preset]
+    fields: dict[str, object] = {"task": task}
+    if task != base.task:
+        fields |= {"task_config": {}, "variant": None}
+    if variant is not None:
+        fields["variant"] = variant
+    if steps is not None:
+        fields["steps"] = steps
+        fields["optimizer__warmup"] = min(base.optimizer.warmup, steps // 4) if steps > 0 else 0
+    if weight_decay is not None:
+        fields["optimizer__weight_decay"] = weight_decay
+    base = base.override(**fields)
+    loaded = base.load_task()
+    base = base.override(variant=loaded.variant)
+    gammas = GAMMAS[preset] if gamma is None else tuple(_number(text) for text in gamma.split(","))
+    norms = (base.model.norm,) if norm is None else tuple(text.strip() for text in norm.split(","))
+    for name in norms:
+        if name not in ("pre", "post"):
+            raise ValueError(f"norm is {name!r}; allowed: pre, post, or pre,post")
+    sweep = Sweep(base=base, gammas=gammas, seeds=seeds, norms=norms)
+    sweep.runs()
+    return sweep
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"gamma is {text.strip()!r}; allowed: finite numbers separated by commas, such as 0.5,0.7")
+    return value
+
+
+def run_and_show(sweep: Sweep, out: Path) -> list[Run]:
+    """Trains what is missing of the sweep in `out`, then prints the table and writes the figures."""
+    console = Console()
+    folder = SweepFolder(out, sweep.base)
+    recipes = sweep.runs()
+    finished, _ = folder.finished(recipes)
+    start = time.perf_counter()
+    if len(finished) == len(recipes):
+        console.print(f"All {len(recipes)} runs are finished; nothing is trained.")
+        runs = run_sweep(sweep, folder)
+    else:
+        console.print(
+            f"{sweep.base.task}, variant {sweep.base.variant}: {len(recipes)} runs"
+            + (f", {len(finished)} of them finished" if finished else ""),
+        )
+        runs = _train_with_progress(sweep, folder, len(recipes) - len(finished), console)
+    show(runs, console)
+    from anchorbench.plots import attention_flow_figure, clearest, phase_figure
+
+    phase_figure(runs, out / "phase.png")
+    shown = clearest(runs)
+    if shown:
+        attention_flow_figure(shown, out / "attention_flow.png")
+    console.print(f"{time.perf_counter() - start:.0f} s. Results: {out / 'results.jsonl'}", soft_wrap=True)
+    console.print(f"Figures: {out / 'phase.png'}" + (f", {out / 'attention_flow.png'}" if shown else ""), soft_wrap=True)
+    return runs
+
+
+def _train_with_progress(sweep: Sweep, folder: SweepFolder, missing: int, console: Console) -> list[Run]:
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:.0f}%"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("training", total=missing * sweep.base.steps)
+        done = 0
+
+        def report(event: Event) -> None:
+            nonlocal done
+            if event.message is not None:
+                console.print(event.message)
+            if event.finished is None:
+                bar.update(task, completed=(done + len(event.recipes) * event.step / sweep.base.steps) * sweep.base.steps)
+                return
+            done += len(event.recipes)
+            for condition in conditions(event.finished):
+                composed = condition.mean("inferential")
+                console.print(
+                    f"  [{done:>3}/{missing}] {condition.norm}-LN gamma {condition.gamma:g}: iid {_cell(condition.mean('accuracy_iid'))}"
+                    + ("" if composed is None else f", composed {composed.value:.2f}")
+                    + f"; {_counts(condition)}",
+                    highlight=False,
+                )
+
+        return run_sweep(sweep, folder, report)
+
+
+def show(runs: list[Run], console: Console) -> None:
+    """Prints the sweep's table: a row a gamma (and norm)."""
+    grouped = conditions(runs)
+    norms = {condition.norm for condition in grouped}
+    exception = any(condition.exceptions for condition in grouped)
+    asks = any(condition.verdicts for condition in grouped)
+    table = Table(
+        title=f"{runs[0].result.task}, {runs[0].result.variant}; means over seeds at the last step, [95% interval]",
+        title_justify="left",
+    )
+    headers = [*(["norm"] if len(norms) > 1 else []), "gamma", "members", "train", "iid"]
+    if asks:
+        headers += ["held out: composed", *(["symmetric"] if exception else []), "both orders agree", "verdicts"]
+    if exception and any(run.result.composes for run in runs):
+        headers.append("exception")
+    for header in [*headers, "time"]:
+        table.add_column(header, justify="left" if header in ("verdicts", "exception", "norm") else "right")
+    for condition in grouped:
+        cells = [condition.norm] if len(norms) > 1 else []
+        cells += [
+            f"{condition.gamma:g}",
+            str(len(condition.runs)),
+            *(_cell(condition.mean(f"accuracy_{split}")) for split in ("train", "iid")),
+        ]
+        if asks:
+            cells.append(_cell(condition.mean("inferential"), interval=True))
+            if exception:
+                cells.append(_cell(condition.mean("symmetric"), interval=True))
+            cells += [_cell(condition.mean("commutes")), _counts(condition)]
+        if "exception" in headers:
+            cells.append(", ".join(f"{count} {name}" for name, count in condition.exceptions.most_common()))
+        table.add_row(*cells, f"{condition.seconds:.0f} s")
+    console.print(table)
+
+
+def _cell(mean: Mean | None, *, interval: bool = False) -> str:
+    if mean is None:
+        return "-"
+    return f"{mean.value:.2f}" + (f" [{mean.low:.2f}, {mean.high:.2f}]" if interval and mean.low is not None else "")
+
+
+def _counts(condition: Condition) -> str:
+    return ", ".join(f"{count} {name}" for name, count in condition.verdicts.most_common()) or "no verdict: nothing is held out"

@@ -1,0 +1,253 @@
+"""A run folder: written whole or not at all, and read back whole or refused.
+
+    <run_id>/recipe.json  trajectory.jsonl  weights.safetensors  result.json
+
+`result.json` holds the digests of the other three, so that a damaged folder is recognized. Nothing is ever unpickled.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from anchorbench.recipe import Recipe, parse_recipe
+from anchorbench.task import first_sentence
+from anchorbench.verdict import Share
+
+MAX_JSON_BYTES = 64 * 2**20
+_FILES = ("recipe.json", "trajectory.jsonl", "weights.safetensors")
+
+
+class DamagedRun(ValueError):
+    """A run folder that is incomplete, altered or unreadable."""
+
+
+class Result(BaseModel):
+    """What a finished run is remembered by. Shares are (count, n)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    schema_version: Literal[1] = 1
+    run_id: str
+    task: str
+    variant: str
+    task_fingerprint: str
+    seconds: float
+    """Training time; a stack's time divided by its members."""
+    accuracy_train: Share
+    accuracy_iid: Share
+    composes: Share | None
+    ordered: Share | None
+    symmetric: Share | None
+    commutes: Share | None
+    groups: dict[str, Share]
+    deviations: dict[int, int]
+    """Answer minus composed answer -> how often, over the held-out examples."""
+    inferential: float | None
+    verdict: str | None
+    composition: str | None
+    exception: str | None
+    phase: str | None
+    diverged_at: int | None
+    environment: dict[str, str]
+    digests: dict[str, str]
+    """sha256 of the folder's other files."""
+
+
+class Run(BaseModel):
+    """A finished run as read from its folder."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: Path
+    recipe: Recipe
+    result: Result
+
+    def row(self) -> dict[str, Any]:
+        """The run as one flat row of `results.jsonl`."""
+        recipe, result = self.recipe, self.result
+
+        def value(share: Share | None) -> float | None:
+            return None if share is None else share.value
+
+        return {
+            "run_id": result.run_id,
+            "task": result.task,
+            "variant": result.variant,
+            "norm": recipe.model.norm,
+            "gamma": recipe.init.gamma,
+            "lr": recipe.optimizer.lr,
+            "weight_decay": recipe.optimizer.weight_decay,
+            "seed": recipe.seed,
+            "steps": recipe.steps,
+            "seconds": round(result.seconds, 3),
+            "accuracy_train": value(result.accuracy_train),
+            "accuracy_iid": value(result.accuracy_iid),
+            "inferential": result.inferential,
+            "symmetric": value(result.symmetric),
+            "ordered": value(result.ordered),
+            "commutes": value(result.commutes),
+            "verdict": result.verdict,
+            "exception": result.exception,
+            "phase": result.phase,
+            "diverged_at": result.diverged_at,
+        }
+
+    def trajectory(self) -> list[dict[str, Any]]:
+        """The evaluations during training, one dictionary a step."""
+        return [json.loads(line) for line in (self.path / "trajectory.jsonl").read_text().splitlines()]
+
+    def weights(self) -> dict[str, Any]:
+        """Name -> tensor, without the member axis."""
+        return load_weights(self.path / "weights.safetensors")
+
+
+def load_weights(path: Path) -> dict[str, Any]:
+    """Tensors of a safetensors file. Raises DamagedRun for a file that is truncated or of another format."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise DamagedRun(f"{path} is not a complete safetensors file ({error})") from None
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes `content` under a temporary name beside `path`, then renames it: readers see all of it or none."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_run(folder: Path, member: Any) -> None:
+    """Writes a trained member (`anchorbench.train.Member`) to `folder`, replacing what was there."""
+    from safetensors.torch import save
+
+    behaviour, recipe = member.behaviour, member.recipe
+    files = {
+        "recipe.json": _json(recipe.model_dump(mode="json")),
+        "trajectory.jsonl": b"".join(_json(asdict(point)) for point in member.trajectory),
+        "weights.safetensors": save({name: tensor.contiguous() for name, tensor in member.weights.items()}),
+    }
+    result = Result(
+        run_id=recipe.run_id,
+        task=recipe.task,
+        variant=member.task.variant,
+        task_fingerprint=member.task.fingerprint,
+        seconds=member.seconds,
+        accuracy_train=behaviour.accuracy_train,
+        accuracy_iid=behaviour.accuracy_iid,
+        composes=behaviour.composes,
+        ordered=behaviour.ordered,
+        symmetric=behaviour.symmetric,
+        commutes=behaviour.commutes,
+        groups=behaviour.groups,
+        deviations=behaviour.deviations,
+        inferential=behaviour.inferential,
+        verdict=behaviour.verdict,
+        composition=behaviour.composition,
+        exception=behaviour.exception,
+        phase=behaviour.phase,
+        diverged_at=member.diverged_at,
+        environment=environment(),
+        digests={name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+    )
+    files["result.json"] = _json(result.model_dump(mode="json"))
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        for name, content in files.items():
+            with (temporary / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def read_run(folder: Path) -> Run:
+    """The run in `folder`. Raises DamagedRun with one sentence if anything is missing, altered or unreadable."""
+    try:
+        result = Result.model_validate(_read_json(folder / "result.json"))
+        for name in _FILES:
+            digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            if digest != result.digests.get(name):
+                raise DamagedRun(f"{folder / name} is damaged: its digest is not the one recorded when it was written")
+        recipe = parse_recipe(_read_json(folder / "recipe.json"))
+    except FileNotFoundError as error:
+        raise DamagedRun(f"{folder} is incomplete: {Path(error.filename).name} is missing") from None
+    except ValidationError as error:
+        raise DamagedRun(f"{folder / 'result.json'} is damaged: {first_sentence(error)}") from None
+    except OSError as error:
+        raise DamagedRun(f"{folder} cannot be read: {error.strerror}") from None
+    return Run(path=folder, recipe=recipe, result=result)
+
+
+def write_tables(out: Path, runs: Iterable[Run]) -> None:
+    """Derives `results.jsonl` and `results.csv` from run folders, a row per member."""
+    rows = [run.row() for run in runs]
+    write_atomically(out / "results.jsonl", b"".join(_json(row) for row in rows))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["run_id"])
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(out / "results.csv", text.getvalue().encode())
+
+
+def environment() -> dict[str, str]:
+    """Versions and hardware that a result depends on."""
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": str(torch.get_num_threads()),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        **{package: version(package) for package in ("anchorbench", "torch", "numpy")},
+    }
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(_finite(value), allow_nan=False) + "\n").encode()
+
+
+def _finite(value: Any) -> Any:
+    """`value` with NaN and infinities, which JSON does not have, as null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _read_json(path: Path) -> Any:
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise DamagedRun(f"{path} has {path.stat().st_size} bytes; allowed: at most {MAX_JSON_BYTES}")
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        raise DamagedRun(f"{path} is not complete JSON") from None

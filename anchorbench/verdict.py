@@ -1,0 +1,200 @@
+"""From answers on held-out groups to a verdict: does it compose, and how does it treat a trained exception?
+
+The two questions are kept apart. `held_out` groups have no trained mirror, so only composing answers them; on the `mirror` of a
+trained exception an ordered reading composes and a symmetric one repeats the exception. A symmetric answer does not prove
+memorizing: some symmetric members compose every ordinary pair.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+from scipy.stats import binomtest
+
+from anchorbench.task import NO_ANSWER, Examples, Split, Task
+
+# The thresholds, all in one place. A share counts as above (below) one only if its 95% Wilson interval lies wholly above (below).
+FIT = 0.9
+"""Least accuracy on seen groups at unseen (key, position): below it the papers shade a run as not generalizing (2405.05409, 3.4)."""
+MOST = 0.75
+"""An answer type names the solution if it gives at least three quarters of the answers: far from chance (1/80) and from an even
+split, and in prototypes no member with a clear circuit fell below it."""
+FEW = 0.25
+"""Composing in at most a quarter of the answers is memorizing: the mirror image of MOST. Between the two: mixed."""
+AGREE = 0.5
+"""A memorizing member commutes if it gives both orders of a pair the same answer more often than not."""
+
+Composition = Literal["unfit", "inferential", "memorizing", "mixed"]
+Exceptional = Literal["unfit", "ordered", "symmetric", "other"]
+
+
+class Share(NamedTuple):
+    """`count` of `n`, and its 95% Wilson interval."""
+
+    count: int
+    n: int
+
+    @property
+    def value(self) -> float:
+        return self.count / self.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        ci = binomtest(self.count, self.n).proportion_ci(0.95, "wilson")
+        return float(ci.low), float(ci.high)
+
+    def above(self, threshold: float) -> bool:
+        return self.interval[0] > threshold
+
+    def below(self, threshold: float) -> bool:
+        return self.interval[1] < threshold
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """The sequences on which a member's behaviour is read: `n` a split, and the held-out ones with their anchors swapped."""
+
+    task: Task
+    examples: dict[Split, Examples]
+    mirrored: Int[np.ndarray, "n seq_len"] | None
+
+    @classmethod
+    def of(cls, task: Task, n: int, seed: int, train: Examples | None = None) -> "EvalSet":
+        """Draws the set; `train` are training examples to use instead of fresh ones of that split."""
+        examples = {split: task.sample(split, n, seed) for split in task.splits}
+        if train is not None:
+            examples["train"] = train[:n]
+        return cls(task, examples, task.mirror(examples["ood"].tokens) if "ood" in examples else None)
+
+    def head(self, n: int) -> "EvalSet":
+        """Its first `n` examples a split."""
+        examples: dict[Split, Examples] = {split: examples[:n] for split, examples in self.examples.items()}
+        return EvalSet(self.task, examples, None if self.mirrored is None else self.mirrored[:n])
+
+    @property
+    def tokens(self) -> Int[np.ndarray, "rows seq_len"]:
+        """All sequences, `[rows, seq_len]`, in the order in which `behaviour` expects their answers."""
+        parts = [examples.tokens for examples in self.examples.values()]
+        return np.concatenate(parts if self.mirrored is None else [*parts, self.mirrored])
+
+    def behaviour(self, answers: Int[np.ndarray, " rows"]) -> "Behaviour":
+        """What a member does, from its `answers [rows]` to `tokens`."""
+        at, counts = 0, {}
+        groups: dict[str, Share] = {}
+        for split, examples in self.examples.items():
+            counts[split] = answers[at : at + len(examples)]
+            at += len(examples)
+        ood = self.examples.get("ood")
+        for number, group in enumerate(self.task.groups):
+            for split in ("iid", "ood"):
+                if split in self.examples:
+                    rows = self.examples[split].group == number
+                    if rows.any():
+                        right = counts[split][rows] == self.examples[split].label[rows]
+                        groups[group.name] = Share(int(right.sum()), int(rows.sum()))
+        composes = ordered = symmetric = commutes = None
+        deviations: dict[int, int] = {}
+        if ood is not None:
+            roles = np.array([group.role for group in self.task.groups])[ood.group]
+            inferential, symmetric_answer = ood.rivals["inferential"], ood.rivals.get("symmetric")
+            composes = _share(counts["ood"] == inferential, roles == "held_out")
+            ordered = _share(counts["ood"] == inferential, roles == "mirror")
+            if symmetric_answer is not None:
+                symmetric = _share(counts["ood"] == symmetric_answer, symmetric_answer != NO_ANSWER)
+            if self.mirrored is not None:
+                # In plain `conflict` no ordinary pair is held out, so the exception and its mirror are compared.
+                asked = roles == "held_out" if (roles == "held_out").any() else roles == "mirror"
+                commutes = _share(counts["ood"] == answers[at:], asked)
+            values, times = np.unique(counts["ood"] - inferential, return_counts=True)
+            deviations = dict(zip(values.tolist(), times.tolist(), strict=True))
+        return Behaviour(
+            accuracy_train=_require(_share(counts["train"] == self.examples["train"].label)),
+            accuracy_iid=_require(_share(counts["iid"] == self.examples["iid"].label)),
+            composes=composes,
+            ordered=ordered,
+            symmetric=symmetric,
+            commutes=commutes,
+            groups=groups,
+            deviations=deviations,
+        )
+
+
+def _share(hit: np.ndarray, where: np.ndarray | None = None) -> Share | None:
+    """How often `hit [n]` among the rows `where [n]`; None if there are none."""
+    hit = hit if where is None else hit[where]
+    return Share(int(hit.sum()), len(hit)) if len(hit) else None
+
+
+def _require(share: Share | None) -> Share:
+    if share is None:
+        raise ValueError("the evaluation set is empty; allowed: at least one example a split")
+    return share
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What a member answers. Shares that the task does not ask for are None."""
+
+    accuracy_train: Share
+    accuracy_iid: Share
+    composes: Share | None
+    """Held-out groups without a trained mirror: answered by composing."""
+    ordered: Share | None
+    """The mirror of a trained exception: answered by composing."""
+    symmetric: Share | None
+    """The mirror of a trained exception: answered as the exception was trained."""
+    commutes: Share | None
+    """Held-out pairs: both orders get the same answer, right or wrong."""
+    groups: dict[str, Share]
+    """Accuracy by group, at keys and positions not trained for seen groups."""
+    deviations: dict[int, int]
+    """Answer minus composed answer -> how often, over all held-out examples."""
+
+    @property
+    def fit(self) -> bool:
+        return self.accuracy_iid.value >= FIT
+
+    @property
+    def composition(self) -> Composition | None:
+        """Does it compose? None if the task has no held-out group without a trained mirror."""
+        if self.composes is None:
+            return None
+        if not self.fit:
+            return "unfit"
+        if self.composes.above(MOST):
+            return "inferential"
+        return "memorizing" if self.composes.below(FEW) else "mixed"
+
+    @property
+    def exception(self) -> Exceptional | None:
+        """How does it treat the trained exception? None if the task has none."""
+        if self.ordered is None or self.symmetric is None:
+            return None
+        if not self.fit:
+            return "unfit"
+        if self.ordered.above(MOST):
+            return "ordered"
+        return "symmetric" if self.symmetric.above(MOST) else "other"
+
+    @property
+    def verdict(self) -> str | None:
+        """The headline: the composition verdict; where only the exception is asked about, the paper's words for it
+        (inferential for ordered, symmetric, other); None where nothing is held out.
+        """
+        if self.composition is not None:
+            return self.composition
+        return "inferential" if self.exception == "ordered" else self.exception
+
+    @property
+    def phase(self) -> str | None:
+        """The phase of 2501.08537: 1 poor fit, 2a memorizing without and 2b with commutativity, 3 inferential."""
+        if self.composition == "memorizing":
+            return "2b" if self.commutes is not None and self.commutes.value > AGREE else "2a"
+        return {"unfit": "1", "inferential": "3"}.get(self.composition or "")
+
+    @property
+    def inferential(self) -> float | None:
+        """Share of held-out examples answered by composing: of the ordinary pairs, or of the exception's mirror if it is alone."""
+        share = self.composes or self.ordered
+        return None if share is None else share.value
