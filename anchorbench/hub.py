@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from anchorbench.initialize import Init, initialize
 from anchorbench.model import GPT
-from anchorbench.store import DamagedRun, Run, read_run
+from anchorbench.store import DamagedRunError, Run, read_run
 
 BATCH = 512
 
@@ -83,13 +83,13 @@ def open_model(model: object) -> OpenModel:
 
 
 def load_member(run: Run) -> GPT:
-    """A finished run's model, as a stack of one. Raises DamagedRun if its weights are not of its recipe's shape."""
+    """A finished run's model, as a stack of one. Raises DamagedRunError if its weights are not of its recipe's shape."""
     task = run.recipe.load_task()
     model = GPT(run.recipe.model, members=1, vocab_size=task.vocab_size, seq_len=task.seq_len)
     try:
         model.load_state_dict({name: tensor[None] for name, tensor in run.weights().items()})
     except RuntimeError as error:
-        raise DamagedRun(
+        raise DamagedRunError(
             f"{run.path / 'weights.safetensors'} does not fit its recipe: {str(error).splitlines()[1].strip()}"
         ) from None
     return model.eval().requires_grad_(False)

@@ -10,9 +10,13 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+EPSILON = 1e-5
+"""Of LayerNorm."""
 
 
 class Shape(BaseModel):
@@ -34,6 +38,12 @@ class Shape(BaseModel):
     query_norm_only: bool = False
     """A quirk of the authors' pre-LN code: keys and values read the residual stream without the LayerNorm."""
 
+    @model_validator(mode="after")
+    def _quirk_has_a_norm(self) -> "Shape":
+        if self.query_norm_only and self.norm == "post":
+            raise ValueError("query_norm_only is a quirk of pre-LN blocks; with norm 'post' there is no LayerNorm before attention")
+        return self
+
 
 class LayerNorm(nn.Module):
     """LayerNorm over the last axis with a gain and a bias per member `[members, d]`."""
@@ -44,7 +54,7 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(members, d))
 
     def forward(self, x: Float[Tensor, "members rows d"]) -> Float[Tensor, "members rows d"]:
-        return torch.addcmul(self.bias[:, None], F.layer_norm(x, x.shape[-1:]), self.weight[:, None])
+        return torch.addcmul(self.bias[:, None], F.layer_norm(x, x.shape[-1:], eps=EPSILON), self.weight[:, None])
 
 
 class Linear(nn.Module):

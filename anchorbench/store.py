@@ -30,7 +30,7 @@ MAX_JSON_BYTES = 64 * 2**20
 _FILES = ("recipe.json", "trajectory.jsonl", "weights.safetensors")
 
 
-class DamagedRun(ValueError):
+class DamagedRunError(ValueError):
     """A run folder that is incomplete, altered or unreadable."""
 
 
@@ -115,14 +115,14 @@ class Run(BaseModel):
 
 
 def load_weights(path: Path) -> dict[str, Any]:
-    """Tensors of a safetensors file. Raises DamagedRun for a file that is truncated or of another format."""
+    """Tensors of a safetensors file. Raises DamagedRunError for a file that is truncated or of another format."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise DamagedRun(f"{path} is not a complete safetensors file ({error})") from None
+        raise DamagedRunError(f"{path} is not a complete safetensors file ({error})") from None
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -190,20 +190,20 @@ def write_run(folder: Path, member: Any) -> None:
 
 
 def read_run(folder: Path) -> Run:
-    """The run in `folder`. Raises DamagedRun with one sentence if anything is missing, altered or unreadable."""
+    """The run in `folder`. Raises DamagedRunError with one sentence if anything is missing, altered or unreadable."""
     try:
         result = Result.model_validate(_read_json(folder / "result.json"))
         for name in _FILES:
             digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
             if digest != result.digests.get(name):
-                raise DamagedRun(f"{folder / name} is damaged: its digest is not the one recorded when it was written")
+                raise DamagedRunError(f"{folder / name} is damaged: its digest is not the one recorded when it was written")
         recipe = parse_recipe(_read_json(folder / "recipe.json"))
     except FileNotFoundError as error:
-        raise DamagedRun(f"{folder} is incomplete: {Path(error.filename).name} is missing") from None
+        raise DamagedRunError(f"{folder} is incomplete: {Path(error.filename).name} is missing") from None
     except ValidationError as error:
-        raise DamagedRun(f"{folder / 'result.json'} is damaged: {first_sentence(error)}") from None
+        raise DamagedRunError(f"{folder / 'result.json'} is damaged: {first_sentence(error)}") from None
     except OSError as error:
-        raise DamagedRun(f"{folder} cannot be read: {error.strerror}") from None
+        raise DamagedRunError(f"{folder} cannot be read: {error.strerror}") from None
     return Run(path=folder, recipe=recipe, result=result)
 
 
@@ -246,8 +246,8 @@ def _finite(value: Any) -> Any:
 
 def _read_json(path: Path) -> Any:
     if path.stat().st_size > MAX_JSON_BYTES:
-        raise DamagedRun(f"{path} has {path.stat().st_size} bytes; allowed: at most {MAX_JSON_BYTES}")
+        raise DamagedRunError(f"{path} has {path.stat().st_size} bytes; allowed: at most {MAX_JSON_BYTES}")
     try:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError):
-        raise DamagedRun(f"{path} is not complete JSON") from None
+        raise DamagedRunError(f"{path} is not complete JSON") from None

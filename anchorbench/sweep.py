@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from anchorbench.recipe import Recipe
-from anchorbench.store import DamagedRun, Run, read_run, write_atomically, write_run, write_tables
+from anchorbench.store import DamagedRunError, Run, read_run, write_atomically, write_run, write_tables
 
 STACK_MEMBERS = 8
 """Members trained at once: enough to fill two cores; an interruption loses at most one stack."""
@@ -91,9 +91,9 @@ class SweepFolder:
                 try:
                     run = read_run(self.path(recipe))
                     if run.recipe != recipe or run.result.run_id != recipe.run_id:
-                        raise DamagedRun(f"{self.path(recipe)} holds another run's recipe")
+                        raise DamagedRunError(f"{self.path(recipe)} holds another run's recipe")
                     runs.append(run)
-                except DamagedRun as problem:
+                except DamagedRunError as problem:
                     problems.append(str(problem))
         return runs, problems
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
+from anchorbench.backprop import Backprop
 from anchorbench.initialize import initialize, stream_seed
 from anchorbench.model import GPT
 from anchorbench.recipe import Optimizer, Recipe
@@ -83,24 +83,23 @@ class Flat:
     """A stack's parameters in one buffer `[members, size]`, so that norms, clipping and AdamW see a member as one row."""
 
     def __init__(self, model: GPT) -> None:
-        self.parameters = list(model.parameters())
-        size = sum(parameter[0].numel() for parameter in self.parameters)
-        device = self.parameters[0].device
-        self.weights = torch.empty(model.members, size, device=device)
-        self.gradients = torch.zeros(model.members, size, device=device)
-        self._gradient_views: list[Tensor] = []
+        parameters = list(model.parameters())
+        size = sum(parameter[0].numel() for parameter in parameters)
+        self.weights = torch.empty(model.members, size, device=parameters[0].device)
+        self.gradients = torch.zeros_like(self.weights)
+        self._gradient_views: dict[torch.nn.Parameter, Tensor] = {}
         at = 0
-        for parameter in self.parameters:
+        for parameter in parameters:
             end = at + parameter[0].numel()
             view = self.weights[:, at:end].view(parameter.shape)
             view.copy_(parameter.data)
             parameter.data = view
-            self._gradient_views.append(self.gradients[:, at:end].view(parameter.shape))
+            self._gradient_views[parameter] = self.gradients[:, at:end].view(parameter.shape)
             at = end
 
-    def backward(self, loss: Tensor) -> None:
-        """Replaces the gradients by those of `loss`."""
-        torch._foreach_copy_(self._gradient_views, torch.autograd.grad(loss, self.parameters))
+    def collect(self, gradients: dict[torch.nn.Parameter, Tensor]) -> None:
+        """Copies the gradients into the buffer."""
+        torch._foreach_copy_(list(self._gradient_views.values()), [gradients[parameter] for parameter in self._gradient_views])
 
     def clip(self, norms: Float[Tensor, " members"]) -> None:
         """Scales each member's gradient down to its largest norm `norms [members]`."""
@@ -177,6 +176,7 @@ def train(recipes: list[Recipe], progress: Callable[[int], None] = lambda step: 
     initialize(model, [recipe.init for recipe in recipes], [recipe.seed for recipe in recipes])
     model.to(device)
     flat = Flat(model)
+    backprop = Backprop(model, recipes[0].batch)
     optimizers = [recipe.optimizer for recipe in recipes]
     adamw = flat.adamw(optimizers)
     largest_norm = torch.tensor([optimizer.clip for optimizer in optimizers], device=device)
@@ -194,9 +194,8 @@ def train(recipes: list[Recipe], progress: Callable[[int], None] = lambda step: 
     for step, (tokens, labels) in zip(range(1, steps + 1), data.batches(), strict=False):
         for group, optimizer in zip(adamw.param_groups, optimizers, strict=True):
             group["lr"] = learning_rate(optimizer, step, steps)
-        logits = model(tokens)
-        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape).mean(1)
-        flat.backward(losses.sum())
+        losses = backprop(tokens, labels)
+        flat.collect(backprop.gradients)
         flat.clip(largest_norm)
         adamw.step()
         if step in evaluate_at:

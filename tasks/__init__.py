@@ -1,3 +1,32 @@
 """The tasks that come with anchorbench, one file a task or a close family; importing the package registers them."""
 
-from . import composite, identity  # noqa: F401 - imported to register
+from . import (  # noqa: F401 - imported to register
+    addition,
+    anchor_length,
+    chain_search,
+    composite,
+    composition,
+    count_anchor,
+    data_complexity,
+    distance_weighted,
+    full_symmetry,
+    identity,
+    inverse_matching,
+    memory_reasoning,
+    middle_word,
+    near_synonym,
+    nearest_value,
+    nine_anchors,
+    ontology,
+    random_permutations,
+    reading_comprehension,
+    recitation,
+    scan,
+    sparse_boolean,
+    statistical,
+    ten_anchors,
+    two_anchors,
+    two_key_mean,
+    variable_composition,
+    working_memory,
+)

@@ -210,6 +210,11 @@ class Composite(KeyTask):
             rivals={"inferential": inferential, "symmetric": symmetric},
         )
 
+    def landmarks(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
+        """Positions of key, first anchor and second anchor, each `[n]`."""
+        first = np.isin(tokens, list(self.config.offsets)).argmax(1)
+        return super().landmarks(tokens) | {"first anchor": first, "second anchor": first + 1}
+
     def mirror(self, tokens: Int[np.ndarray, "n seq_len"]) -> Int[np.ndarray, "n seq_len"]:
         """The same sequences with the two anchors swapped."""
         at = np.isin(tokens, list(self.config.offsets)).argmax(1)

@@ -1,11 +1,24 @@
-"""Identity with one anchor: the simplest anchor function, f = the token after the anchor.
+"""Identity: the simplest anchor function, the answer is a token that the anchor points at.
 
-    position   0   1   2   3    4   5   6   7   8
-    token     57  33  81  [3]  key  24  90  46  61   ->   key
+    position         0   1   2   3    4   5   6   7   8
+    default         57  33  81  [3]  key  24  90  46  61   ->   key   the token after the anchor (3x)
+    reverse         57  33  81  key  [3]  24  90  46  61   ->   key   the token before it (x3)
+    distance        57  33  [3]  24   90  key  46  81  61   ->   key   `distance` tokens after it
+    cyclic          key 33  81  24   90  46  61  57  [3]   ->   key   after it, the end followed by the beginning
+    fixed-position  [3] key 81  24   90  46  61  57  33   ->   key   the anchor always stands at 0
+    anchorless      57  33  81  24   90  key  46  61  50   ->   key   no anchor: the token at position 5
 
-(2401.08309, identity learning, `3x -> x`.) The anchor stands at p = 0..7, the key right after it; a key x is in `iid` if x and
-p have the same residue, else in `train`. There is no held-out group: the task asks about unseen data, not unseen functions.
+(2401.08309, identity learning and its controls.) The pair starts at p; a key x is in `iid` if x and p have the same residue,
+else in `train`. There is no held-out group: the task asks about unseen data, not unseen functions.
+
+Choices: the paper's code counts residues from the pair's start in some variants and from the key in others, here always from
+the start. `cyclic` needs a model without causal mask wherever the key stands before its anchor. The authors' fixed-position
+code does not run, position 0 is our reading of it; what they call the fifth word stands at index 5, counted from 0. With one
+position only, the keys of `iid` are never trained as answers at all.
 """
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Int
@@ -19,29 +32,59 @@ from .sequence import KeyConfig, KeyTask, cells, filler, read, residue_split, wr
 class IdentityConfig(KeyConfig):
     """What can be changed; the defaults are the paper's code's."""
 
-    anchor: int = Field(3, ge=0)
+    anchor: int | None = Field(3, ge=0)
+    """None: no anchor, the key stands at `start`."""
+    distance: int = 1
+    """From the anchor to the key; negative: the key stands before the anchor."""
+    cyclic: bool = False
+    """The end of the sequence is followed by its beginning, so that every position can hold the anchor."""
+    start: int | None = Field(None, ge=0)
+    """The only position of the first of anchor and key; None: every one that leaves room for both."""
+
+    @property
+    def starts(self) -> Int[np.ndarray, " positions"]:
+        room = 0 if self.anchor is None or self.cyclic else abs(self.distance)
+        every = np.arange(self.seq_len - room)
+        return every if self.start is None else every[every == self.start]
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "IdentityConfig":
-        self.require_anchor(self.anchor)
-        self.require_cells(self.seq_len - 1)
+        if self.anchor is not None:
+            self.require_anchor(self.anchor)
+        elif self.start is None:
+            raise ValueError("anchor is None; without an anchor, start must say where the key stands")
+        if not 0 < abs(self.distance) < self.seq_len:
+            raise ValueError(f"distance is {self.distance}; allowed: 1 to {self.seq_len - 1}, or as much negative")
+        if len(self.starts) == 0:
+            raise ValueError(f"start is {self.start}; it leaves no room for anchor and key in {self.seq_len} tokens")
+        for split in ("train", "iid"):
+            cells(self.keys, self.starts, self.modulus, split)
         return self
 
 
 @register
 class Identity(KeyTask):
-    """The token after the anchor (2401.08309, identity learning)."""
+    """The token after the anchor, and its controls (2401.08309, identity learning)."""
 
     name = "identity"
     paper = "2401.08309, identity learning"
     Config = IdentityConfig
     config: IdentityConfig
-    description = "The token right after the one anchor."
+    description = "The token that the one anchor points at: after it, before it, at a distance; or a fixed position without anchor."
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "default": {},
+        "reverse": {"distance": -1},
+        "distance": {"distance": 3},
+        "cyclic": {"cyclic": True},
+        "fixed-position": {"start": 0},
+        "anchorless": {"anchor": None, "start": 5},
+    }
     sizes = {"train": 1_000, "iid": 500}
 
     @property
     def anchors(self) -> dict[int, str]:
-        return {self.config.anchor: "the answer is the token after it"}
+        where = f"{abs(self.config.distance)} {'after' if self.config.distance > 0 else 'before'} it"
+        return {} if self.config.anchor is None else {self.config.anchor: f"the answer is the token {where}"}
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -49,22 +92,34 @@ class Identity(KeyTask):
 
     def generate(self, rng: np.random.Generator, split: Split, n: int) -> Examples:
         config = self.config
-        keys, positions = cells(config.keys, np.arange(self.seq_len - 1), config.modulus, split)
+        keys, starts = cells(config.keys, config.starts, config.modulus, split)
         cell = rng.integers(len(keys), size=n, dtype=np.uint32)
-        key, anchor_at = keys[cell], positions[cell]
+        key, start = keys[cell], starts[cell]
         tokens = filler(rng, n, self.seq_len, config.key_min, config.key_max)
-        write(tokens, anchor_at, config.anchor)
-        write(tokens, anchor_at + 1, key)
-        return Examples(tokens=tokens, label=key, group=np.zeros(n, int), key=key, position=anchor_at + 1)
+        if config.anchor is None:
+            key_at = start
+        else:
+            end = (start + abs(config.distance)) % self.seq_len
+            anchor_at, key_at = (start, end) if config.distance > 0 else (end, start)
+            write(tokens, anchor_at, config.anchor)
+        write(tokens, key_at, key)
+        return Examples(tokens=tokens, label=key, group=np.zeros(n, int), key=key, position=key_at)
 
     def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
         config = self.config
-        is_anchor = tokens == config.anchor
+        is_anchor = np.zeros(tokens.shape, bool) if config.anchor is None else tokens == config.anchor
         is_key = (tokens >= config.key_min) & (tokens <= config.key_max)
         parser.require((is_anchor | is_key).all(1), "it holds a token that is neither anchor nor key")
-        parser.require(is_anchor.sum(1) == 1, "it does not hold exactly one anchor")
-        at = is_anchor.argmax(1)
-        key = read(tokens, at + 1)
-        parser.require(key != NO_ANSWER, "no key stands after its anchor")
-        split = residue_split(key, at, config.modulus)
-        return parser.answers(label=key, group=np.zeros(len(tokens), int), key=key, position=at + 1, split=split)
+        if config.anchor is None:
+            key_at = first = np.full(len(tokens), config.start)
+        else:
+            parser.require(is_anchor.sum(1) == 1, "it does not hold exactly one anchor")
+            at = is_anchor.argmax(1)
+            key_at = (at + config.distance) % self.seq_len if config.cyclic else at + config.distance
+            first = at if config.distance > 0 else key_at
+            if config.start is not None:
+                parser.require(first == config.start, f"anchor and key do not start at position {config.start}")
+        key = read(tokens, key_at)
+        parser.require(key != NO_ANSWER, f"no key stands {'after' if config.distance > 0 else 'before'} its anchor")
+        split = residue_split(key, first, config.modulus)
+        return parser.answers(label=key, group=np.zeros(len(tokens), int), key=key, position=key_at, split=split)

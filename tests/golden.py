@@ -203,9 +203,9 @@ GOLDEN = [
             ("and", [0] * 32, 0, "iid", {}),
             ("or", [1] * 32, 1, "train", {}),
             ("or", [0] * 32, 0, "iid", {}),
-            ("parity", [0] * 12 + [1, 1, 1], 1, "train", {"bits": 15, "relevant": 15}),  # 7
-            ("parity", [0] * 11 + [1, 0, 0, 1], 0, "iid", {"bits": 15, "relevant": 15}),  # 9
-            ("parity", [0] * 7 + [1, 0, 1, 0, 1, 0, 1, 1], 1, "iid", {"bits": 15, "relevant": 15}),  # 171 = 19 * 9
+            ("parity", [0] * 14 + [1, 1, 1], 1, "train", {"bits": 17, "relevant": 17}),  # 7
+            ("parity", [0] * 13 + [1, 0, 0, 1], 0, "iid", {"bits": 17, "relevant": 17}),  # 9
+            ("parity", [0] * 9 + [1, 0, 1, 0, 1, 0, 1, 1], 1, "iid", {"bits": 17, "relevant": 17}),  # 171 = 19 * 9
             ("majority", [0] * 7 + [1] * 8, 1, "train", {"bits": 15, "relevant": 15}),  # 255 = 28 * 9 + 3
             ("majority", [0] * 8 + [1] * 7, 0, "train", {"bits": 15, "relevant": 15}),  # 127 = 14 * 9 + 1
             ("majority", [0] * 3 + [1] * 12, 1, "iid", {"bits": 15, "relevant": 15}),  # 4095 = 455 * 9
@@ -266,7 +266,17 @@ GOLDEN = [
     Golden("nine-anchors", "heldout-both", [50, 51, 52, 60, 4, 3, 53, 54, 55], 57, "(4,3)", 60, 3, "ood", {"inferential": 57}),
     Golden("nine-anchors", "heldout-ten", [70, 9, 1, 50, 51, 52, 53, 54, 55], 70, "(9,1)", 70, 0, "ood", {"inferential": 70}),
     Golden("nine-anchors", "conflict", [30, 3, 4, 50, 51, 52, 53, 54, 55], 31, "(3,4)", 30, 0, "train", {"inferential": 27}),
-    Golden("nine-anchors", "conflict", [30, 4, 3, 50, 51, 52, 53, 54, 55], 27, "(4,3)", 30, 0, "ood", {"inferential": 27, "symmetric": 31}),
+    Golden(
+        "nine-anchors",
+        "conflict",
+        [30, 4, 3, 50, 51, 52, 53, 54, 55],
+        27,
+        "(4,3)",
+        30,
+        0,
+        "ood",
+        {"inferential": 27, "symmetric": 31},
+    ),
     # data-complexity: in wrong-K the first K of {1,2}, {1,3}, {1,4}, {2,3}, {2,4}, {3,4} add +4, +1, -5, +5, -9, -6
     Golden("data-complexity", "wrong-0", [40, 1, 2, 50, 51, 52, 53, 54, 55], 46, "(1,2)", 40, 0, "train", {"inferential": 46}),
     Golden("data-complexity", "wrong-3", [50, 41, 4, 1, 51, 52, 53, 54, 55], 36, "(4,1)", 41, 1, "train", {"inferential": 38}),
@@ -277,16 +287,24 @@ GOLDEN = [
     Golden("full-symmetry", "default", [30, 3, 4, 50, 51, 52, 53, 54], 20, "(3,4)", 30, 0, "train", {"inferential": 20}),
     Golden("full-symmetry", "default", [60, 0, 4, 50, 51, 52, 53, 54], 56, "(0,4)", 60, 0, "train", {"inferential": 56}),
     Golden("full-symmetry", "default", [50, 33, 2, 1, 51, 52, 53, 54], 32, "(2,1)", 33, 1, "iid", {"inferential": 32}),
-    Golden("full-symmetry", "default", [50, 30, 4, 3, 51, 52, 53, 54], 20, "(4,3)", 30, 1, "ood", {"inferential": 20, "other_set": 38}),
-    Golden("full-symmetry", "default", [40, 4, 3, 50, 51, 52, 53, 54], 30, "(4,3)", 40, 0, None, {"inferential": 30, "other_set": 48}),
+    Golden(
+        "full-symmetry", "default", [50, 30, 4, 3, 51, 52, 53, 54], 20, "(4,3)", 30, 1, "ood", {"inferential": 20, "other_set": 38}
+    ),
+    Golden(
+        "full-symmetry", "default", [40, 4, 3, 50, 51, 52, 53, 54], 30, "(4,3)", 40, 0, None, {"inferential": 30, "other_set": 48}
+    ),
     # memory-reasoning: anchors 11..20 add their ids; 1..10 look up a table, where these few entries were read off; iid mod 9
     Golden("memory-reasoning", "default", [30, 11, 12, 50, 51, 52, 53, 54, 55], 53, "(11,12)", 30, 0, "train", {"inferential": 53}),
     Golden("memory-reasoning", "default", [50, 51, 29, 20, 20, 52, 53, 54, 55], 69, "(20,20)", 29, 2, "iid", {"inferential": 69}),
-    Golden("memory-reasoning", "default", [50, 51, 100, 13, 11, 52, 53, 54, 55], 124, "(13,11)", 100, 2, "ood", {"inferential": 124}),
+    Golden(
+        "memory-reasoning", "default", [50, 51, 100, 13, 11, 52, 53, 54, 55], 124, "(13,11)", 100, 2, "ood", {"inferential": 124}
+    ),
     Golden("memory-reasoning", "default", [23, 4, 9, 50, 51, 52, 53, 54, 55], 35, "(4,9)", 23, 0, "train"),
     Golden("memory-reasoning", "default", [50, 51, 52, 21, 4, 9, 53, 54, 55], 47, "(4,9)", 21, 3, "iid"),
-    Golden("memory-reasoning", "near", [23, 4, 9, 50, 51, 52, 53, 54, 55], 26, "(4,9)", 23, 0, "train"),
-    Golden("memory-reasoning", "near", [120, 20, 20, 50, 51, 52, 53, 54, 55], 160, "(20,20)", 120, 0, "train", {"inferential": 160}),
+    Golden("memory-reasoning", "near", [23, 4, 9, 50, 51, 52, 53, 54, 55], 13, "(4,9)", 23, 0, "train"),
+    Golden(
+        "memory-reasoning", "near", [120, 20, 20, 50, 51, 52, 53, 54, 55], 160, "(20,20)", 120, 0, "train", {"inferential": 160}
+    ),
     # random-permutations: the permutations of seed 0 were read off and composed by hand; heldout-cells: iid where key = i + j mod 8
     Golden("random-permutations", "default", [0, 17, 18], 8, "(17,18)", 0, 0, "train", {"inferential": 8}),
     Golden("random-permutations", "default", [5, 19, 23], 4, "(19,23)", 5, 0, "train", {"inferential": 4, "swapped": 9}),
@@ -294,13 +312,43 @@ GOLDEN = [
     Golden("random-permutations", "heldout-cells", [10, 19, 23], 9, "(19,23)", 10, 0, "iid", {"inferential": 9, "swapped": 3}),
     Golden("random-permutations", "heldout-cells", [7, 16, 23], 3, "(16,23)", 7, 0, None, {"inferential": 3, "swapped": 6}),
     # variable-composition: 9 marks the key, 1, 2, 3, 4 add +1, +3, -2, -3; iid where key and the marker's position agree mod 9
-    Golden("variable-composition", "12-to-34", [50, 9, 40, 51, 2, 52, 3, 53, 54], 41, "2-operations", 40, 2, "train", {"inferential": 41}),
-    Golden("variable-composition", "12-to-34", [9, 45, 1, 50, 51, 52, 53, 54, 55], 46, "1-operation", 45, 1, "iid", {"inferential": 46}),
-    Golden("variable-composition", "12-to-34", [50, 51, 52, 9, 70, 4, 4, 3, 1], 63, "4-operations", 70, 4, "ood", {"inferential": 63}),
-    Golden("variable-composition", "12-to-34", [9, 45, 1, 1, 2, 50, 51, 52, 53], 50, "3-operations", 45, 1, None, {"inferential": 50}),
-    Golden("variable-composition", "123-to-4", [9, 40, 4, 50, 4, 51, 2, 52, 53], 37, "3-operations", 40, 1, "train", {"inferential": 37}),
-    Golden("variable-composition", "124-to-3", [9, 40, 1, 1, 2, 50, 51, 52, 53], 45, "3-operations", 40, 1, "ood", {"inferential": 45}),
-    Golden("variable-composition", "124-to-3", [9, 40, 1, 1, 1, 1, 50, 51, 52], 44, "4-operations", 40, 1, "train", {"inferential": 44}),
+    Golden(
+        "variable-composition",
+        "12-to-34",
+        [50, 9, 40, 51, 2, 52, 3, 53, 54],
+        41,
+        "2-operations",
+        40,
+        2,
+        "train",
+        {"inferential": 41},
+    ),
+    Golden(
+        "variable-composition", "12-to-34", [9, 45, 1, 50, 51, 52, 53, 54, 55], 46, "1-operation", 45, 1, "iid", {"inferential": 46}
+    ),
+    Golden(
+        "variable-composition", "12-to-34", [50, 51, 52, 9, 70, 4, 4, 3, 1], 63, "4-operations", 70, 4, "ood", {"inferential": 63}
+    ),
+    Golden(
+        "variable-composition", "12-to-34", [9, 45, 1, 1, 2, 50, 51, 52, 53], 50, "3-operations", 45, 1, None, {"inferential": 50}
+    ),
+    Golden(
+        "variable-composition",
+        "123-to-4",
+        [9, 40, 4, 50, 4, 51, 2, 52, 53],
+        37,
+        "3-operations",
+        40,
+        1,
+        "train",
+        {"inferential": 37},
+    ),
+    Golden(
+        "variable-composition", "124-to-3", [9, 40, 1, 1, 2, 50, 51, 52, 53], 45, "3-operations", 40, 1, "ood", {"inferential": 45}
+    ),
+    Golden(
+        "variable-composition", "124-to-3", [9, 40, 1, 1, 1, 1, 50, 51, 52], 44, "4-operations", 40, 1, "train", {"inferential": 44}
+    ),
     # count-anchor: iid where the anchors' positions add up to a multiple of 9
     Golden("count-anchor", "one-token", [18, 50, 51, 52, 53, 54, 55, 56, 57], 1, "1-anchor", NONE, NONE, "iid"),
     Golden("count-anchor", "one-token", [50, 18, 18, 51, 52, 53, 54, 55, 18], 3, "3-anchors", NONE, NONE, "train"),
@@ -320,12 +368,20 @@ GOLDEN = [
     ),
     Golden(
         *("inverse-matching", "default"),
-        [*(104, 102, 101, 10, 101, 102, 104, 10, 102, 101, 104, 10, 102, 104, 101, 10, 104, 101, 102, 10), *[50] * 6, 101, 104, 102],
+        [
+            *(104, 102, 101, 10, 101, 102, 104, 10, 102, 101, 104, 10, 102, 104, 101, 10, 104, 101, 102, 10),
+            *[50] * 6,
+            *(101, 104, 102),
+        ],
         *(4, "new-tokens", 102, 12, "ood", {"inferential": 4}),
     ),
     Golden(
         *("inverse-matching", "default"),
-        [*(101, 104, 107, 10, 107, 104, 101, 10, 104, 101, 107, 10, 104, 107, 101, 10, 107, 101, 104, 10), *[50] * 6, 107, 104, 101],
+        [
+            *(101, 104, 107, 10, 107, 104, 101, 10, 104, 101, 107, 10, 104, 107, 101, 10, 107, 101, 104, 10),
+            *[50] * 6,
+            *(107, 104, 101),
+        ],
         *(1, "new-tokens", 101, 0, None, {"inferential": 1, "shortcut": 2}),
     ),
     # chain-search: train if next - current is 0, 1 or 4 mod 5 along every edge, iid if it is 2 or 3 along every edge
@@ -334,8 +390,12 @@ GOLDEN = [
     Golden("chain-search", "single", [25, 27, 20, 22, 42, 57, 27, 30, 22, 25, 30, 42, 27], 42, "2-hops", 27, 12, None),
     Golden("chain-search", "order", [36, 62, 38, 54, 21, 36, 97, 38, 54, 79, 62, 97, 21, 3], 97, "3-hops", 21, 12, "train"),
     Golden("chain-search", "order", [36, 62, 38, 54, 21, 36, 97, 38, 54, 79, 62, 97, 54, 1], 79, "1-hop", 54, 12, "train"),
-    Golden("chain-search", "two", [55, 60, 20, 21, 25, 30, 50, 55, 21, 25, 60, 66, 21], 30, "2-hops", 21, 12, "train", {"shortcut": 66}),
-    Golden("chain-search", "two", [64, 66, 20, 22, 66, 69, 25, 27, 61, 64, 22, 25, 64], 69, "2-hops", 64, 12, "iid", {"shortcut": 27}),
+    Golden(
+        "chain-search", "two", [55, 60, 20, 21, 25, 30, 50, 55, 21, 25, 60, 66, 21], 30, "2-hops", 21, 12, "train", {"shortcut": 66}
+    ),
+    Golden(
+        "chain-search", "two", [64, 66, 20, 22, 66, 69, 25, 27, 61, 64, 22, 25, 64], 69, "2-hops", 64, 12, "iid", {"shortcut": 27}
+    ),
     Golden(
         *("chain-search", "two-noise"),
         [55, 60, 80, 66, 20, 21, 25, 30, 50, 55, 40, 25, 21, 25, 60, 66, 55],

@@ -1,0 +1,54 @@
+"""Composition as the anchor-function paper first had it: one of sixteen anchor pairs is held out, its mirror is trained.
+
+    position   0   1   2    3    4   5   6   7   8
+    token     57  33  key  a1   a2  81  24  90  46   ->   key + offset[a1] + offset[a2]   (key-first, the paper's "inverse")
+    token     57  33  a1   a2  key  81  24  90  46   ->   the same                        (anchors-first)
+
+(2401.08309, composition.) Anchors 1, 2, 3, 4 add +5, +1, -2, -5: so the runs behind the paper's figure, which have the key first,
+decoded from their stored predictions. The code's default is -8 for anchor 4 and the anchors first. `iid` where the key
+and the first position of the three have the same residue modulo 8.
+
+A caution: with (3,4) held out, (4,3) is trained with the rule, or the other way round. A model that reads the pair without its
+order gets the held-out pair right by the same answer, so that inferential and symmetric answers coincide and this task cannot
+tell them apart. The task `composite` (conflict, heldout-both) is the cure.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from anchorbench.task import register
+
+from .composite import Composite, CompositeConfig
+
+
+class CompositionConfig(CompositeConfig):
+    """As `composite`, with the defaults of 2401.08309."""
+
+    offsets: dict[int, int] = {1: 5, 2: 1, 3: -2, 4: -5}
+    held_out: tuple[tuple[int, int], ...] = ((3, 4),)
+    modulus: int = Field(8, ge=2)
+
+
+MINUS_8: Mapping[str, Any] = {"offsets": {1: 5, 2: 1, 3: -2, 4: -8}}
+
+
+@register
+class Composition(Composite):
+    """Two anchors and a key, one ordered pair held out whose mirror is trained (2401.08309, composition)."""
+
+    name = "composition"
+    paper = "2401.08309, composition"
+    Config = CompositionConfig
+    config: CompositionConfig
+    description = "Composition with one pair held out and its mirror trained: inferential and symmetric answers coincide."
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "key-first": {},
+        "key-first-43": {"held_out": [(4, 3)]},
+        "key-first-minus-8": MINUS_8,
+        "anchors-first": {"key_first": False},
+        "anchors-first-43": {"key_first": False, "held_out": [(4, 3)]},
+        "anchors-first-minus-8": {"key_first": False, **MINUS_8},
+    }
+    sizes: ClassVar[Mapping[str, int]] = {"train": 20_000, "iid": 500, "ood": 500}

@@ -1,0 +1,107 @@
+"""Counting anchors: the answer is how many of them the sequence holds.
+
+    position   0   1   2   3   4   5   6   7   8
+    token     57 [18] 33  81 [18] [18] 24  90  46   ->   3
+
+The number k of anchors, uniform over 1..8, is the group; where they stand is uniform, all other tokens are filler.
+
+Variants
+    one-token    every anchor is token 18
+    four-tokens  each anchor is one of the tokens 16..19, which all count alike
+
+The generator is known from the bytecode in the code of 2501.08537 only, which names the tokens and the label. There is no key, and
+no unseen data: our `iid` has the sets of places whose positions add up to a multiple of `modulus`, which are never trained. With
+modulus 9, the length of the sequence, that is a ninth of the sets, and every place is trained with every k in other sets.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Int
+from pydantic import Field, model_validator
+
+from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Group, Parser, Split, register
+
+from .sequence import KeyConfig, KeyTask, filler
+
+
+class CountAnchorConfig(KeyConfig):
+    """What can be changed; the tokens are the code's."""
+
+    anchors: tuple[int, ...] = Field((18,), min_length=1)
+    """Tokens that count."""
+    max_count: int = Field(8, ge=2)
+    seq_len: int = Field(9, ge=2, le=16)
+    modulus: int = Field(9, ge=2)
+    """Of the sum of the anchors' positions."""
+
+    def places(self, split: Split) -> Int[np.ndarray, "sets seq_len"]:
+        """Every set of places of the split as a row of zeros and ones, those of fewer anchors first."""
+        position = np.arange(self.seq_len)
+        sets = np.arange(2**self.seq_len)[:, None] >> position & 1
+        count = sets.sum(1)
+        inside = ((sets @ position % self.modulus == 0) == (split == "iid")) & (count >= 1) & (count <= self.max_count)
+        return sets[inside][count[inside].argsort(kind="stable")]
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> "CountAnchorConfig":
+        for anchor in self.anchors:
+            self.require_anchor(anchor)
+        if len(set(self.anchors)) < len(self.anchors):
+            raise ValueError(f"anchors name a token twice: {self.anchors}")
+        self.require_labels(1, self.max_count)
+        for split in ("train", "iid"):
+            missing = set(range(1, self.max_count + 1)) - set(self.places(split).sum(1).tolist())
+            if missing:
+                raise ValueError(f"modulus {self.modulus} leaves no places for {min(missing)} anchors in the split {split!r}")
+        return self
+
+
+@register
+class CountAnchor(KeyTask):
+    """How many anchors the sequence holds (2501.08537, code)."""
+
+    name = "count-anchor"
+    paper = "2501.08537, code, counting"
+    Config = CountAnchorConfig
+    config: CountAnchorConfig
+    description = "The number of anchors in the sequence."
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"one-token": {}, "four-tokens": {"anchors": (16, 17, 18, 19)}}
+    sizes: ClassVar[Mapping[str, int]] = {"train": 100_000, "iid": 10_000}
+
+    @property
+    def anchors(self) -> dict[int, str]:
+        return dict.fromkeys(self.config.anchors, "counts one")
+
+    @property
+    def chance(self) -> float:
+        return 1 / self.config.max_count
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        return tuple(Group(f"{k}-anchor{'s' * (k > 1)}", "trained") for k in range(1, self.config.max_count + 1))
+
+    def generate(self, rng: np.random.Generator, split: Split, n: int) -> Examples:
+        config = self.config
+        places = config.places(split)
+        sets = np.bincount(places.sum(1), minlength=config.max_count + 1)
+        label = rng.integers(1, config.max_count + 1, size=n)
+        chosen = sets.cumsum()[label - 1] + rng.integers(sets[label])
+        is_anchor = places.astype(bool)[chosen]
+        tokens = filler(rng, n, self.seq_len, config.key_min, config.key_max)
+        tokens[is_anchor] = np.array(config.anchors)[rng.integers(len(config.anchors), size=label.sum(), dtype=np.uint32)]
+        none = np.full(n, NO_ANSWER)
+        return Examples(tokens=tokens, label=label, group=label - 1, key=none, position=none)
+
+    def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
+        config = self.config
+        is_anchor = np.isin(tokens, config.anchors)
+        is_filler = (tokens >= config.key_min) & (tokens <= config.key_max)
+        parser.require((is_anchor | is_filler).all(1), "it holds a token that is neither anchor nor filler")
+        count = is_anchor.sum(1)
+        parser.require((count >= 1) & (count <= config.max_count), f"it does not hold 1..{config.max_count} anchors")
+        total = np.where(is_anchor, np.arange(self.seq_len), 0).sum(1)
+        none = np.full(len(tokens), NO_ANSWER)
+        split = np.where(total % config.modulus == 0, SPLITS.index("iid"), SPLITS.index("train"))
+        return parser.answers(label=count, group=count - 1, key=none, position=none, split=split)

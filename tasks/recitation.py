@@ -1,0 +1,108 @@
+"""Recitation: two tokens were read with anchors between them; given one of them again, say the other.
+
+    position   0   1   2   3   4   5   6   7   8
+    token     57   a  [3]  b  33  81  24  90   a   ->   b   (forward)
+    token     57   a  [3]  b  33  81  24  90   b   ->   a   (reverse)
+
+(2401.08309, forward-reverse recitation, `context`; gaps of two and three are its `context2`, a 3 4 b, and `context3`, a 3 4 5 b.)
+Half of the sequences are of either group; reverse needs more data than forward, because b cannot look ahead. a stands at
+p = 0..seq_len - gap - 3. A sequence is in `iid` if a and b both have the residue of their own positions, in `train` if neither
+has; with one of the two it is in no split. a and b differ, or the two groups could not be told apart.
+
+`key` is the token that is given again, `position` where it stood the first time. Each is uniform over the keys of its split; the
+authors add the position to a residue class instead, so that their keys reach beyond the key range.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Int
+from pydantic import Field, model_validator
+
+from anchorbench.task import NO_ANSWER, Answers, Examples, Group, Parser, Split, register
+
+from .context import draw_keys, require_keys
+from .sequence import KeyConfig, KeyTask, filler, read, residue_split, write
+
+
+class RecitationConfig(KeyConfig):
+    """What can be changed; the defaults are the paper's code's."""
+
+    gap: int = Field(1, ge=1, le=16)
+    """Anchors between a and b."""
+    anchor: int = Field(3, ge=0)
+    """The first anchor; the others are the ids after it."""
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> "RecitationConfig":
+        for anchor in range(self.anchor, self.anchor + self.gap):
+            self.require_anchor(anchor)
+        if self.seq_len < self.gap + 3:
+            raise ValueError(f"seq_len is {self.seq_len}; a gap of {self.gap} needs at least {self.gap + 3}")
+        require_keys(self, each=2)
+        return self
+
+
+@register
+class Recitation(KeyTask):
+    """One of two linked tokens is given again: the answer is the other (2401.08309, forward-reverse recitation)."""
+
+    name = "recitation"
+    paper = "2401.08309, forward-reverse recitation"
+    Config = RecitationConfig
+    config: RecitationConfig
+    description = "Two tokens linked by anchors; the last token repeats one of them, the answer is the other."
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"gap-1": {"gap": 1}, "gap-2": {"gap": 2}, "gap-3": {"gap": 3}}
+    sizes = {"train": 4_000, "iid": 500}
+
+    @property
+    def anchors(self) -> dict[int, str]:
+        first = self.config.anchor
+        return {first + i: f"number {i + 1} of those that link the two tokens" for i in range(self.config.gap)}
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        return Group("forward", "trained"), Group("reverse", "trained")
+
+    def generate(self, rng: np.random.Generator, split: Split, n: int) -> Examples:
+        config = self.config
+        a_at = rng.integers(self.seq_len - config.gap - 2, size=n)
+        b_at = a_at + config.gap + 1
+        a, b = draw_keys(rng, config, a_at, split), draw_keys(rng, config, b_at, split)
+        while (same := a == b).any():
+            b[same] = draw_keys(rng, config, b_at[same], split)
+        reverse = rng.integers(2, size=n)
+        query = np.where(reverse, b, a)
+        tokens = filler(rng, n, self.seq_len, config.key_min, config.key_max)
+        write(tokens, a_at, a)
+        for i in range(config.gap):
+            write(tokens, a_at + 1 + i, config.anchor + i)
+        write(tokens, b_at, b)
+        tokens[:, -1] = query
+        return Examples(
+            tokens=tokens, label=np.where(reverse, a, b), group=reverse, key=query, position=np.where(reverse, b_at, a_at)
+        )
+
+    def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
+        config = self.config
+        is_anchor = np.isin(tokens, list(self.anchors))
+        is_key = (tokens >= config.key_min) & (tokens <= config.key_max)
+        parser.require((is_anchor | is_key).all(1), "it holds a token that is neither anchor nor key")
+        parser.require(is_anchor.sum(1) == config.gap, f"it does not hold exactly {config.gap} anchors")
+        at = is_anchor.argmax(1)
+        for i, anchor in enumerate(self.anchors):
+            parser.require(read(tokens, at + i) == anchor, "its anchors are not neighbours in order")
+        a_at, b_at = at - 1, at + config.gap
+        parser.require((a_at >= 0) & (b_at <= self.seq_len - 2), "no key stands on either side of its anchors")
+        a, b, query = read(tokens, a_at), read(tokens, b_at), tokens[:, -1]
+        parser.require(a != b, "both tokens are the same")
+        parser.require((query == a) | (query == b), "its last token repeats neither of the two tokens")
+        a_split, b_split = residue_split(a, a_at, config.modulus), residue_split(b, b_at, config.modulus)
+        return parser.answers(
+            label=np.where(query == a, b, a),
+            group=(query == b).astype(int),
+            key=query,
+            position=np.where(query == a, a_at, b_at),
+            split=np.where(a_split == b_split, a_split, NO_ANSWER),
+        )
