@@ -123,3 +123,8 @@ class Identity(KeyTask):
         parser.require(key != NO_ANSWER, f"no key stands {'after' if config.distance > 0 else 'before'} its anchor")
         split = residue_split(key, first, config.modulus)
         return parser.answers(label=key, group=np.zeros(len(tokens), int), key=key, position=key_at, split=split)
+
+    def landmarks(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
+        """Positions of the key and, where there is one, the anchor, each `[n]`."""
+        anchor = {} if self.config.anchor is None else {"anchor": (tokens == self.config.anchor).argmax(1)}
+        return super().landmarks(tokens) | anchor

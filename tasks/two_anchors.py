@@ -154,6 +154,10 @@ class OffsetsTask(KeyTask):
             rivals=rivals,
         )
 
+    def landmarks(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
+        """Positions of the key and the anchor, each `[n]`."""
+        return super().landmarks(tokens) | {"anchor": np.isin(tokens, list(self.config.offsets)).argmax(1)}
+
 
 def draw_cells(
     rng: np.random.Generator, n: int, cells_of: Mapping[int, tuple[np.ndarray, np.ndarray]]

@@ -86,3 +86,8 @@ class TwoKeyMean(KeyTask):
             position=at + 1,
             split=np.where(of_first == of_second, of_first, NO_ANSWER),
         )
+
+    def landmarks(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
+        """Positions of the first key, the anchor and the second key, each `[n]`."""
+        anchor = (tokens == self.config.anchor).argmax(1)
+        return super().landmarks(tokens) | {"anchor": anchor, "second key": anchor + 2}

@@ -250,6 +250,18 @@ def test_mirror_is_its_own_inverse(name, variant):
 
 
 @every_task
+def test_landmarks_stand_in_the_sequence(name, variant):
+    task = get(name, variant)
+    for split in task.splits:
+        examples = large(name, variant, split)[:200]
+        found = task.landmarks(examples.tokens)
+        np.testing.assert_array_equal(found["key"], examples.position)
+        for landmark, positions in found.items():
+            assert positions.shape == (200,), landmark
+            assert ((positions >= NO_ANSWER) & (positions < task.seq_len)).all(), landmark
+
+
+@every_task
 def test_for_seed_gives_a_task_of_the_same_shape(name, variant):
     task = get(name, variant)
     for seed in (0, 1, 12):
