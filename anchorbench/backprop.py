@@ -9,7 +9,7 @@ import math
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from anchorbench.model import EPSILON, GPT, Block, LayerNorm, Linear
 
@@ -34,17 +34,17 @@ class Backprop:
         """Mean cross-entropy of each member at the last position; its gradient replaces `self.gradients`."""
         x = self._embed(tokens)
         inputs: list[Tensor] = []
-        for number, block in enumerate(self.model.blocks, 1):
+        for number, block in enumerate(self.model.layers, 1):
             inputs.append(x)
-            x = self._block(block, x, last_only=number == len(self.model.blocks))
+            x = self._block(block, x, last_only=number == len(self.model.layers))
         final = x if self.model.final_norm is None else self._norm(self.model.final_norm, x)
         logits = self._linear(self.model.unembedding, final)
         losses, gradient = self._cross_entropy(logits, labels)
         gradient = self._linear_back(self.model.unembedding, final, gradient)
         if self.model.final_norm is not None:
             gradient = self._norm_back(self.model.final_norm, x, gradient)
-        for number, block in reversed(list(enumerate(self.model.blocks, 1))):
-            gradient = self._block_back(block, inputs.pop(), gradient, last_only=number == len(self.model.blocks))
+        for number, block in reversed(list(enumerate(self.model.layers, 1))):
+            gradient = self._block_back(block, inputs.pop(), gradient, last_only=number == len(self.model.layers))
         self._embed_back(tokens, gradient)
         return losses
 

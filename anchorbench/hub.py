@@ -238,7 +238,7 @@ def _transformers_weights(model: GPT, token_name: str, position_name: str) -> di
         f"transformer.{token_name}.weight": model.token_embedding[0],
         f"transformer.{position_name}.weight": model.position_embedding[0],
     }
-    for number, block in enumerate(model.blocks):
+    for number, block in enumerate(model.layers):
         inner = shape.n_head * shape.d_head
         at = f"transformer.h.{number}."
         qkv = [(block.query, scale), (block.key, 1.0), (block.value, 1.0)]

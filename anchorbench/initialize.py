@@ -5,6 +5,7 @@ instead (N(0, gamma^2/d_in)); convert with gamma_rate = 0.5 - ln(gamma_multiplie
 """
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -13,20 +14,18 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from anchorbench.model import GPT, Linear
 
-Rate = float
-
 
 class Init(BaseModel):
     """How weights are drawn: a rate, for all parts or by part, and the two conventions in which the papers differ."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    gamma: float = Field(0.5, allow_inf_nan=False, ge=-10, le=100)
-    embedding: float | None = Field(None, allow_inf_nan=False)
+    gamma: float = Field(default=0.5, allow_inf_nan=False, ge=-10, le=100)
+    embedding: float | None = Field(default=None, allow_inf_nan=False)
     """Rate of token, position and output embeddings; gamma if not given, as for the other parts."""
-    qk: float | None = Field(None, allow_inf_nan=False)
-    vo: float | None = Field(None, allow_inf_nan=False)
-    mlp: float | None = Field(None, allow_inf_nan=False)
+    qk: float | None = Field(default=None, allow_inf_nan=False)
+    vo: float | None = Field(default=None, allow_inf_nan=False)
+    mlp: float | None = Field(default=None, allow_inf_nan=False)
     fan: Literal["own", "d_model"] = "own"
     """Base of the power: each matrix's own input width (2405.05409), or d_model for all (2501.08537)."""
     depth_scale: bool = True
@@ -37,36 +36,49 @@ class Init(BaseModel):
 
 def initialize(model: GPT, inits: list[Init], seeds: list[int]) -> None:
     """Draws the weights of every member in place. Members with equal seeds get the same draws, scaled by their own rates."""
-    shape = model.shape
     with torch.no_grad():
         for member, (init, seed) in enumerate(zip(inits, seeds, strict=True)):
-            generator = torch.Generator().manual_seed(stream_seed(seed, "weights"))
+            _Draw(model, member, init, torch.Generator().manual_seed(stream_seed(seed, "weights"))).all()
 
-            def draw(weight: torch.Tensor, d_in: int, rate: float | None, *, residual: bool = False) -> None:
-                std = (d_in if init.fan == "own" else shape.d_model) ** -(init.gamma if rate is None else rate)  # noqa: B023
-                if residual and init.depth_scale:  # noqa: B023
-                    std /= math.sqrt(2 * shape.n_layer)
-                row = weight[member]  # noqa: B023
-                row.copy_(torch.randn(row.shape, generator=generator) * std)  # noqa: B023
 
-            def draw_linear(linear: Linear, rate: float | None, *, residual: bool = False) -> None:
-                draw(linear.weight, linear.weight.shape[1], rate, residual=residual)
-                if linear.bias is not None:
-                    linear.bias[member].zero_()  # noqa: B023
+@dataclass(frozen=True)
+class _Draw:
+    """The draws of one member, in a fixed order."""
 
-            draw(model.token_embedding, shape.d_model, init.embedding)
-            draw(model.position_embedding, shape.d_model, init.embedding)
-            for block in model.blocks:
-                draw_linear(block.query, init.qk)
-                draw_linear(block.key, init.qk)
-                draw_linear(block.value, init.vo)
-                draw_linear(block.output, init.vo, residual=True)
-                draw_linear(block.ff_in, init.mlp)
-                draw_linear(block.ff_out, init.mlp, residual=True)
-            draw_linear(model.unembedding, init.embedding)
-            if init.unembed_bias == "uniform" and model.unembedding.bias is not None:
-                row = model.unembedding.bias[member]
-                row.copy_((torch.rand(row.shape, generator=generator) * 2 - 1) / math.sqrt(shape.d_model))
+    model: GPT
+    member: int
+    init: Init
+    generator: torch.Generator
+
+    def all(self) -> None:
+        init, shape = self.init, self.model.shape
+        self.matrix(self.model.token_embedding, shape.d_model, init.embedding)
+        self.matrix(self.model.position_embedding, shape.d_model, init.embedding)
+        for block in self.model.layers:
+            self.linear(block.query, init.qk)
+            self.linear(block.key, init.qk)
+            self.linear(block.value, init.vo)
+            self.linear(block.output, init.vo, residual=True)
+            self.linear(block.ff_in, init.mlp)
+            self.linear(block.ff_out, init.mlp, residual=True)
+        self.linear(self.model.unembedding, init.embedding)
+        if init.unembed_bias == "uniform" and self.model.unembedding.bias is not None:
+            row = self.model.unembedding.bias[self.member]
+            row.copy_((torch.rand(row.shape, generator=self.generator) * 2 - 1) / math.sqrt(shape.d_model))
+
+    def linear(self, linear: Linear, rate: float | None, *, residual: bool = False) -> None:
+        self.matrix(linear.weight, linear.weight.shape[1], rate, residual=residual)
+        if linear.bias is not None:
+            linear.bias[self.member].zero_()
+
+    def matrix(self, weight: torch.Tensor, d_in: int, rate: float | None, *, residual: bool = False) -> None:
+        """Fills the member's row of `weight [members, ...]`; `residual`: it writes into the residual stream."""
+        base = d_in if self.init.fan == "own" else self.model.shape.d_model
+        std = base ** -(self.init.gamma if rate is None else rate)
+        if residual and self.init.depth_scale:
+            std /= math.sqrt(2 * self.model.shape.n_layer)
+        row = weight[self.member]
+        row.copy_(torch.randn(row.shape, generator=self.generator) * std)
 
 
 def stream_seed(seed: int, stream: str) -> int:

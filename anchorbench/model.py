@@ -6,14 +6,13 @@ operation is batched over the member axis.
 """
 
 import math
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
-
 
 EPSILON = 1e-5
 """Of LayerNorm."""
@@ -24,11 +23,11 @@ class Shape(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    n_layer: int = Field(2, ge=1, le=200)
-    n_head: int = Field(1, ge=1, le=1024)
-    d_model: int = Field(64, ge=1, le=65_536)
-    d_head: int = Field(64, ge=1, le=65_536)
-    d_ff: int = Field(256, ge=1, le=1_048_576)
+    n_layer: int = Field(default=2, ge=1, le=200)
+    n_head: int = Field(default=1, ge=1, le=1024)
+    d_model: int = Field(default=64, ge=1, le=65_536)
+    d_head: int = Field(default=64, ge=1, le=65_536)
+    d_ff: int = Field(default=256, ge=1, le=1_048_576)
     norm: Literal["pre", "post"] = "pre"
     """Where LayerNorm sits: before each sublayer, with one more at the end (GPT-2), or after each residual sum."""
     activation: Literal["gelu", "relu"] = "gelu"
@@ -138,17 +137,21 @@ class GPT(nn.Module):
         self.final_norm = LayerNorm(members, shape.d_model) if shape.norm == "pre" else None
         self.unembedding = Linear(members, shape.d_model, vocab_size, bias=shape.unembed_bias)
 
+    @property
+    def layers(self) -> list[Block]:
+        return cast(list[Block], list(self.blocks))
+
     def forward(self, tokens: Int[Tensor, "members batch seq"]) -> Float[Tensor, "members batch vocab"]:
         """Logits at the last position, `[members, batch, vocab]`, of `tokens [members, batch, seq]`."""
         x = self._embed(tokens)
-        for number, block in enumerate(self.blocks, 1):
+        for number, block in enumerate(self.layers, 1):
             x, _ = block(x, self.seq_len, last_only=number == len(self.blocks))
         return self._unembed(x)
 
     def attention(self, tokens: Int[Tensor, "members batch seq"]) -> list[Float[Tensor, "members batch head seq seq"]]:
         """The attention pattern of each layer, `[members, batch, head, query, key]`."""
         x, patterns = self._embed(tokens), []
-        for block in self.blocks:
+        for block in self.layers:
             x, pattern = block(x, self.seq_len, last_only=False)
             patterns.append(pattern)
         return patterns

@@ -81,12 +81,13 @@ def _phase_panel(axis: Any, grouped: list[Condition]) -> None:
     curves.append(("symmetric", COLORS["symmetric"], "^", "exception's mirror, answered as the exception"))
     jitter = margin * 0.16
     for number, (field, color, marker, label) in enumerate(curves):
-        means = [condition.mean(field) for condition in grouped]
-        if any(mean is None for mean in means):
+        means = [mean for condition in grouped if (mean := condition.mean(field)) is not None]
+        if len(means) < len(grouped):
             continue
         axis.plot(gammas, [mean.value for mean in means], color=color, lw=1.8, zorder=3, label=label)
-        if all(mean.low is not None for mean in means):
-            axis.fill_between(gammas, [m.low for m in means], [m.high for m in means], color=color, alpha=0.16, lw=0, zorder=2)
+        axis.fill_between(
+            gammas, [mean.low for mean in means], [mean.high for mean in means], color=color, alpha=0.16, lw=0, zorder=2
+        )
         for condition in grouped:
             values = [run.row()[field] for run in condition.runs]
             spread = condition.gamma + jitter * (np.arange(len(values)) - (len(values) - 1) / 2) / max(1, len(values) - 1)
@@ -121,12 +122,9 @@ def attention_flow_figure(runs: list[Run], path: Path) -> Path:
     middle = np.abs(task.landmarks(tokens)["key"] - (task.seq_len - 4) / 2).argmin()
     for axis, run in zip(axes, runs, strict=True):
         flow_panel(axis, open_model(run).attention(tokens[middle : middle + 1]), task, tokens[middle])
-        share = run.result.inferential
-        held_out = "" if share is None else f", composes {share:.0%} of held-out answers"
-        axis.set_title(
-            f"{run.result.verdict or 'run'}: gamma {run.recipe.init.gamma:g}, {run.recipe.model.norm}-LN, seed {run.recipe.seed}{held_out}",
-            fontsize=10.5,
-        )
+        share, init = run.result.inferential, run.recipe.init
+        title = f"{run.result.verdict or 'member'}: gamma {init.gamma:g}, {run.recipe.model.norm}-LN, seed {run.recipe.seed}"
+        axis.set_title(title + ("" if share is None else f", composes {share:.0%}"), fontsize=10.5)
     return _save(figure, path)
 
 

@@ -16,19 +16,19 @@ class Optimizer(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    lr: float = Field(1e-3, gt=0, le=100)
+    lr: float = Field(default=1e-3, gt=0, le=100)
     """Peak learning rate."""
-    weight_decay: float = Field(0.01, ge=0, le=1000)
+    weight_decay: float = Field(default=0.01, ge=0, le=1000)
     """Decoupled: a step shrinks weights by lr * weight_decay."""
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.999, ge=0, lt=1)
-    eps: float = Field(1e-8, gt=0)
-    warmup: int = Field(200, ge=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    eps: float = Field(default=1e-8, gt=0)
+    warmup: int = Field(default=200, ge=0)
     """Steps of linear growth from `lr * start` to `lr`."""
-    start: float = Field(0.0, ge=0, le=1)
-    end: float = Field(0.05, ge=0, le=1)
+    start: float = Field(default=0.0, ge=0, le=1)
+    end: float = Field(default=0.05, ge=0, le=1)
     """The cosine falls to `lr * end` at the last step."""
-    clip: float = Field(1.0, gt=0)
+    clip: float = Field(default=1.0, gt=0)
     """Largest gradient norm, per member."""
 
 
@@ -44,11 +44,11 @@ class Recipe(BaseModel):
     model: Shape = Shape()
     init: Init = Init()
     optimizer: Optimizer = Optimizer()
-    batch: int = Field(128, ge=1, le=1_000_000)
-    steps: int = Field(1800, ge=1)
-    data_size: int = Field(100_000, ge=1)
+    batch: int = Field(default=128, ge=1, le=1_000_000)
+    steps: int = Field(default=1800, ge=1)
+    data_size: int = Field(default=100_000, ge=1)
     """Training examples, drawn once; batches are drawn from them with replacement."""
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     """Of initial weights, training data and order. Members with equal seeds share all three, whatever else differs."""
 
     @model_validator(mode="after")

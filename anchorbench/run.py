@@ -118,13 +118,11 @@ def _train_with_progress(sweep: Sweep, folder: SweepFolder, missing: int, consol
                 return
             done += len(event.recipes)
             for condition in conditions(event.finished):
+                where = f"{condition.norm}-LN gamma {condition.gamma:g}"
                 composed = condition.mean("inferential")
-                console.print(
-                    f"  [{done:>3}/{missing}] {condition.norm}-LN gamma {condition.gamma:g}: iid {_cell(condition.mean('accuracy_iid'))}"
-                    + ("" if composed is None else f", composed {composed.value:.2f}")
-                    + f"; {_counts(condition)}",
-                    highlight=False,
-                )
+                held_out = "" if composed is None else f", composed {composed.value:.2f}"
+                seen = _cell(condition.mean("accuracy_iid"))
+                console.print(f"  [{done:>3}/{missing}] {where}: iid {seen}{held_out}; {_counts(condition)}", highlight=False)
 
         return run_sweep(sweep, folder, report)
 
@@ -167,7 +165,7 @@ def show(runs: list[Run], console: Console) -> None:
 def _cell(mean: Mean | None, *, interval: bool = False) -> str:
     if mean is None:
         return "-"
-    return f"{mean.value:.2f}" + (f" [{mean.low:.2f}, {mean.high:.2f}]" if interval and mean.low is not None else "")
+    return f"{mean.value:.2f}" + (f" [{mean.low:.2f}, {mean.high:.2f}]" if interval else "")
 
 
 def _counts(condition: Condition) -> str:

@@ -35,7 +35,7 @@ class DamagedRunError(ValueError):
 
 
 class Result(BaseModel):
-    """What a finished run is remembered by. Shares are (count, n)."""
+    """What a finished run is remembered by. Shares are (hits, n)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

@@ -12,17 +12,17 @@ from anchorbench.store import Run
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over seeds and its 95% t-interval, cut to [0, 1]; one seed has no interval."""
+    """A mean over seeds and its 95% t-interval, cut to [0, 1]; of one seed the interval is all of it."""
 
     value: float
-    low: float | None
-    high: float | None
+    low: float
+    high: float
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Mean":
         mean = float(np.mean(values))
         if len(values) < 2:
-            return cls(mean, None, None)
+            return cls(mean, 0.0, 1.0)
         half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
         return cls(mean, max(0.0, mean - half), min(1.0, mean + half))
 

@@ -11,6 +11,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
@@ -265,7 +266,7 @@ class Task(ABC):
         if split not in self.splits:
             raise ValueError(f"task {self.name} (variant {self.variant}) has no split {split!r}; it has {', '.join(self.splits)}")
         for what, value in (("n", n), ("seed", seed)):
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+            if not _is_count(value):
                 raise ValueError(f"{what} is {value!r}; allowed: an integer of at least 0")
 
     def _generator(self, split: Split, seed: int, batch: int) -> np.random.Generator:
@@ -290,8 +291,7 @@ def register(task: type[Task]) -> type[Task]:
 
 def _load_registry() -> dict[str, type[Task]]:
     """Imports our tasks and those of other packages' entry points `anchorbench.tasks`; returns name -> class."""
-    import anchorbench.tasks  # noqa: F401 - registers on import; not at our import, to avoid a cycle
-
+    import_module("anchorbench.tasks")  # registers on import; not at our import, to avoid a cycle
     for entry in entry_points(group="anchorbench.tasks"):
         entry.load()
     return _registry
@@ -323,6 +323,10 @@ def load_task(name: str, variant: str | None = None, **config: Any) -> Task:
 def _did_you_mean(name: str, known: Mapping[str, Any]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     return (f"did you mean {close[0]!r}? " if close else "") + "allowed: " + ", ".join(sorted(known))
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= 0
 
 
 def first_sentence(error: ValidationError) -> str:

@@ -99,7 +99,8 @@ class Flat:
 
     def collect(self, gradients: dict[torch.nn.Parameter, Tensor]) -> None:
         """Copies the gradients into the buffer."""
-        torch._foreach_copy_(list(self._gradient_views.values()), [gradients[parameter] for parameter in self._gradient_views])
+        for parameter, view in self._gradient_views.items():
+            view.copy_(gradients[parameter])
 
     def clip(self, norms: Float[Tensor, " members"]) -> None:
         """Scales each member's gradient down to its largest norm `norms [members]`."""

@@ -16,7 +16,7 @@ from anchorbench.task import NO_ANSWER, Examples, Split, Task
 
 # The thresholds, all in one place. A share counts as above (below) one only if its 95% Wilson interval lies wholly above (below).
 FIT = 0.9
-"""Least accuracy on seen groups at unseen (key, position): below it the papers shade a run as not generalizing (2405.05409, 3.4)."""
+"""Least accuracy on seen groups at unseen (key, position): below it a run counts as not fit (the shading of 2405.05409)."""
 MOST = 0.75
 """An answer type names the solution if it gives at least three quarters of the answers: far from chance (1/80) and from an even
 split, and in prototypes no member with a clear circuit fell below it."""
@@ -25,23 +25,25 @@ FEW = 0.25
 AGREE = 0.5
 """A memorizing member commutes if it gives both orders of a pair the same answer more often than not."""
 
+UNTRAINED: tuple[Split, ...] = ("iid", "ood")
+
 Composition = Literal["unfit", "inferential", "memorizing", "mixed"]
 Exceptional = Literal["unfit", "ordered", "symmetric", "other"]
 
 
 class Share(NamedTuple):
-    """`count` of `n`, and its 95% Wilson interval."""
+    """`hits` of `n`, and its 95% Wilson interval."""
 
-    count: int
+    hits: int
     n: int
 
     @property
     def value(self) -> float:
-        return self.count / self.n
+        return self.hits / self.n
 
     @property
     def interval(self) -> tuple[float, float]:
-        ci = binomtest(self.count, self.n).proportion_ci(0.95, "wilson")
+        ci = binomtest(self.hits, self.n).proportion_ci(0.95, "wilson")
         return float(ci.low), float(ci.high)
 
     def above(self, threshold: float) -> bool:
@@ -62,7 +64,7 @@ class EvalSet:
     @classmethod
     def of(cls, task: Task, n: int, seed: int, train: Examples | None = None) -> "EvalSet":
         """Draws the set; `train` are training examples to use instead of fresh ones of that split."""
-        examples = {split: task.sample(split, n, seed) for split in task.splits}
+        examples: dict[Split, Examples] = {split: task.sample(split, n, seed) for split in task.splits}
         if train is not None:
             examples["train"] = train[:n]
         return cls(task, examples, task.mirror(examples["ood"].tokens) if "ood" in examples else None)
@@ -80,14 +82,15 @@ class EvalSet:
 
     def behaviour(self, answers: Int[np.ndarray, " rows"]) -> "Behaviour":
         """What a member does, from its `answers [rows]` to `tokens`."""
-        at, counts = 0, {}
+        at = 0
+        counts: dict[Split, np.ndarray] = {}
         groups: dict[str, Share] = {}
         for split, examples in self.examples.items():
             counts[split] = answers[at : at + len(examples)]
             at += len(examples)
         ood = self.examples.get("ood")
         for number, group in enumerate(self.task.groups):
-            for split in ("iid", "ood"):
+            for split in UNTRAINED:
                 if split in self.examples:
                     rows = self.examples[split].group == number
                     if rows.any():

@@ -87,7 +87,7 @@ class AnchorLength(KeyTask):
         config = self.config
         is_anchor = np.isin(tokens, config.anchor)
         is_key = (tokens >= config.key_min) & (tokens <= config.key_max)
-        parser.require((is_anchor | is_key).all(1), "it holds a token that is neither anchor nor key")
+        parser.require(np.all(is_anchor | is_key, axis=1), "it holds a token that is neither anchor nor key")
         parser.require(is_anchor.sum(1) == len(config.anchor), "it does not hold exactly one anchor")
         at = is_anchor.argmax(1)
         for i, token in enumerate(config.anchor):

@@ -109,7 +109,7 @@ class Identity(KeyTask):
         config = self.config
         is_anchor = np.zeros(tokens.shape, bool) if config.anchor is None else tokens == config.anchor
         is_key = (tokens >= config.key_min) & (tokens <= config.key_max)
-        parser.require((is_anchor | is_key).all(1), "it holds a token that is neither anchor nor key")
+        parser.require(np.all(is_anchor | is_key, axis=1), "it holds a token that is neither anchor nor key")
         if config.anchor is None:
             key_at = first = np.full(len(tokens), config.start)
         else:

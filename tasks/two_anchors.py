@@ -122,7 +122,7 @@ class OffsetsTask(KeyTask):
         config = self.config
         is_anchor = np.isin(tokens, list(config.offsets))
         is_key = (tokens >= config.key_min) & (tokens <= config.key_max)
-        parser.require((is_anchor | is_key).all(1), "it holds a token that is neither anchor nor key")
+        parser.require(np.all(is_anchor | is_key, axis=1), "it holds a token that is neither anchor nor key")
         parser.require(is_anchor.sum(1) == 1, "it does not hold exactly one anchor")
         at = is_anchor.argmax(1)
         anchor, key = read(tokens, at), read(tokens, at + 1)
