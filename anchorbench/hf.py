@@ -16,8 +16,8 @@ class AnchorGPTConfig(OpenAIGPTConfig):
 
     model_type = "anchor-gpt"
 
-    def __init__(self, n_inner: int = 256, activation: str = "gelu", unembed_bias: bool = False, **kwargs: Any) -> None:
-        self.n_inner, self.activation, self.unembed_bias = n_inner, activation, unembed_bias
+    def __init__(self, n_inner: int = 256, activation_function: str = "gelu", unembed_bias: bool = False, **kwargs: Any) -> None:
+        self.n_inner, self.activation_function, self.unembed_bias = n_inner, activation_function, unembed_bias
         super().__init__(**kwargs)
 
 
@@ -31,7 +31,7 @@ class AnchorGPTForCausalLM(OpenAIGPTLMHeadModel):
         for block in self.transformer.h:
             block.mlp.c_fc = Conv1D(config.n_inner, config.n_embd)
             block.mlp.c_proj = Conv1D(config.n_embd, config.n_inner)
-            block.mlp.act = nn.GELU() if config.activation == "gelu" else nn.ReLU()
+            block.mlp.act = nn.GELU() if config.activation_function == "gelu" else nn.ReLU()
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=config.unembed_bias)
         self.post_init()
 

@@ -1,15 +1,17 @@
 """Models from and to the outside: open a checkpoint of any origin, and export a member as a Hugging Face checkpoint.
 
-Pre-LN members become plain GPT-2, post-LN ones plain OpenAI GPT (the first GPT, which is post-LN) or, with exact GELU or an output
-bias, our subclass of it through `auto_map`. Narrow heads are padded with zeros, which changes no logit. Weights are read as
-safetensors only.
+Pre-LN members become plain GPT-2, post-LN ones plain OpenAI GPT (the first GPT, which is post-LN) or, with exact GELU, an output
+bias or d_ff other than 4 d_model, our subclass of it through `auto_map`. Narrow heads are padded with zeros, which changes no
+logit. A word-level tokenizer of the task's vocabulary lies beside the weights. Weights are read as safetensors only.
 """
 
 import json
 import math
+import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,19 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from anchorbench.initialize import Init, initialize
 from anchorbench.model import GPT
 from anchorbench.store import DamagedRunError, Run, read_run
+from anchorbench.task import Task
 
 BATCH = 512
+ANY_LENGTH = 2**31
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+UNKNOWN_WORD = "[UNK]"
+"""TransformerLens asks each tokenizer for a word that it cannot know; the id is outside the model's vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -38,26 +46,36 @@ class OpenModel:
     """seed -> a model of the same shape with fresh initial weights."""
     vocab_size: int
     max_length: int
+    min_length: int = 1
 
     @torch.no_grad()
     def answers(self, tokens: Int[np.ndarray, "n seq"]) -> Int[np.ndarray, " n"]:
         """The most probable next token after each of `tokens [n, seq]`. Raises ValueError if the model has too few ids or
         positions, or its logits are not finite.
         """
-        if tokens.max(initial=0) >= self.vocab_size:
-            raise ValueError(f"the task uses token {tokens.max()}, but the model's vocabulary is 0..{self.vocab_size - 1}")
-        if tokens.shape[1] > self.max_length:
-            raise ValueError(f"the task's sequences have {tokens.shape[1]} tokens; the model takes at most {self.max_length}")
-        logits = torch.cat([self.logits(part) for part in torch.from_numpy(tokens).split(BATCH)])
-        if not logits.isfinite().all():
-            raise ValueError("the model's logits are not finite (NaN or infinity): its weights are damaged or it diverged")
+        self._require_fit(tokens)
+        logits = torch.cat([_finite(self.logits(part)) for part in torch.from_numpy(tokens).split(BATCH)])
         return logits.argmax(-1).cpu().numpy()
 
     @torch.no_grad()
     def attention(self, tokens: Int[np.ndarray, "n seq"]) -> list[Float[np.ndarray, "n head query key"]]:
-        """Attention patterns of each layer, `[n, head, query, key]`."""
+        """Attention patterns of each layer, `[n, head, query, key]`, of `tokens [n, seq]`. Raises ValueError as `answers` does."""
+        self._require_fit(tokens)
         parts = [self.patterns(part) for part in torch.from_numpy(tokens).split(BATCH)]
-        return [torch.cat(layer).float().cpu().numpy() for layer in zip(*parts, strict=True)]
+        return [_finite(torch.cat(layer)).float().cpu().numpy() for layer in zip(*parts, strict=True)]
+
+    def _require_fit(self, tokens: np.ndarray) -> None:
+        if tokens.max(initial=0) >= self.vocab_size:
+            raise ValueError(f"the task uses token {tokens.max()}, but the model's vocabulary is 0..{self.vocab_size - 1}")
+        if not self.min_length <= tokens.shape[1] <= self.max_length:
+            allowed = f"at most {self.max_length}" if self.min_length == 1 else f"exactly {self.max_length}"
+            raise ValueError(f"the task's sequences have {tokens.shape[1]} tokens; the model takes {allowed}")
+
+
+def _finite(x: Tensor) -> Tensor:
+    if not x.isfinite().all():
+        raise ValueError("the model's output is not finite (NaN or infinity): its weights are damaged or it diverged")
+    return x
 
 
 def open_model(model: object) -> OpenModel:
@@ -69,7 +87,11 @@ def open_model(model: object) -> OpenModel:
         return model
     if isinstance(model, str | Path):
         folder = Path(model)
-        return open_model(read_run(folder) if (folder / "recipe.json").exists() else _from_pretrained(str(model)))
+        if folder.is_dir():
+            return open_model(_from_pretrained(str(model)) if (folder / "config.json").exists() else read_run(folder))
+        if isinstance(model, Path) or folder.exists() or not HUB_ID.fullmatch(model):
+            raise ValueError(f"{model} is neither a folder nor a Hub id such as openai-community/gpt2")
+        return open_model(_from_pretrained(model))
     if isinstance(model, Run):
         return _open_gpt(load_member(model), model.recipe.init)
     if isinstance(model, GPT):
@@ -77,8 +99,9 @@ def open_model(model: object) -> OpenModel:
             raise ValueError(f"the stack has {model.members} members; allowed: 1, pick one first")
         return _open_gpt(model, Init())
     if isinstance(model, nn.Module):
-        original = getattr(model, "original_model", None)  # of a TransformerBridge
-        return _open_transformers(model if original is None else original)
+        model = getattr(model, "original_model", model)  # of a TransformerBridge
+        if hasattr(getattr(model, "config", None), "vocab_size"):
+            return _open_transformers(model)
     raise ValueError(f"{type(model).__name__} is not a model; allowed: a path, a run, or a causal language model")
 
 
@@ -95,17 +118,34 @@ def load_member(run: Run) -> GPT:
     return model.eval().requires_grad_(False)
 
 
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def _from_pretrained(source: str) -> nn.Module:
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
     from anchorbench import hf  # noqa: F401 - makes our architecture known
 
-    logging.disable_progress_bar()
     try:
-        return AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, attn_implementation="eager").eval()
+        with _no_progress_bar():
+            model, loading = AutoModelForCausalLM.from_pretrained(
+                source, use_safetensors=True, attn_implementation="eager", output_loading_info=True
+            )
     except Exception as error:
         raise ValueError(f"{source} cannot be opened as a causal language model: {str(error).strip().splitlines()[0]}") from None
+    if loading["missing_keys"]:  # transformers would fill them with random numbers
+        raise ValueError(f"{source} is incomplete: its weights lack {min(loading['missing_keys'])}")
+    return model.eval()
 
 
 def _open_gpt(model: GPT, init: Init) -> OpenModel:
@@ -120,6 +160,7 @@ def _open_gpt(model: GPT, init: Init) -> OpenModel:
         untrained=untrained,
         vocab_size=model.vocab_size,
         max_length=model.seq_len,
+        min_length=model.seq_len,
     )
 
 
@@ -127,8 +168,16 @@ def _open_transformers(model: Any) -> OpenModel:
     config = model.config
     device = next(model.parameters()).device
 
+    def run(tokens: Tensor, **options: bool) -> Any:
+        training = model.training
+        model.eval()  # a model under training would drop activations at random
+        try:
+            return model(tokens.to(device), **options)
+        finally:
+            model.train(training)
+
     def patterns(tokens: Tensor) -> list[Tensor]:
-        attentions = model(tokens.to(device), output_attentions=True).attentions
+        attentions = run(tokens, output_attentions=True).attentions
         if not attentions or attentions[0] is None:
             raise ValueError('the model returns no attention; load it with attn_implementation="eager"')
         return list(attentions)
@@ -139,11 +188,11 @@ def _open_transformers(model: Any) -> OpenModel:
             return _open_transformers(type(model)(config).eval())
 
     return OpenModel(
-        logits=lambda tokens: model(tokens.to(device)).logits[:, -1],
+        logits=lambda tokens: run(tokens).logits[:, -1],
         patterns=patterns,
         untrained=untrained,
         vocab_size=config.vocab_size,
-        max_length=getattr(config, "max_position_embeddings", None) or 2**31,
+        max_length=getattr(config, "max_position_embeddings", None) or ANY_LENGTH,
     )
 
 
@@ -163,7 +212,10 @@ def export(run: Run, out: Path) -> Path:
         temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
         try:
             temporary.chmod(0o755)
-            model.save_pretrained(temporary)
+            with _no_progress_bar():
+                model.save_pretrained(temporary)
+            _name_parent_architecture(temporary / "config.json")
+            tokenizer(run.recipe.load_task()).save_pretrained(temporary)
             (temporary / "anchorbench.json").write_text(card + "\n")
             if out.exists():
                 out.rmdir()
@@ -171,9 +223,29 @@ def export(run: Run, out: Path) -> Path:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-    except OSError as error:
-        raise ValueError(f"{out} cannot be written: {error.strerror}") from None
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{out} cannot be written: {getattr(error, 'strerror', None) or error}") from None
     return out
+
+
+def _name_parent_architecture(config: Path) -> None:
+    """TransformerLens takes the first architecture that it knows: for ours its parent class, which has the same modules."""
+    content = json.loads(config.read_text())
+    if content["architectures"] == ["AnchorGPTForCausalLM"]:
+        content["architectures"].append("OpenAIGPTLMHeadModel")
+        config.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def tokenizer(task: Task) -> Any:
+    """A Hugging Face tokenizer that turns `task.text(tokens)` into `tokens`; any other word becomes the id `task.vocab_size`."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {token.word: number for number, token in enumerate(task.vocabulary)}
+    words.setdefault(UNKNOWN_WORD, len(words))
+    word_level = Tokenizer(models.WordLevel(words, unk_token=UNKNOWN_WORD))
+    word_level.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=word_level, unk_token=UNKNOWN_WORD, model_max_length=task.seq_len)
 
 
 def to_transformers(model: GPT) -> Any:
@@ -191,7 +263,7 @@ def to_transformers(model: GPT) -> Any:
         )
     if shape.norm == "pre" and shape.unembed_bias:
         raise ValueError("a pre-LN model with an output bias has no Hugging Face counterpart and cannot be exported")
-    common = {
+    common: dict[str, Any] = {
         "vocab_size": model.vocab_size,
         "n_positions": model.seq_len,
         "n_embd": shape.d_model,
@@ -213,7 +285,7 @@ def to_transformers(model: GPT) -> Any:
             target = OpenAIGPTLMHeadModel(OpenAIGPTConfig(**common, afn="relu"))
         else:
             target = AnchorGPTForCausalLM(
-                AnchorGPTConfig(**common, n_inner=shape.d_ff, activation=shape.activation, unembed_bias=shape.unembed_bias)
+                AnchorGPTConfig(**common, n_inner=shape.d_ff, activation_function=shape.activation, unembed_bias=shape.unembed_bias)
             )
         names = ("tokens_embed", "positions_embed")
     target.load_state_dict(_transformers_weights(model, *names), strict=True)

@@ -39,18 +39,22 @@ LABELS = {
 
 def phase_figure(runs: list[Run], path: Path) -> Path:
     """Held-out and iid accuracy against gamma: a dot a seed, the mean as line, its 95% interval over seeds as band, and the
-    most frequent verdict as shade. One panel a place of the norm.
+    most frequent verdict as shade. One panel for each combination of the other axes.
     """
     from matplotlib.figure import Figure
 
     grouped = conditions(runs)
-    norms = list(dict.fromkeys(condition.norm for condition in grouped))
-    figure = Figure(figsize=(0.6 + 6.2 * len(norms), 4.4), layout="constrained")
-    axes = figure.subplots(1, len(norms), squeeze=False, sharey=True)[0]
-    for axis, norm in zip(axes, norms, strict=True):
-        _phase_panel(axis, [condition for condition in grouped if condition.norm == norm])
-        if len(norms) > 1:
-            axis.set_title(f"{norm}-LN", fontsize=11)
+    panels = list(dict.fromkeys(condition.others for condition in grouped))
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(0.6 + 6.2 * columns, 0.5 + 3.9 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    for axis, panel in zip(axes, panels, strict=False):
+        _phase_panel(axis, [condition for condition in grouped if condition.others == panel])
+        if panel:
+            axis.set_title(panel, fontsize=11, pad=14)
     axes[0].set_ylabel("share of answers")
     result = runs[0].result
     seeds = len({run.recipe.seed for run in runs})

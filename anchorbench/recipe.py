@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -67,13 +68,15 @@ class Recipe(BaseModel):
         content = {"recipe": self.model_dump(mode="json"), "task": self.load_task().fingerprint}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
-    def override(self, **fields: Any) -> "Recipe":
-        """A copy with fields replaced, checked again; `a__b=1` replaces field b of a. Raises ValueError with one sentence."""
+    def override(self, fields: Mapping[str, Any]) -> "Recipe":
+        """A copy with the fields at dotted paths (`optimizer.lr`) replaced, checked again. Raises ValueError with one sentence."""
         content = self.model_dump()
         for path, value in fields.items():
-            *parents, leaf = path.split("__")
+            *parents, leaf = path.split(".")
             inner = content
             for parent in parents:
+                if not isinstance(inner.get(parent), dict):
+                    raise ValueError(f"a recipe has no field {path!r}")
                 inner = inner[parent]
             inner[leaf] = value
         return parse_recipe(content)

@@ -4,6 +4,7 @@ import math
 import time
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -43,18 +44,20 @@ def make_sweep(
         fields["variant"] = variant
     if steps is not None:
         fields["steps"] = steps
-        fields["optimizer__warmup"] = min(base.optimizer.warmup, steps // 4) if steps > 0 else 0
+        fields["optimizer.warmup"] = min(base.optimizer.warmup, steps // 4) if steps > 0 else 0
     if weight_decay is not None:
-        fields["optimizer__weight_decay"] = weight_decay
-    base = base.override(**fields)
+        fields["optimizer.weight_decay"] = weight_decay
+    base = base.override(fields)
     loaded = base.load_task()
-    base = base.override(variant=loaded.variant)
+    base = base.override({"variant": loaded.variant})
     gammas = GAMMAS[preset] if gamma is None else tuple(_number(text) for text in gamma.split(","))
     norms = (base.model.norm,) if norm is None else tuple(text.strip() for text in norm.split(","))
     for name in norms:
         if name not in ("pre", "post"):
             raise ValueError(f"norm is {name!r}; allowed: pre, post, or pre,post")
-    sweep = Sweep(base=base, gammas=gammas, seeds=seeds, norms=norms)
+    if seeds < 1:
+        raise ValueError(f"seeds is {seeds}; allowed: at least 1")
+    sweep = Sweep(base, {"model.norm": norms, "init.gamma": gammas, "seed": tuple(range(seeds))})
     sweep.runs()
     return sweep
 
@@ -72,7 +75,7 @@ def _number(text: str) -> float:
 def run_and_show(sweep: Sweep, out: Path) -> list[Run]:
     """Trains what is missing of the sweep in `out`, then prints the table and writes the figures."""
     console = Console()
-    folder = SweepFolder(out, sweep.base)
+    folder = SweepFolder(out, sweep)
     recipes = sweep.runs()
     finished, _ = folder.finished(recipes)
     start = time.perf_counter()
@@ -118,7 +121,7 @@ def _train_with_progress(sweep: Sweep, folder: SweepFolder, missing: int, consol
                 return
             done += len(event.recipes)
             for condition in conditions(event.finished):
-                where = f"{condition.norm}-LN gamma {condition.gamma:g}"
+                where = f"{condition.others or condition.runs[0].recipe.model.norm + '-LN'}, gamma {condition.gamma:g}"
                 composed = condition.mean("inferential")
                 held_out = "" if composed is None else f", composed {composed.value:.2f}"
                 seen = _cell(condition.mean("accuracy_iid"))
@@ -128,24 +131,28 @@ def _train_with_progress(sweep: Sweep, folder: SweepFolder, missing: int, consol
 
 
 def show(runs: list[Run], console: Console) -> None:
-    """Prints the sweep's table: a row a gamma (and norm)."""
+    """Prints the sweep's table: a row a gamma (and combination of other axes)."""
     grouped = conditions(runs)
-    norms = {condition.norm for condition in grouped}
+    others = any(condition.others for condition in grouped)
     exception = any(condition.exceptions for condition in grouped)
     asks = any(condition.verdicts for condition in grouped)
+    result = runs[0].result
     table = Table(
-        title=f"{runs[0].result.task}, {runs[0].result.variant}; means over seeds at the last step, [95% interval]",
+        title=f"{result.task}, {result.variant}: means over seeds at the last step, with 95% intervals",
         title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
-    headers = [*(["norm"] if len(norms) > 1 else []), "gamma", "members", "train", "iid"]
+    headers = [*(["model"] if others else []), "gamma", "members", "train", "iid"]
     if asks:
-        headers += ["held out: composed", *(["symmetric"] if exception else []), "both orders agree", "verdicts"]
+        headers += ["composed", *(["symmetric"] if exception else []), "agree", "verdicts"]
     if exception and any(run.result.composes for run in runs):
         headers.append("exception")
     for header in [*headers, "time"]:
-        table.add_column(header, justify="left" if header in ("verdicts", "exception", "norm") else "right")
+        left = header in ("verdicts", "exception", "model")
+        table.add_column(header, justify="left" if left else "right", no_wrap=header != "verdicts", overflow="fold")
     for condition in grouped:
-        cells = [condition.norm] if len(norms) > 1 else []
+        cells = [condition.others] if others else []
         cells += [
             f"{condition.gamma:g}",
             str(len(condition.runs)),
@@ -159,6 +166,9 @@ def show(runs: list[Run], console: Console) -> None:
         if "exception" in headers:
             cells.append(", ".join(f"{count} {name}" for name, count in condition.exceptions.most_common()))
         table.add_row(*cells, f"{condition.seconds:.0f} s")
+    if asks:
+        table.caption = "composed: of the held-out answers; agree: both orders of a held-out pair get the same answer"
+        table.caption_justify = "left"
     console.print(table)
 
 

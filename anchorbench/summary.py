@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -31,9 +32,18 @@ class Mean:
 class Condition:
     """The members that differ only in their seed."""
 
-    norm: str
-    gamma: float
+    axes: dict[str, Any]
+    """Dotted path of a field of the recipe -> its value here: gamma, and whatever else differs among the runs."""
     runs: tuple[Run, ...]
+
+    @property
+    def gamma(self) -> float:
+        return self.axes["init.gamma"]
+
+    @property
+    def others(self) -> str:
+        """The axes other than gamma, in words: `pre-LN, n_layer 3`."""
+        return ", ".join(_words(path, value) for path, value in self.axes.items() if path != "init.gamma")
 
     def mean(self, field: str) -> Mean | None:
         """The mean of a field of `Run.row`, or None if the task does not have it."""
@@ -54,9 +64,28 @@ class Condition:
 
 
 def conditions(runs: Iterable[Run]) -> list[Condition]:
-    """The runs grouped by norm and gamma, in order."""
-    grouped: dict[tuple[str, float], list[Run]] = {}
-    for run in runs:
-        grouped.setdefault((run.recipe.model.norm, run.recipe.init.gamma), []).append(run)
-    ordered = sorted(grouped.items(), key=lambda item: (item[0][0] != "pre", item[0][1]))
-    return [Condition(norm, gamma, tuple(group)) for (norm, gamma), group in ordered]
+    """The runs grouped by all that differs among them except the seed; ordered by gamma within the other axes."""
+    flat = [(run, _flatten(run.recipe.model_dump())) for run in runs]
+    varying = [path for path in flat[0][1] if path != "seed" and len({str(fields.get(path)) for _, fields in flat}) > 1]
+    paths = [*(path for path in varying if path != "init.gamma"), "init.gamma"]
+    grouped: dict[tuple[Any, ...], list[Run]] = {}
+    for run, fields in flat:
+        grouped.setdefault(tuple(fields.get(path) for path in paths), []).append(run)
+    found = [Condition(dict(zip(paths, values, strict=True)), tuple(members)) for values, members in grouped.items()]
+    order = {others: i for i, others in enumerate(dict.fromkeys(condition.others for condition in found))}
+    return sorted(found, key=lambda condition: (order[condition.others], condition.gamma))
+
+
+def _flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested dictionary by dotted paths."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
+    return flat
+
+
+def _words(path: str, value: Any) -> str:
+    if path == "model.norm":
+        return f"{value}-LN"
+    name = path.rpartition(".")[2].replace("_", " ")
+    return f"{name} {value:g}" if isinstance(value, int | float) else f"{name} {value}"

@@ -1,5 +1,7 @@
 """A sweep: axes become runs, runs become stacks, stacks are trained; what is finished is never trained again."""
 
+import copy
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -12,28 +14,25 @@ from anchorbench.store import DamagedRunError, Run, read_run, write_atomically, 
 
 STACK_MEMBERS = 8
 """Members trained at once: enough to fill two cores; an interruption loses at most one stack."""
-AXES = {"gamma": ("init", "gamma"), "norm": ("model", "norm"), "seed": ("seed",)}
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A base recipe and the values of its axes; runs are all combinations."""
+    """A base recipe and the values of its axes; runs are all combinations.
+
+    An axis is a field of the recipe by its dotted path: `init.gamma`, `model.n_layer`, `optimizer.weight_decay`, `seed`, ...
+    """
 
     base: Recipe
-    gammas: tuple[float, ...]
-    seeds: int
-    norms: tuple[str, ...]
+    axes: dict[str, tuple[Any, ...]]
 
     def runs(self) -> list[Recipe]:
-        """Every run, ordered by norm, gamma and seed. Raises ValueError with one sentence if a value makes no sense."""
-        if self.seeds < 1:
-            raise ValueError(f"seeds is {self.seeds}; allowed: at least 1")
-        return [
-            self.base.override(model__norm=norm, init__gamma=gamma, seed=seed)
-            for norm in dict.fromkeys(self.norms)
-            for gamma in dict.fromkeys(self.gammas)
-            for seed in range(self.seeds)
-        ]
+        """Every run, the last axis varying fastest. Raises ValueError with one sentence if a value makes no sense."""
+        for path, values in self.axes.items():
+            if not values:
+                raise ValueError(f"axis {path} has no values; allowed: at least 1")
+        combinations = itertools.product(*(dict.fromkeys(values) for values in self.axes.values()))
+        return [self.base.override(dict(zip(self.axes, values, strict=True))) for values in combinations]
 
 
 @dataclass(frozen=True)
@@ -49,33 +48,28 @@ class Progress:
 class SweepFolder:
     """An output folder: `sweep.json` says whose it is, `runs/` holds a folder a run, the tables are derived."""
 
-    def __init__(self, out: Path, base: Recipe) -> None:
+    def __init__(self, out: Path, sweep: Sweep) -> None:
         """Opens or makes the folder. Raises ValueError if it is another recipe's, holds other things, or cannot be written."""
         self.out = out
-        identity = base.model_dump(mode="json")
-        for path in AXES.values():
-            inner = identity
-            for key in path[:-1]:
-                inner = inner[key]
-            del inner[path[-1]]
+        content = {"axes": list(sweep.axes), "base": sweep.base.model_dump(mode="json")}
+        marker = out / "sweep.json"
         try:
             out.mkdir(parents=True, exist_ok=True)
-            marker = out / "sweep.json"
             if marker.exists():
                 known = json.loads(marker.read_text())
-                if known != identity:
-                    raise ValueError(
-                        f"folder {out} belongs to another recipe ({_difference(known, identity)}); choose another --out"
-                    )
+                # Axes may be added or left out between calls; everything else must be the same.
+                varying = {*known["axes"], *content["axes"]}
+                if difference := _difference(_without(known["base"], varying), _without(content["base"], varying)):
+                    raise ValueError(f"folder {out} belongs to another recipe ({difference}); choose another --out")
             elif any(out.iterdir()):
                 raise ValueError(f"folder {out} is not empty and holds no sweep; choose another --out")
             else:
-                write_atomically(marker, (json.dumps(identity, indent=1) + "\n").encode())
+                write_atomically(marker, (json.dumps(content, indent=1) + "\n").encode())
             (out / "runs").mkdir(exist_ok=True)
             if not os.access(out / "runs", os.W_OK):
                 raise PermissionError(13, "Permission denied")
-        except json.JSONDecodeError:
-            raise ValueError(f"{out / 'sweep.json'} is not complete JSON; remove it or choose another --out") from None
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise ValueError(f"{marker} is damaged; remove it or choose another --out") from None
         except OSError as error:
             raise ValueError(f"folder {out} cannot be written: {error.strerror}") from None
 
@@ -139,10 +133,22 @@ def _train(missing: list[Recipe], folder: SweepFolder, report: Callable[[Progres
         yield finished
 
 
-def _difference(known: Any, new: Any, where: str = "") -> str:
-    """The first field in which two recipes differ, for a sentence."""
+def _without(content: Any, paths: set[str]) -> Any:
+    """`content` without the fields at dotted `paths`."""
+    kept = copy.deepcopy(content)
+    for path in paths:
+        *parents, leaf = path.split(".")
+        inner = kept
+        for parent in parents:
+            inner = inner.get(parent, {})
+        inner.pop(leaf, None)
+    return kept
+
+
+def _difference(known: Any, new: Any, where: str = "") -> str | None:
+    """The first field in which two recipes differ, in words; None if they are equal."""
     if isinstance(known, dict) and isinstance(new, dict):
         for key in [*new, *known]:
             if known.get(key) != new.get(key):
                 return _difference(known.get(key), new.get(key), f"{where}.{key}" if where else key)
-    return f"{where}: {known!r} there, {new!r} here"
+    return None if known == new else f"{where}: {known!r} there, {new!r} here"

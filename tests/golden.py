@@ -17,8 +17,8 @@ class Golden(NamedTuple):
     position: int
     split: str | None
     """None: the sequence is of the task, but of none of its splits."""
-    rivals: dict[str, int] = {}  # noqa: RUF012 - never changed
-    config: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    rivals: dict[str, int] = {}
+    config: dict[str, Any] = {}
 
 
 class Invalid(NamedTuple):
