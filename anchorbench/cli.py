@@ -2,17 +2,17 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-if TYPE_CHECKING:
-    pass
+INTERRUPTED = 130
+USAGE_ERROR: Any = typer.BadParameter.__base__
+"""What typer raises for an unknown command or option, or a value of another type; it exports only this subclass."""
 
 app = typer.Typer(
     name="anchorbench",
     help="Did this transformer solve the task by inferring the rule, or by memorizing the table?",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -64,10 +64,19 @@ def export(
 def main() -> None:
     """Runs a command; bad input ends in one sentence on standard error and exit code 2, an interruption in 130."""
     try:
-        app(standalone_mode=True)
+        # Without a command, help is shown. Commands return nothing: what comes back is an exit code, 130 after Ctrl-C.
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except ValueError as error:
-        sys.stderr.write(f"anchorbench: {error}\n")
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("anchorbench: interrupted; finished runs are kept, and the same command goes on with the rest\n")
-        sys.exit(130)
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"cannot read or write {error.filename or 'a file'}: {error.strerror}")
+    except USAGE_ERROR as error:
+        _fail(error.format_message())
+    if code == INTERRUPTED:
+        _fail("interrupted; finished runs are kept, and the same command goes on with the rest", INTERRUPTED)
+    sys.exit(code)
+
+
+def _fail(sentence: str, code: int = 2) -> NoReturn:
+    sys.stderr.write(f"anchorbench: {sentence}\n")
+    sys.exit(code)

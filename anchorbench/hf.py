@@ -28,6 +28,7 @@ class AnchorGPTForCausalLM(OpenAIGPTLMHeadModel):
 
     def __init__(self, config: AnchorGPTConfig) -> None:
         super().__init__(config)
+        block: Any
         for block in self.transformer.h:
             block.mlp.c_fc = Conv1D(config.n_inner, config.n_embd)
             block.mlp.c_proj = Conv1D(config.n_embd, config.n_inner)

@@ -10,9 +10,10 @@ import math
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,8 @@ def open_model(model: object) -> OpenModel:
             raise ValueError(f"the stack has {model.members} members; allowed: 1, pick one first")
         return _open_gpt(model, Init())
     if isinstance(model, nn.Module):
-        model = getattr(model, "original_model", model)  # of a TransformerBridge
+        if hasattr(model, "original_model"):
+            return _open_bridge(model)
         if hasattr(getattr(model, "config", None), "vocab_size"):
             return _open_transformers(model)
     raise ValueError(f"{type(model).__name__} is not a model; allowed: a path, a run, or a causal language model")
@@ -119,7 +121,7 @@ def load_member(run: Run) -> GPT:
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
+def _no_progress_bar() -> Generator[None]:
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -134,13 +136,12 @@ def _no_progress_bar() -> Iterator[None]:
 def _from_pretrained(source: str) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
-    from anchorbench import hf  # noqa: F401 - makes our architecture known
+    import_module("anchorbench.hf")  # makes our architecture known
 
+    load: Any = AutoModelForCausalLM.from_pretrained
     try:
         with _no_progress_bar():
-            model, loading = AutoModelForCausalLM.from_pretrained(
-                source, use_safetensors=True, attn_implementation="eager", output_loading_info=True
-            )
+            model, loading = load(source, use_safetensors=True, attn_implementation="eager", output_loading_info=True)
     except Exception as error:
         raise ValueError(f"{source} cannot be opened as a causal language model: {str(error).strip().splitlines()[0]}") from None
     if loading["missing_keys"]:  # transformers would fill them with random numbers
@@ -194,6 +195,18 @@ def _open_transformers(model: Any) -> OpenModel:
         vocab_size=config.vocab_size,
         max_length=getattr(config, "max_position_embeddings", None) or ANY_LENGTH,
     )
+
+
+def _open_bridge(bridge: Any) -> OpenModel:
+    """A TransformerBridge. It has taken the original model apart: attention comes from its own hooks."""
+    original = bridge.original_model
+    device = next(bridge.parameters()).device
+
+    def patterns(tokens: Tensor) -> list[Tensor]:
+        _, cache = bridge.run_with_cache(tokens.to(device), names_filter=lambda name: name.endswith("attn.hook_pattern"))
+        return [cache["pattern", layer] for layer in range(bridge.cfg.n_layers)]
+
+    return replace(_open_transformers(original), logits=lambda tokens: bridge(tokens.to(device))[:, -1], patterns=patterns)
 
 
 def export(run: Run, out: Path) -> Path:

@@ -16,7 +16,7 @@ from anchorbench.sweep import Progress as Event
 from anchorbench.sweep import Sweep, SweepFolder, run_sweep
 
 GAMMAS = {
-    "laptop": (0.35, 0.4, 0.45, 0.5, 0.6, 0.7),
+    "laptop": (0.34, 0.4, 0.45, 0.5, 0.6, 0.7),
     "paper-neurips": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
     "paper-pami": (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8),
 }

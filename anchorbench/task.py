@@ -110,8 +110,8 @@ class Parser:
         self.valid = np.ones(rows, bool)
         self.problems: dict[int, str] = {}
 
-    def require(self, condition: Bool[np.ndarray, " n"], problem: str) -> None:
-        """Marks the rows where `condition [n]` is false as not of the task."""
+    def require(self, condition: Bool[np.ndarray, " n"] | np.bool, problem: str) -> None:
+        """Marks the rows where `condition [n]` is false as not of the task. (numpy types `.all(1)` as maybe a scalar.)"""
         bad = self.valid & ~condition
         self.problems.update(dict.fromkeys(np.flatnonzero(bad).tolist(), problem))
         self.valid &= condition

@@ -1,13 +1,16 @@
 """Trains a stack: several recipes of one structure as one program, each member as if it were alone.
 
 Per member are: initial weights, data, their order, initialization rates, learning rate, weight decay and the other numbers of
-AdamW, and gradient clipping. Common are the model's shape, batch size, steps and sequence length.
+AdamW, and gradient clipping. Common are the model's shape, batch size, steps and sequence length. A checkpoint holds all that the
+rest of the training depends on, so that a continued run ends with the same bits.
 """
 
+import json
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,7 @@ from anchorbench.backprop import Backprop
 from anchorbench.initialize import initialize, stream_seed
 from anchorbench.model import GPT
 from anchorbench.recipe import Optimizer, Recipe
+from anchorbench.store import write_atomically
 from anchorbench.task import Task
 from anchorbench.verdict import Behaviour, EvalSet
 
@@ -27,6 +31,12 @@ EVALUATIONS = 12
 EVALUATION_SIZE, FINAL_SIZE = 256, 1000
 """Sequences a split, during training and at its end."""
 FIRST_EVALUATION = 50
+ORDER_BLOCK = 64
+"""Steps whose batches are drawn together; which examples a step sees depends on its number and the seed alone."""
+CHECKPOINT_SECONDS = 15.0
+SETTLED_EVALUATIONS, SETTLED_LOSS, SETTLED_EVERY = 3, 0.01, 0.05
+"""With `stop: settled`, a member ends early once its last 3 evaluations (one each 5% of the steps) name the same inferential,
+memorizing, ordered or symmetric solution, with a training loss below 0.01 in each."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,7 @@ class Point:
     step: int
     loss: float | None
     """Mean training loss of the batch just trained on; None once the member has diverged."""
+    verdict: str | None
     accuracy_train: float
     accuracy_iid: float
     inferential: float | None
@@ -51,177 +62,334 @@ class Member:
     recipe: Recipe
     task: Task
     weights: dict[str, Tensor]
+    kept: dict[int, dict[str, Tensor]]
+    """Weights at the intermediate steps that were asked for."""
     behaviour: Behaviour
     trajectory: list[Point]
     diverged_at: int | None
     """The step of the evaluation that first found a loss or weight that is not finite; None if all went well."""
+    steps_trained: int
+    """Less than the recipe's steps only if the member was settled before."""
     seconds: float
-    """The stack's training time divided by its members."""
+    """Its share of the stack's training time."""
 
 
 def structure(recipe: Recipe) -> tuple[Any, ...]:
     """What the members of one stack must have in common."""
     task = recipe.load_task()
-    return (recipe.model, recipe.batch, recipe.steps, task.seq_len, task.vocab_size)
+    return (recipe.model, recipe.batch, recipe.steps, recipe.stop, task.seq_len, task.vocab_size)
 
 
-def evaluation_steps(steps: int) -> list[int]:
-    """Log-spaced steps, ending with the last."""
-    first = min(FIRST_EVALUATION, steps)
-    return sorted({round(step) for step in np.geomspace(first, steps, EVALUATIONS).tolist()} | {steps})
+def evaluation_steps(recipe: Recipe) -> set[int]:
+    """Log-spaced steps, ending with the last; with `stop: settled` also every 5% of the steps."""
+    first = min(FIRST_EVALUATION, recipe.steps)
+    steps = {round(step) for step in np.geomspace(first, recipe.steps, EVALUATIONS).tolist()} | {recipe.steps}
+    if recipe.stop == "settled":
+        steps |= set(range(recipe.steps, 0, -max(1, round(SETTLED_EVERY * recipe.steps))))
+    return steps
 
 
 def learning_rate(optimizer: Optimizer, step: int, steps: int) -> float:
-    """The rate at `step`, counted from 1: linear warm-up to the peak, then a cosine down to `lr * end` at `steps`."""
+    """The rate at `step`, counted from 1: linear warm-up to the peak, then the schedule's way down to `lr * end` at `steps`."""
     if step <= optimizer.warmup:
         return optimizer.lr * (optimizer.start + (1 - optimizer.start) * step / optimizer.warmup)
     done = (step - optimizer.warmup) / max(1, steps - optimizer.warmup)
-    return optimizer.lr * (optimizer.end + (1 - optimizer.end) * (1 + math.cos(math.pi * done)) / 2)
+    left = {"cosine": (1 + math.cos(math.pi * done)) / 2, "linear": 1 - done, "constant": 1.0}[optimizer.schedule]
+    return optimizer.lr * (optimizer.end + (1 - optimizer.end) * left)
 
 
-class Flat:
-    """A stack's parameters in one buffer `[members, size]`, so that norms, clipping and AdamW see a member as one row."""
+def weight_decay(optimizer: Optimizer, step: int) -> float:
+    """The decay's strength at `step`: constant within its window, else zero."""
+    inside = optimizer.decay_from < step and (optimizer.decay_until is None or step <= optimizer.decay_until)
+    return optimizer.weight_decay if inside else 0.0
 
-    def __init__(self, model: GPT) -> None:
-        parameters = list(model.parameters())
-        size = sum(parameter[0].numel() for parameter in parameters)
-        self.weights = torch.empty(model.members, size, device=parameters[0].device)
-        self.gradients = torch.zeros_like(self.weights)
-        self._gradient_views: dict[torch.nn.Parameter, Tensor] = {}
-        at = 0
-        for parameter in parameters:
-            end = at + parameter[0].numel()
-            view = self.weights[:, at:end].view(parameter.shape)
+
+class Stack:
+    """Members in training: model, optimizer state, and what was seen of each. One buffer row a member, `[members, size]`."""
+
+    def __init__(self, recipes: Sequence[Recipe], device: torch.device | None = None) -> None:
+        """Members at step 0. Raises ValueError if the recipes differ in structure."""
+        structures = {structure(recipe) for recipe in recipes}
+        if len(structures) != 1:
+            raise ValueError(f"a stack holds recipes of one structure; these have {len(structures)}")
+        self.recipes, self.tasks = list(recipes), [recipe.load_task() for recipe in recipes]
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.step = 0
+        self.seconds = [0.0] * len(recipes)
+        self.trajectories: list[list[Point]] = [[] for _ in recipes]
+        self.diverged_at: list[int | None] = [None] * len(recipes)
+        self.kept: dict[int, Tensor] = {}
+
+        first = recipes[0]
+        self.model = GPT(first.model, members=len(recipes), vocab_size=self.tasks[0].vocab_size, seq_len=self.tasks[0].seq_len)
+        initialize(self.model, [recipe.init for recipe in recipes], [recipe.seed for recipe in recipes])
+        self.model.to(self.device)
+        self._parameters = list(self.model.parameters())
+        self.weights, self.gradients, self.exp_avg, self.exp_avg_sq = (
+            torch.zeros(len(recipes), sum(parameter[0].numel() for parameter in self._parameters), device=self.device)
+            for _ in range(4)
+        )
+        for parameter, view in zip(self._parameters, self._views(self.weights), strict=True):
             view.copy_(parameter.data)
             parameter.data = view
-            self._gradient_views[parameter] = self.gradients[:, at:end].view(parameter.shape)
-            at = end
+        self._gradient_views = self._views(self.gradients)
+        self._backprop = Backprop(self.model, first.batch)
+        self._largest_norm = torch.tensor([recipe.optimizer.clip for recipe in recipes], device=self.device)
+        self._decayed = self._decay_mask()
+        self._adam = self._make_adam()
+        self._data = Data(self.recipes, self.tasks, self.device)
+        self._eval_sets = [
+            EvalSet.of(task, FINAL_SIZE, stream_seed(recipe.seed, "evaluation"), train=head)
+            for recipe, task, head in zip(recipes, self.tasks, self._data.heads, strict=True)
+        ]
+        self._small_sets = [eval_set.head(EVALUATION_SIZE) for eval_set in self._eval_sets]
 
-    def collect(self, gradients: dict[torch.nn.Parameter, Tensor]) -> None:
-        """Copies the gradients into the buffer."""
-        for parameter, view in self._gradient_views.items():
-            view.copy_(gradients[parameter])
+    def _views(self, rows: Tensor) -> list[Tensor]:
+        """The parameters' parts of a buffer `[members, size]`, each shaped as its parameter."""
+        parts = rows.split([parameter[0].numel() for parameter in self._parameters], dim=1)
+        return [part.view(parameter.shape) for part, parameter in zip(parts, self._parameters, strict=True)]
 
-    def clip(self, norms: Float[Tensor, " members"]) -> None:
-        """Scales each member's gradient down to its largest norm `norms [members]`."""
-        scale = norms / (torch.linalg.vector_norm(self.gradients, dim=1) + 1e-6)
-        self.gradients.mul_(scale.clamp(max=1.0)[:, None])
+    def _decay_mask(self) -> Float[Tensor, "members size"] | None:
+        """1 where weight decay acts, 0 on embeddings of members that leave them out; None if it acts everywhere."""
+        if all(recipe.optimizer.decay_embeddings for recipe in self.recipes):
+            return None
+        mask = torch.ones_like(self.weights)
+        embeddings = {self.model.token_embedding, self.model.position_embedding, *self.model.unembedding.parameters()}
+        for parameter, view in zip(self._parameters, self._views(mask), strict=True):
+            if parameter in embeddings:
+                for member, recipe in enumerate(self.recipes):
+                    view[member] = float(recipe.optimizer.decay_embeddings)
+        return mask
 
-    def adamw(self, optimizers: list[Optimizer]) -> torch.optim.AdamW:
-        """AdamW with a parameter group per member."""
-        groups: list[dict[str, Any]] = []
-        for weights, gradients, optimizer in zip(self.weights, self.gradients, optimizers, strict=True):
+    def _make_adam(self) -> torch.optim.AdamW:
+        """AdamW over the buffer's rows, with one parameter group for all members of equal numbers; decay is applied apart."""
+        groups: dict[Optimizer, list[torch.nn.Parameter]] = {}
+        self._rows: list[torch.nn.Parameter] = []
+        for recipe, weights, gradients in zip(self.recipes, self.weights, self.gradients, strict=True):
             row = torch.nn.Parameter(weights)
             row.grad = gradients
-            groups.append(
-                {
-                    "params": [row],
-                    "lr": optimizer.lr,
-                    "weight_decay": optimizer.weight_decay,
-                    "betas": (optimizer.beta1, optimizer.beta2),
-                    "eps": optimizer.eps,
-                }
+            self._rows.append(row)
+            groups.setdefault(recipe.optimizer, []).append(row)
+        self._group_optimizers = list(groups)
+        adam = torch.optim.AdamW(
+            [{"params": rows, "betas": (o.beta1, o.beta2), "eps": o.eps, "weight_decay": 0.0} for o, rows in groups.items()],
+            fused=True,
+        )
+        for row, exp_avg, exp_avg_sq in zip(self._rows, self.exp_avg, self.exp_avg_sq, strict=True):
+            step = torch.tensor(float(self.step), device=self.device)
+            adam.state[row] = {"step": step, "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+        return adam
+
+    def advance(self) -> Float[Tensor, " members"]:
+        """One training step; returns each member's loss on its batch."""
+        self.step += 1
+        tokens, labels = self._data.batch(self.step)
+        losses = self._backprop(tokens, labels)
+        for parameter, view in zip(self._parameters, self._gradient_views, strict=True):
+            view.copy_(self._backprop.gradients[parameter])
+        norms = torch.linalg.vector_norm(self.gradients, dim=1)
+        self.gradients.mul_((self._largest_norm / (norms + 1e-6)).clamp(max=1.0)[:, None])
+        rates = [learning_rate(optimizer, self.step, self.recipes[0].steps) for optimizer in self._group_optimizers]
+        for group, rate in zip(self._adam.param_groups, rates, strict=True):
+            group["lr"] = rate
+        self._decay()
+        self._adam.step()
+        return losses
+
+    def _decay(self) -> None:
+        shrink = [0.0] * len(self.recipes)
+        coupled = [0.0] * len(self.recipes)
+        for member, recipe in enumerate(self.recipes):
+            optimizer = recipe.optimizer
+            strength = weight_decay(optimizer, self.step)
+            if optimizer.decay == "coupled":
+                coupled[member] = strength
+            else:
+                scaled = optimizer.decay == "scaled"
+                shrink[member] = strength * (learning_rate(optimizer, self.step, recipe.steps) if scaled else 1.0)
+        for amounts, target in ((coupled, self.gradients), (shrink, self.weights)):
+            if any(amounts):
+                amount = torch.tensor(amounts, device=self.device)[:, None]
+                amount = -amount if target is self.weights else amount
+                target.addcmul_(self.weights, amount if self._decayed is None else amount * self._decayed)
+
+    def evaluate(self, losses: Float[Tensor, " members"]) -> None:
+        """Adds a point to every member's trajectory, and marks the members that are no longer finite."""
+        behaviours = answer_all(self.model, self._small_sets)
+        finite = (losses.isfinite() & self.weights.isfinite().all(1)).tolist()
+        for member, (loss, behaviour) in enumerate(zip(losses.tolist(), behaviours, strict=True)):
+            if not finite[member] and self.diverged_at[member] is None:
+                self.diverged_at[member] = self.step
+            self.trajectories[member].append(_point(self.step, loss if finite[member] else None, behaviour))
+
+    def settled(self, member: int) -> bool:
+        """Whether the member's recipe lets it stop early and its verdict is settled."""
+        last = self.trajectories[member][-SETTLED_EVALUATIONS:]
+        decided = last[-1].verdict in ("inferential", "memorizing", "symmetric")
+        calm = all(point.loss is not None and point.loss < SETTLED_LOSS and point.verdict == last[-1].verdict for point in last)
+        return self.recipes[member].stop == "settled" and len(last) == SETTLED_EVALUATIONS and decided and calm
+
+    def members(self) -> list[Member]:
+        """All members as trained so far, judged on their full evaluation sets."""
+        behaviours = answer_all(self.model, self._eval_sets)
+        names = [name for name, _ in self.model.named_parameters()]
+
+        def weights(rows: Tensor, member: int) -> dict[str, Tensor]:
+            return {name: view[member].cpu().clone() for name, view in zip(names, self._views(rows), strict=True)}
+
+        return [
+            Member(
+                recipe=recipe,
+                task=task,
+                weights=weights(self.weights, member),
+                kept={step: weights(rows, member) for step, rows in self.kept.items()},
+                behaviour=behaviours[member],
+                trajectory=self.trajectories[member],
+                diverged_at=self.diverged_at[member],
+                steps_trained=self.step,
+                seconds=self.seconds[member],
             )
-        return torch.optim.AdamW(groups, fused=True)
+            for member, (recipe, task) in enumerate(zip(self.recipes, self.tasks, strict=True))
+        ]
+
+    def subset(self, members: list[int]) -> "Stack":
+        """The same training with only these members left."""
+        stack = Stack([self.recipes[member] for member in members], self.device)
+        stack._restore(
+            {name: tensor[members] for name, tensor in self._state().items()},
+            {name: [values[member] for member in members] for name, values in self._seen().items()},
+            self.step,
+        )
+        return stack
+
+    def _state(self) -> dict[str, Tensor]:
+        kept = {f"kept.{step}": rows for step, rows in self.kept.items()}
+        return {"weights": self.weights, "exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq, **kept}
+
+    def _seen(self) -> dict[str, list[Any]]:
+        return {"seconds": self.seconds, "trajectories": self.trajectories, "diverged_at": self.diverged_at}
+
+    def _restore(self, state: dict[str, Tensor], seen: dict[str, list[Any]], step: int) -> None:
+        for name in ("weights", "exp_avg", "exp_avg_sq"):
+            getattr(self, name).copy_(state[name])
+        self.kept = {int(name.removeprefix("kept.")): rows.clone() for name, rows in state.items() if name.startswith("kept.")}
+        self.seconds, self.trajectories, self.diverged_at = seen["seconds"], seen["trajectories"], seen["diverged_at"]
+        self.step = step
+        for row in self._rows:
+            self._adam.state[row]["step"].fill_(float(step))
+
+    def save(self, path: Path) -> None:
+        """Writes a checkpoint atomically."""
+        from safetensors.torch import save
+
+        seen = self._seen() | {"trajectories": [[asdict(point) for point in points] for points in self.trajectories]}
+        about = {"run_ids": [recipe.run_id for recipe in self.recipes], "step": self.step, "seen": seen}
+        state = {name: tensor.cpu() for name, tensor in self._state().items()}
+        write_atomically(path, save(state, {"anchorbench": json.dumps(about)}))
+
+    @classmethod
+    def resume(cls, recipes: Sequence[Recipe], path: Path) -> "Stack":
+        """The stack that was saved at `path`, which must hold these recipes in this order.
+
+        Raises ValueError with one sentence if the file is damaged or another stack's.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "pt") as file:
+                about = json.loads(file.metadata()["anchorbench"])
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+            if about["run_ids"] != [recipe.run_id for recipe in recipes]:
+                raise ValueError(f"checkpoint {path} belongs to another stack")
+            stack = cls(recipes)
+            points = [[Point(**point) for point in points] for points in about["seen"]["trajectories"]]
+            stack._restore(state, about["seen"] | {"trajectories": points}, about["step"])
+        except (SafetensorError, OSError, KeyError, TypeError, RuntimeError, json.JSONDecodeError):
+            raise ValueError(f"checkpoint {path} is damaged") from None
+        return stack
 
 
 class Data:
-    """The members' training examples and the order in which they are drawn."""
+    """The members' training examples, and which of them each step sees."""
 
-    def __init__(self, recipes: list[Recipe], tasks: list[Task], device: torch.device) -> None:
-        sources: dict[tuple[str, int, int], int] = {}
-        tokens: list[Tensor] = []
-        labels: list[Tensor] = []
-        self.source: list[int] = []
-        self.head = {}
+    def __init__(self, recipes: Sequence[Recipe], tasks: list[Task], device: torch.device) -> None:
+        self._sources: dict[tuple[str, int, int], tuple[Tensor, Tensor, int]] = {}
+        self._members: list[tuple[str, int, int]] = []
+        self.heads = []
+        """The first examples of each member, for its evaluation set."""
+        self._batch, self._device = recipes[0].batch, device
+        self._block, self._orders = -1, {}
+        heads = {}
         for recipe, task in zip(recipes, tasks, strict=True):
             key = (task.fingerprint, recipe.seed, recipe.data_size)
-            if key not in sources:
+            if key not in self._sources:
                 examples = task.sample("train", recipe.data_size, recipe.seed)
-                sources[key] = len(tokens)
-                self.head[len(tokens)] = examples[:FINAL_SIZE]
-                tokens.append(torch.as_tensor(examples.tokens, dtype=torch.int16, device=device))
-                labels.append(torch.as_tensor(examples.label, dtype=torch.int16, device=device))
-            self.source.append(sources[key])
-        self._tokens, self._labels = tokens, labels
-        order = {
-            source: np.random.default_rng(stream_seed(recipe.seed, "order"))
-            for source, recipe in zip(self.source, recipes, strict=True)
-        }
-        self._order, self._batch = order, recipes[0].batch
+                tokens, labels = (
+                    torch.as_tensor(array, dtype=torch.int16, device=device) for array in (examples.tokens, examples.label)
+                )
+                self._sources[key] = (tokens, labels, stream_seed(recipe.seed, "order"))
+                heads[key] = examples[:FINAL_SIZE]
+            self._members.append(key)
+            self.heads.append(heads[key])
 
-    def batches(self) -> Iterator[tuple[Int[Tensor, "members batch seq"], Int[Tensor, "members batch"]]]:
-        """Endless batches: tokens `[members, batch, seq]` and labels `[members, batch]`."""
-        while True:
-            tokens, labels = {}, {}
-            for source, rng in self._order.items():
-                rows = torch.from_numpy(rng.integers(len(self._labels[source]), size=self._batch)).to(self._labels[source].device)
-                tokens[source] = self._tokens[source][rows].long()
-                labels[source] = self._labels[source][rows].long()
-            yield torch.stack([tokens[s] for s in self.source]), torch.stack([labels[s] for s in self.source])
+    def batch(self, step: int) -> tuple[Int[Tensor, "members batch seq"], Int[Tensor, "members batch"]]:
+        """Tokens `[members, batch, seq]` and labels `[members, batch]` of a step, drawn with replacement."""
+        block, row = divmod(step, ORDER_BLOCK)
+        if block != self._block:
+            self._block = block
+            for key, (_, labels, seed) in self._sources.items():
+                order = np.random.default_rng([seed, block]).integers(len(labels), size=(ORDER_BLOCK, self._batch))
+                self._orders[key] = torch.from_numpy(order).to(self._device)
+        tokens, labels = {}, {}
+        for key, (all_tokens, all_labels, _) in self._sources.items():
+            rows = self._orders[key][row]
+            tokens[key], labels[key] = all_tokens[rows].long(), all_labels[rows].long()
+        return torch.stack([tokens[key] for key in self._members]), torch.stack([labels[key] for key in self._members])
 
 
-def train(recipes: list[Recipe], progress: Callable[[int], None] = lambda step: None) -> list[Member]:
+def train(
+    recipes: Sequence[Recipe],
+    progress: Callable[[int], None] = lambda step: None,
+    checkpoint: Path | None = None,
+    keep_steps: Sequence[int] = (),
+) -> list[Member]:
     """Trains the recipes as one stack and returns its members in the same order.
 
-    `progress` is called after every step with its number. Raises ValueError if the recipes differ in structure.
+    `progress` is called after every step with its number. With `checkpoint`, the state is saved there every 15 seconds, and
+    training goes on from what is found there; a damaged file is ignored. `keep_steps` are steps whose weights are kept as well.
+    Raises ValueError if the recipes differ in structure.
     """
-    structures = {structure(recipe) for recipe in recipes}
-    if len(structures) != 1:
-        raise ValueError(f"a stack holds recipes of one structure; these have {len(structures)}")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tasks = [recipe.load_task() for recipe in recipes]
-    steps, start = recipes[0].steps, time.perf_counter()
-
-    model = GPT(recipes[0].model, members=len(recipes), vocab_size=tasks[0].vocab_size, seq_len=tasks[0].seq_len)
-    initialize(model, [recipe.init for recipe in recipes], [recipe.seed for recipe in recipes])
-    model.to(device)
-    flat = Flat(model)
-    backprop = Backprop(model, recipes[0].batch)
-    optimizers = [recipe.optimizer for recipe in recipes]
-    adamw = flat.adamw(optimizers)
-    largest_norm = torch.tensor([optimizer.clip for optimizer in optimizers], device=device)
-    data = Data(recipes, tasks, device)
-    eval_sets = [
-        EvalSet.of(task, FINAL_SIZE, stream_seed(recipe.seed, "evaluation"), train=data.head[source])
-        for recipe, task, source in zip(recipes, tasks, data.source, strict=True)
-    ]
-    small_sets = [eval_set.head(EVALUATION_SIZE) for eval_set in eval_sets]
-    trajectories: list[list[Point]] = [[] for _ in recipes]
-    diverged_at: list[int | None] = [None] * len(recipes)
-    evaluate_at = set(evaluation_steps(steps))
-    behaviours: list[Behaviour] = []
-
-    for step, (tokens, labels) in zip(range(1, steps + 1), data.batches(), strict=False):
-        for group, optimizer in zip(adamw.param_groups, optimizers, strict=True):
-            group["lr"] = learning_rate(optimizer, step, steps)
-        losses = backprop(tokens, labels)
-        flat.collect(backprop.gradients)
-        flat.clip(largest_norm)
-        adamw.step()
-        if step in evaluate_at:
-            behaviours = answer_all(model, eval_sets if step == steps else small_sets)
-            finite = (losses.isfinite() & flat.weights.isfinite().all(1)).tolist()
-            for member, (loss, behaviour) in enumerate(zip(losses.tolist(), behaviours, strict=True)):
-                if not finite[member] and diverged_at[member] is None:
-                    diverged_at[member] = step
-                trajectories[member].append(_point(step, loss if finite[member] else None, behaviour))
-        progress(step)
-
-    seconds = (time.perf_counter() - start) / len(recipes)
-    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    return [
-        Member(
-            recipe=recipe,
-            task=task,
-            weights={name: tensor[member].clone() for name, tensor in state.items()},
-            behaviour=behaviours[member],
-            trajectory=trajectories[member],
-            diverged_at=diverged_at[member],
-            seconds=seconds,
-        )
-        for member, (recipe, task) in enumerate(zip(recipes, tasks, strict=True))
-    ]
+    stack = Stack(recipes)
+    if checkpoint is not None and checkpoint.exists():
+        try:
+            stack = Stack.resume(recipes, checkpoint)
+        except ValueError:
+            checkpoint.unlink()
+    done: dict[str, Member] = {}
+    evaluate_at = evaluation_steps(recipes[0])
+    saved = time.perf_counter()
+    while stack.step < recipes[0].steps and stack.recipes:
+        start = time.perf_counter()
+        losses = stack.advance()
+        if stack.step in keep_steps:
+            stack.kept[stack.step] = stack.weights.clone()
+        if stack.step in evaluate_at:
+            stack.evaluate(losses)
+        spent = (time.perf_counter() - start) / len(stack.recipes)
+        stack.seconds = [seconds + spent for seconds in stack.seconds]
+        if stack.step in evaluate_at and stack.step < recipes[0].steps:
+            ended = [member for member in range(len(stack.recipes)) if stack.settled(member)]
+            if ended:
+                members = stack.members()
+                done |= {members[member].recipe.run_id: members[member] for member in ended}
+                stack = stack.subset([member for member in range(len(stack.recipes)) if member not in ended])
+        # A stack that has lost members to early stopping is not saved: its settled members would be lost.
+        if checkpoint is not None and not done and time.perf_counter() - saved > CHECKPOINT_SECONDS:
+            stack.save(checkpoint)
+            saved = time.perf_counter()
+        progress(stack.step)
+    done |= {member.recipe.run_id: member for member in stack.members()} if stack.recipes else {}
+    return [done[recipe.run_id] for recipe in recipes]
 
 
 @torch.no_grad()
@@ -229,7 +397,7 @@ def answer_all(model: GPT, eval_sets: list[EvalSet]) -> list[Behaviour]:
     """The behaviour of every member on its own evaluation set."""
     device = next(model.parameters()).device
     tokens = torch.from_numpy(np.stack([eval_set.tokens for eval_set in eval_sets])).to(device)
-    answers = torch.cat([model(part).argmax(-1) for part in tokens.split(512, dim=1)], dim=1).cpu().numpy()
+    answers = torch.cat([model(part).argmax(-1) for part in tokens.split(EVALUATION_SIZE, dim=1)], dim=1).cpu().numpy()
     return [eval_set.behaviour(row) for eval_set, row in zip(eval_sets, answers, strict=True)]
 
 
@@ -237,6 +405,7 @@ def _point(step: int, loss: float | None, behaviour: Behaviour) -> Point:
     return Point(
         step=step,
         loss=loss,
+        verdict=behaviour.verdict,
         accuracy_train=behaviour.accuracy_train.value,
         accuracy_iid=behaviour.accuracy_iid.value,
         inferential=behaviour.inferential,

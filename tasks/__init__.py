@@ -1,32 +1,7 @@
-"""The tasks that come with anchorbench, one file a task or a close family; importing the package registers them."""
+"""The tasks that come with anchorbench, one file a task or a close family; importing the package registers them all."""
 
-from . import (  # noqa: F401 - imported to register
-    addition,
-    anchor_length,
-    chain_search,
-    composite,
-    composition,
-    count_anchor,
-    data_complexity,
-    distance_weighted,
-    full_symmetry,
-    identity,
-    inverse_matching,
-    memory_reasoning,
-    middle_word,
-    near_synonym,
-    nearest_value,
-    nine_anchors,
-    ontology,
-    random_permutations,
-    reading_comprehension,
-    recitation,
-    scan,
-    sparse_boolean,
-    statistical,
-    ten_anchors,
-    two_anchors,
-    two_key_mean,
-    variable_composition,
-    working_memory,
-)
+from importlib import import_module
+from pkgutil import iter_modules
+
+for _module in iter_modules(__path__):
+    import_module(f".{_module.name}", __name__)

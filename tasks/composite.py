@@ -104,7 +104,7 @@ class Composite(KeyTask):
             return self
         pair = CONTROL_PAIRS[seed % len(CONTROL_PAIRS)]
         fields = self.config.model_dump() | {"held_out": [(4, 3), pair, pair[::-1]]}
-        return Composite(self.variant, CompositeConfig(**fields))
+        return Composite(self.variant, CompositeConfig.model_validate(fields))
 
     @property
     def anchors(self) -> dict[int, str]:
@@ -113,7 +113,7 @@ class Composite(KeyTask):
     @property
     def pairs(self) -> list[tuple[int, int]]:
         """The ordered anchor pairs, in the order of `groups`."""
-        return list(itertools.product(self.config.offsets, repeat=2))
+        return list(itertools.product(self.config.offsets, self.config.offsets))
 
     @property
     def groups(self) -> tuple[Group, ...]:

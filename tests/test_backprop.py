@@ -1,0 +1,121 @@
+"""The written-out backward pass against autograd: of the plain model, member by member, and of the stacked one."""
+
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+from oracle import SEQ_LEN, SHAPES, VOCAB_SIZE, plain_member, random_tokens, small_stack
+from torch import Tensor
+from torch.nn import functional as F
+
+from anchorbench.backprop import Backprop
+from anchorbench.model import GPT
+
+MEMBERS, BATCH = 3, 6
+TOKENS = random_tokens(MEMBERS, BATCH, SEQ_LEN)
+LABELS = random_tokens(MEMBERS, BATCH, seed=1)
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    """Everything in float64, so that two orders of summation agree to many digits."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def step(model: GPT, tokens: Tensor = TOKENS, labels: Tensor = LABELS) -> tuple[Tensor, dict[str, Tensor]]:
+    backprop = Backprop(model, tokens.shape[1])
+    losses = backprop(tokens, labels)
+    return losses, {name: backprop.gradients[parameter] for name, parameter in model.named_parameters()}
+
+
+def worst_error(gradients: dict[str, Tensor], model: GPT, dtype: torch.dtype) -> float:
+    """The largest error of any gradient, relative to the member's largest: some gradients are zero but for rounding."""
+    worst = 0.0
+    for member in range(MEMBERS):
+        plain = plain_member(model, member).to(dtype)
+        plain.loss(TOKENS[member], LABELS[member]).backward()
+        expected = {name: plain.stack_layout(name, gradient=True) for name in gradients}
+        size = max(gradient.abs().max().item() for gradient in expected.values())
+        error = max((gradient[member] - expected[name]).abs().max().item() for name, gradient in gradients.items())
+        worst = max(worst, error / size)
+    return worst
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_loss_and_gradients_are_the_plain_models(shape: str, double: None) -> None:
+    model = small_stack(shape, MEMBERS)
+    losses, gradients = step(model)
+    for member in range(MEMBERS):
+        plain_loss = plain_member(model, member).loss(TOKENS[member], LABELS[member])
+        assert losses[member].item() == pytest.approx(plain_loss.item(), rel=1e-12)
+    assert worst_error(gradients, model, torch.float64) < 1e-12
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients_are_autograds_of_the_stack(shape: str, double: None) -> None:
+    model = small_stack(shape, MEMBERS)
+    _, gradients = step(model)
+    F.cross_entropy(model(TOKENS).flatten(0, 1), LABELS.flatten(), reduction="sum").div(BATCH).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_float32_loses_only_rounding(shape: str) -> None:
+    model = small_stack(shape, MEMBERS)
+    _, gradients = step(model)
+    # float32 rounds by 6e-8, some hundred times on the way there and back
+    assert worst_error(gradients, model, torch.float64) < 1e-5
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_second_step_remembers_nothing_of_the_first(shape: str) -> None:
+    model = small_stack(shape, MEMBERS)
+    weights = [parameter.clone() for parameter in model.parameters()]
+    backprop = Backprop(model, BATCH)
+    backprop(random_tokens(MEMBERS, BATCH, SEQ_LEN, seed=2), random_tokens(MEMBERS, BATCH, seed=3))
+    losses = backprop(TOKENS, LABELS)
+    fresh_losses, fresh = step(model)
+    assert torch.equal(losses, fresh_losses)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(backprop.gradients[parameter], fresh[name])
+    assert all(torch.equal(old, new) for old, new in zip(weights, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1e30])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_members_never_mix(shape: str, value: float) -> None:
+    model = small_stack(shape, MEMBERS)
+    losses, gradients = step(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter[1] = value
+    broken_losses, broken = step(model)
+    assert not torch.equal(losses[1], broken_losses[1])
+    assert torch.equal(losses[[0, 2]], broken_losses[[0, 2]])
+    for name, gradient in gradients.items():
+        assert torch.equal(gradient[[0, 2]], broken[name][[0, 2]])
+
+
+def test_a_member_alone_has_the_same_gradients(double: None) -> None:
+    model = small_stack("pre gelu", MEMBERS)
+    losses, gradients = step(model)
+    alone = GPT(model.shape, members=1, vocab_size=VOCAB_SIZE, seq_len=SEQ_LEN)
+    alone.load_state_dict({name: weight[1:2] for name, weight in model.state_dict().items()})
+    alone_losses, alone_gradients = step(alone, TOKENS[1:2], LABELS[1:2])
+    torch.testing.assert_close(alone_losses, losses[1:2], rtol=1e-13, atol=0)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(alone_gradients[name], gradient[1:2], rtol=1e-12, atol=1e-15)
+
+
+def test_one_token_everywhere_sums_its_gradient(double: None) -> None:
+    """All rows of the embedding but one are untouched; that one takes the sum over all positions and sequences."""
+    model = small_stack("post gelu", MEMBERS)
+    _, gradients = step(model, torch.full_like(TOKENS, 3), LABELS)
+    rows = gradients["token_embedding"]
+    assert rows[:, torch.arange(VOCAB_SIZE) != 3].eq(0).all()
+    torch.testing.assert_close(rows[:, 3], gradients["position_embedding"].sum(1), rtol=1e-12, atol=1e-14)
