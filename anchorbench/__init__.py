@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from anchorbench.classify import classify
+    from anchorbench.classification import classify
     from anchorbench.task import Answers, Examples, Task, list_tasks, load_task
 
 __all__ = ["Answers", "Examples", "Task", "classify", "list_tasks", "load_task"]
@@ -16,4 +16,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module("anchorbench.classify" if name == "classify" else "anchorbench.task"), name)
+    return getattr(import_module("anchorbench.classification" if name == "classify" else "anchorbench.task"), name)

@@ -58,7 +58,89 @@ def export(
     from anchorbench.store import read_run
 
     path = export_run(read_run(run_dir), out_dir)
-    Console().print(f"checkpoint: {path}", soft_wrap=True)
+    Console(markup=False).print(f"checkpoint: {path}", soft_wrap=True)
+
+
+@app.command()
+def tasks(
+    name: Annotated[str | None, typer.Argument(help="Task, or TASK-VARIANT, to explain; all are listed if not given.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Write the whole catalogue as Markdown: tasks/README.md.")] = False,
+) -> None:
+    """List the tasks, or explain one with three drawn examples."""
+    from rich.console import Console
+
+    from anchorbench import gallery
+
+    if markdown:
+        sys.stdout.write(gallery.markdown())
+    elif name is not None:
+        sys.stdout.write(gallery.explanation(name) + "\n")
+    else:
+        Console(highlight=False).print(gallery.listing())
+
+
+data_app = typer.Typer(no_args_is_help=True, help="Tasks as Hugging Face data sets: build, verify, push.")
+app.add_typer(data_app, name="data")
+bench_app = typer.Typer(no_args_is_help=True, help="Measure speed on this machine.")
+app.add_typer(bench_app, name="bench")
+
+
+@data_app.command("build")
+def data_build(
+    task: Annotated[str, typer.Argument(help="TASK (all its variants), TASK-VARIANT, or all.")],
+    out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")],
+    size: Annotated[int | None, typer.Option(help="Examples in each split; the paper's sizes if not given.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+) -> None:
+    """Write tasks as a data set that `load_dataset(DIR, "TASK-VARIANT")` opens."""
+    from anchorbench.data import build_and_show
+
+    build_and_show(task, out, size=size, seed=seed)
+
+
+@data_app.command("verify")
+def data_verify(folder: Annotated[Path, typer.Argument(help="Folder of a data set, from anywhere.")]) -> None:
+    """Work out every label, rival, group and split of a data set again; name the first wrong row."""
+    from rich.console import Console
+
+    from anchorbench.data import verify
+
+    manifests = verify(folder)
+    rows, configurations = sum(sum(manifest.examples.values()) for manifest in manifests), len(manifests)
+    sentence = f"{folder}: all {rows:,} rows of {configurations} configuration{'s' * (configurations > 1)} are right"
+    Console(markup=False, highlight=False).print(sentence, soft_wrap=True)
+
+
+@data_app.command("push")
+def data_push(
+    folder: Annotated[Path, typer.Argument(help="Folder of a data set.")],
+    repo: Annotated[str, typer.Argument(help="OWNER/NAME on the Hub.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be uploaded.")] = False,
+) -> None:
+    """Verify a data set, then upload it to the Hugging Face Hub."""
+    from rich.console import Console
+
+    from anchorbench.data import push, uploads
+
+    console = Console(markup=False, highlight=False)
+    if not dry_run:
+        console.print(f"uploaded: {push(folder, repo)}", soft_wrap=True)
+        return
+    files = uploads(folder)
+    for file in files:
+        console.print(f"{file.stat().st_size:>14,}  {file.relative_to(folder)}", soft_wrap=True)
+    total = sum(file.stat().st_size for file in files)
+    console.print(f"{total:>14,}  bytes in {len(files)} files would be uploaded to {repo}; nothing was", soft_wrap=True)
+
+
+@bench_app.command("data")
+def bench_data() -> None:
+    """Sequences per second of every task's generator, and of a plain Python loop."""
+    from rich.console import Console
+
+    from anchorbench.bench import bench_data
+
+    bench_data(Console(highlight=False))
 
 
 def main() -> None:

@@ -89,7 +89,11 @@ def open_model(model: object) -> OpenModel:
     if isinstance(model, str | Path):
         folder = Path(model)
         if folder.is_dir():
-            return open_model(_from_pretrained(str(model)) if (folder / "config.json").exists() else read_run(folder))
+            if (folder / "config.json").exists():
+                return open_model(_from_pretrained(str(model)))
+            if (folder / "digests.json").exists():
+                return open_model(read_run(folder))
+            raise ValueError(f"folder {folder} holds neither a checkpoint (config.json) nor a finished run (digests.json)")
         if isinstance(model, Path) or folder.exists() or not HUB_ID.fullmatch(model):
             raise ValueError(f"{model} is neither a folder nor a Hub id such as openai-community/gpt2")
         return open_model(_from_pretrained(model))
@@ -286,6 +290,7 @@ def to_transformers(model: GPT) -> Any:
         "embd_pdrop": 0.0,
         "attn_pdrop": 0.0,
         "tie_word_embeddings": False,
+        "attn_implementation": "eager",  # the others return no attention
         "bos_token_id": None,
         "eos_token_id": None,
     }

@@ -1,12 +1,13 @@
 """The figures: phase diagram over gamma, and attention flow."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from anchorbench.hub import open_model
-from anchorbench.store import Run
+from anchorbench.store import Run, write_atomically
 from anchorbench.summary import Condition, conditions
 from anchorbench.task import Task
 
@@ -178,7 +179,7 @@ def flow_panel(axis: Any, patterns: list[np.ndarray], task: Task, tokens: np.nda
 
 
 def _save(figure: Any, path: Path) -> Path:
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, dpi=170, format="png")
-    temporary.replace(path)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=170, format="png")
+    write_atomically(path, content.getvalue())
     return path

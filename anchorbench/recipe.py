@@ -5,7 +5,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import to_jsonable_python
 
 from anchorbench.initialize import Init
 from anchorbench.model import Shape
@@ -63,6 +64,11 @@ class Recipe(BaseModel):
     """Training examples, drawn once; batches are drawn from them with replacement."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Of initial weights, training data and order. Members with equal seeds share all three, whatever else differs."""
+
+    @field_validator("task_config")
+    @classmethod
+    def _as_read_back(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return to_jsonable_python(value)  # a recipe equals itself after a round through JSON: no tuples, no integer keys
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> "Recipe":

@@ -74,7 +74,7 @@ def _number(text: str) -> float:
 
 def run_and_show(sweep: Sweep, out: Path) -> list[Run]:
     """Trains what is missing of the sweep in `out`, then prints the table and writes the figures."""
-    console = Console()
+    console = Console(markup=False)  # paths may hold brackets
     folder = SweepFolder(out, sweep)
     recipes = sweep.runs()
     finished, _ = folder.finished(recipes)

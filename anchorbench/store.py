@@ -1,8 +1,8 @@
 """A run folder: written whole or not at all, and read back whole or refused.
 
-    <run_id>/recipe.json  trajectory.jsonl  weights.safetensors  result.json
+    <run_id>/recipe.json  trajectory.jsonl  weights.safetensors  result.json  digests.json
 
-`result.json` holds the digests of the other three, so that a damaged folder is recognized. Nothing is ever unpickled.
+`digests.json` holds the digests of the others, so that a damaged folder is recognized. Nothing is ever unpickled.
 """
 
 import csv
@@ -27,7 +27,7 @@ from anchorbench.task import first_sentence
 from anchorbench.verdict import Share
 
 MAX_JSON_BYTES = 64 * 2**20
-_FILES = ("recipe.json", "trajectory.jsonl", "weights.safetensors")
+_FILES = ("recipe.json", "trajectory.jsonl", "weights.safetensors", "result.json")
 
 
 class DamagedRunError(ValueError):
@@ -62,8 +62,6 @@ class Result(BaseModel):
     phase: str | None
     diverged_at: int | None
     environment: dict[str, str]
-    digests: dict[str, str]
-    """sha256 of the folder's other files."""
 
 
 class Run(BaseModel):
@@ -171,11 +169,12 @@ def write_run(folder: Path, member: Any) -> None:
         phase=behaviour.phase,
         diverged_at=member.diverged_at,
         environment=environment(),
-        digests={name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     )
     files["result.json"] = _json(result.model_dump(mode="json"))
+    files["digests.json"] = _json({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
+        temporary.chmod(0o755)
         for name, content in files.items():
             with (temporary / name).open("wb") as file:
                 file.write(content)
@@ -192,18 +191,23 @@ def write_run(folder: Path, member: Any) -> None:
 def read_run(folder: Path) -> Run:
     """The run in `folder`. Raises DamagedRunError with one sentence if anything is missing, altered or unreadable."""
     try:
-        result = Result.model_validate(_read_json(folder / "result.json"))
+        digests = _read_json(folder / "digests.json")
         for name in _FILES:
             digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-            if digest != result.digests.get(name):
+            if not isinstance(digests, dict) or digests.get(name) != digest:
                 raise DamagedRunError(f"{folder / name} is damaged: its digest is not the one recorded when it was written")
         recipe = parse_recipe(_read_json(folder / "recipe.json"))
+        result = Result.model_validate(_read_json(folder / "result.json"))
     except FileNotFoundError as error:
         raise DamagedRunError(f"{folder} is incomplete: {Path(error.filename).name} is missing") from None
     except ValidationError as error:
         raise DamagedRunError(f"{folder / 'result.json'} is damaged: {first_sentence(error)}") from None
     except OSError as error:
         raise DamagedRunError(f"{folder} cannot be read: {error.strerror}") from None
+    except DamagedRunError:
+        raise
+    except ValueError as error:  # whole, but of a version with other fields
+        raise DamagedRunError(f"{folder / 'recipe.json'} is damaged: {error}") from None
     return Run(path=folder, recipe=recipe, result=result)
 
 

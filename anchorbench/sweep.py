@@ -1,6 +1,7 @@
 """A sweep: axes become runs, runs become stacks, stacks are trained; what is finished is never trained again."""
 
 import copy
+import hashlib
 import itertools
 import json
 import os
@@ -56,25 +57,31 @@ class SweepFolder:
         try:
             out.mkdir(parents=True, exist_ok=True)
             if marker.exists():
-                known = json.loads(marker.read_text())
+                known = json.loads(marker.read_bytes())
                 # Axes may be added or left out between calls; everything else must be the same.
                 varying = {*known["axes"], *content["axes"]}
                 if difference := _difference(_without(known["base"], varying), _without(content["base"], varying)):
                     raise ValueError(f"folder {out} belongs to another recipe ({difference}); choose another --out")
-            elif any(out.iterdir()):
+            elif any(not path.name.startswith(".sweep.json.") for path in out.iterdir()):  # what a kill -9 may leave behind
                 raise ValueError(f"folder {out} is not empty and holds no sweep; choose another --out")
             else:
                 write_atomically(marker, (json.dumps(content, indent=1) + "\n").encode())
             (out / "runs").mkdir(exist_ok=True)
+            (out / "checkpoints").mkdir(exist_ok=True)
             if not os.access(out / "runs", os.W_OK):
                 raise PermissionError(13, "Permission denied")
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError, AttributeError):
             raise ValueError(f"{marker} is damaged; remove it or choose another --out") from None
         except OSError as error:
             raise ValueError(f"folder {out} cannot be written: {error.strerror}") from None
 
     def path(self, recipe: Recipe) -> Path:
         return self.out / "runs" / recipe.run_id
+
+    def checkpoint(self, stack: list[Recipe]) -> Path:
+        """Where the state of a stack in training is kept."""
+        name = hashlib.sha256(" ".join(recipe.run_id for recipe in stack).encode()).hexdigest()[:16]
+        return self.out / "checkpoints" / f"{name}.safetensors"
 
     def finished(self, recipes: list[Recipe]) -> tuple[list[Run], list[str]]:
         """The finished runs among `recipes`, and a sentence for each folder that is damaged."""
@@ -126,8 +133,10 @@ def _train(missing: list[Recipe], folder: SweepFolder, report: Callable[[Progres
 
     for stack in stacks(missing):
         report(Progress(stack))
-        for member in train(stack, progress=lambda step: report(Progress(stack, step))):  # noqa: B023
+        checkpoint = folder.checkpoint(stack)
+        for member in train(stack, lambda step: report(Progress(stack, step)), checkpoint):  # noqa: B023
             write_run(folder.path(member.recipe), member)
+        checkpoint.unlink(missing_ok=True)
         finished = [read_run(folder.path(recipe)) for recipe in stack]
         report(Progress(stack, stack[0].steps, finished))
         yield finished

@@ -77,7 +77,8 @@ class Member:
 def structure(recipe: Recipe) -> tuple[Any, ...]:
     """What the members of one stack must have in common."""
     task = recipe.load_task()
-    return (recipe.model, recipe.batch, recipe.steps, recipe.stop, task.seq_len, task.vocab_size)
+    evaluated = (task.name, task.splits, min(recipe.data_size, FINAL_SIZE))  # evaluation sets of one size
+    return (recipe.model, recipe.batch, recipe.steps, recipe.stop, task.seq_len, task.vocab_size, evaluated)
 
 
 def evaluation_steps(recipe: Recipe) -> set[int]:
@@ -112,7 +113,10 @@ class Stack:
         structures = {structure(recipe) for recipe in recipes}
         if len(structures) != 1:
             raise ValueError(f"a stack holds recipes of one structure; these have {len(structures)}")
-        self.recipes, self.tasks = list(recipes), [recipe.load_task() for recipe in recipes]
+        self.asked = len(recipes)
+        # A batched product of one is another kernel, with other roundings: a lone member is trained beside a copy of itself.
+        self.recipes = recipes = [*recipes, *recipes] if self.asked == 1 else list(recipes)
+        self.tasks = [recipe.load_task() for recipe in recipes]
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.step = 0
         self.seconds = [0.0] * len(recipes)
@@ -143,6 +147,10 @@ class Stack:
             for recipe, task, head in zip(recipes, self.tasks, self._data.heads, strict=True)
         ]
         self._small_sets = [eval_set.head(EVALUATION_SIZE) for eval_set in self._eval_sets]
+
+    @property
+    def run_ids(self) -> list[str]:
+        return [recipe.run_id for recipe in self.recipes[: self.asked]]
 
     def _views(self, rows: Tensor) -> list[Tensor]:
         """The parameters' parts of a buffer `[members, size]`, each shaped as its parameter."""
@@ -250,11 +258,12 @@ class Stack:
                 seconds=self.seconds[member],
             )
             for member, (recipe, task) in enumerate(zip(self.recipes, self.tasks, strict=True))
-        ]
+        ][: self.asked]
 
     def subset(self, members: list[int]) -> "Stack":
         """The same training with only these members left."""
-        stack = Stack([self.recipes[member] for member in members], self.device)
+        members = members * 2 if len(members) == 1 else members
+        stack = Stack([self.recipes[member] for member in dict.fromkeys(members)], self.device)
         stack._restore(
             {name: tensor[members] for name, tensor in self._state().items()},
             {name: [values[member] for member in members] for name, values in self._seen().items()},
@@ -273,7 +282,8 @@ class Stack:
         for name in ("weights", "exp_avg", "exp_avg_sq"):
             getattr(self, name).copy_(state[name])
         self.kept = {int(name.removeprefix("kept.")): rows.clone() for name, rows in state.items() if name.startswith("kept.")}
-        self.seconds, self.trajectories, self.diverged_at = seen["seconds"], seen["trajectories"], seen["diverged_at"]
+        self.seconds, self.diverged_at = seen["seconds"], seen["diverged_at"]
+        self.trajectories = [list(points) for points in seen["trajectories"]]  # a lone member's copy has its own
         self.step = step
         for row in self._rows:
             self._adam.state[row]["step"].fill_(float(step))
@@ -283,7 +293,7 @@ class Stack:
         from safetensors.torch import save
 
         seen = self._seen() | {"trajectories": [[asdict(point) for point in points] for points in self.trajectories]}
-        about = {"run_ids": [recipe.run_id for recipe in self.recipes], "step": self.step, "seen": seen}
+        about = {"run_ids": self.run_ids, "step": self.step, "seen": seen}
         state = {name: tensor.cpu() for name, tensor in self._state().items()}
         write_atomically(path, save(state, {"anchorbench": json.dumps(about)}))
 
@@ -299,9 +309,9 @@ class Stack:
             with safe_open(path, "pt") as file:
                 about = json.loads(file.metadata()["anchorbench"])
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
-            if about["run_ids"] != [recipe.run_id for recipe in recipes]:
-                raise ValueError(f"checkpoint {path} belongs to another stack")
             stack = cls(recipes)
+            if about["run_ids"] != stack.run_ids:
+                raise ValueError(f"checkpoint {path} belongs to another stack")
             points = [[Point(**point) for point in points] for points in about["seen"]["trajectories"]]
             stack._restore(state, about["seen"] | {"trajectories": points}, about["step"])
         except (SafetensorError, OSError, KeyError, TypeError, RuntimeError, json.JSONDecodeError):
@@ -368,27 +378,31 @@ def train(
     done: dict[str, Member] = {}
     evaluate_at = evaluation_steps(recipes[0])
     saved = time.perf_counter()
-    while stack.step < recipes[0].steps and stack.recipes:
+    running = True
+    while running and stack.step < recipes[0].steps:
         start = time.perf_counter()
         losses = stack.advance()
         if stack.step in keep_steps:
             stack.kept[stack.step] = stack.weights.clone()
         if stack.step in evaluate_at:
             stack.evaluate(losses)
-        spent = (time.perf_counter() - start) / len(stack.recipes)
+        spent = (time.perf_counter() - start) / stack.asked
         stack.seconds = [seconds + spent for seconds in stack.seconds]
         if stack.step in evaluate_at and stack.step < recipes[0].steps:
-            ended = [member for member in range(len(stack.recipes)) if stack.settled(member)]
+            ended = [member for member in range(stack.asked) if stack.settled(member)]
             if ended:
                 members = stack.members()
                 done |= {members[member].recipe.run_id: members[member] for member in ended}
-                stack = stack.subset([member for member in range(len(stack.recipes)) if member not in ended])
+                left = [member for member in range(stack.asked) if member not in ended]
+                running = bool(left)
+                stack = stack.subset(left) if left else stack
         # A stack that has lost members to early stopping is not saved: its settled members would be lost.
         if checkpoint is not None and not done and time.perf_counter() - saved > CHECKPOINT_SECONDS:
             stack.save(checkpoint)
             saved = time.perf_counter()
         progress(stack.step)
-    done |= {member.recipe.run_id: member for member in stack.members()} if stack.recipes else {}
+    if running:
+        done |= {member.recipe.run_id: member for member in stack.members()}
     return [done[recipe.run_id] for recipe in recipes]
 
 

@@ -36,8 +36,11 @@ def attention_flow(model: object, task: Task, n: int = 500, seed: int = 0) -> At
     """Attention of anchors and last position to key, anchors and filler, on `n` seen-group sequences at unseen positions.
 
     `model` is anything that `anchorbench.classify` takes. Where reader and source coincide, the share is the position's
-    attention to itself; a last position that is an anchor counts as that anchor. Heads are averaged.
+    attention to itself; a last position that is an anchor counts as that anchor. Heads are averaged. Raises ValueError for fewer
+    than two sequences, and as `classify` does.
     """
+    if n < 2:
+        raise ValueError(f"n is {n}; allowed: at least 2 sequences, so that there is an interval")
     opened = open_model(model)
     tokens = task.sample("iid", n, seed).tokens
     marks = task.landmarks(tokens)

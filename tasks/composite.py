@@ -137,7 +137,7 @@ class Composite(KeyTask):
         group = np.array(in_split)[rng.integers(len(in_split), size=n, dtype=np.uint32)]
         first, second = np.array(self.pairs).T
 
-        tokens = filler(rng, n, self.seq_len, config.key_min, config.key_max)
+        tokens = filler(rng, n, self.seq_len, config.key_min, config.key_max, np.int16)  # small while they are written to
         key_at, anchors_at = (start, start + 1) if config.key_first else (start + 2, start)
         write(tokens, key_at, key)
         write(tokens, anchors_at, first[group])
@@ -145,7 +145,7 @@ class Composite(KeyTask):
 
         composed, trained, symmetric = self._offsets()
         return Examples(
-            tokens=tokens,
+            tokens=tokens.astype(np.int64),
             label=key + trained[group],
             group=group,
             key=key,
@@ -162,8 +162,7 @@ class Composite(KeyTask):
         composed = [self.config.offsets[a] + self.config.offsets[b] for a, b in self.pairs]
         trained = [exceptions.get(pair, offset) for pair, offset in zip(self.pairs, composed, strict=True)]
         symmetric = [
-            exceptions[pair[::-1]] if group.role == "mirror" else NO_OFFSET
-            for pair, group in zip(self.pairs, self.groups, strict=True)
+            exceptions[b, a] if group.role == "mirror" else NO_OFFSET for (a, b), group in zip(self.pairs, self.groups, strict=True)
         ]
         return np.array(composed), np.array(trained), np.array(symmetric)
 

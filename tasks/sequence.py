@@ -104,10 +104,12 @@ def cells(
     return key[inside], position[inside]
 
 
-def filler(rng: np.random.Generator, n: int, seq_len: int, low: int, high: int) -> Int[np.ndarray, "n seq_len"]:
+def filler(
+    rng: np.random.Generator, n: int, seq_len: int, low: int, high: int, dtype: type[np.signedinteger[Any]] = np.int64
+) -> Int[np.ndarray, "n seq_len"]:
     """Uniform tokens low..high (both included), `[n, seq_len]`."""
-    draws = rng.integers(low, high + 1, size=(n, seq_len), dtype=np.uint16)  # 3 times as fast as uint8, which rejects more draws
-    return draws.astype(np.int64)
+    draws = rng.integers(low, high + 1, size=(n, seq_len), dtype=np.int16)  # 3 times as fast as 8 bits, which reject more draws
+    return draws.astype(dtype, copy=False)
 
 
 def write(tokens: Int[np.ndarray, "n seq_len"], position: Int[np.ndarray, " n"], value: Int[np.ndarray, " n"] | int) -> None:

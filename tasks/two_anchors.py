@@ -72,7 +72,7 @@ class OffsetsConfig(KeyConfig):
 class OffsetsTask(KeyTask):
     """A task whose configuration is an OffsetsConfig."""
 
-    config: OffsetsConfig
+    config: Any  # an OffsetsConfig; each task declares its own class
     sizes: ClassVar[Mapping[str, int]] = {"train": 2_000, "iid": 500, "ood": 500}
 
     @property

@@ -72,8 +72,7 @@ class PlainBlock(nn.Module):
         for head in range(self.shape.n_head):
             columns = slice(head * self.shape.d_head, (head + 1) * self.shape.d_head)
             query, key, value = (
-                linear(x)[:, :, columns]
-                for linear, x in ((self.query, query_input), (self.key, source), (self.value, source))
+                linear(x)[:, :, columns] for linear, x in ((self.query, query_input), (self.key, source), (self.value, source))
             )
             rows = []
             for at in range(seq):

@@ -9,7 +9,9 @@ def classify(model: object, task: Task, n: int = 1000, seed: int = 0) -> Behavio
     """The behaviour of `model` on `n` fresh examples a split, and the verdict that follows from it.
 
     `model` is a run or checkpoint folder, a Hub id, a Hugging Face causal LM, a TransformerBridge, or a stack of one. Raises
-    ValueError with one sentence if it cannot be opened or does not fit the task's vocabulary or length.
+    ValueError with one sentence if it cannot be opened or does not fit the task's vocabulary or length, or if n is below 1.
     """
+    if n < 1:
+        raise ValueError(f"n is {n}; allowed: at least 1")
     eval_set = EvalSet.of(task, n, seed)
     return eval_set.behaviour(open_model(model).answers(eval_set.tokens))

@@ -1,0 +1,191 @@
+"""A lock on a run, so that two processes on one output folder never train it twice.
+
+A lock is a small JSON file, created exclusively, that names its owner. While a process holds any, one thread of it touches them
+all: the heartbeat. The lock of a dead owner is taken over; an owner is dead
+- on the same machine, if its process is gone, or its number is another process's by now. One that is seen to live keeps its lock
+  even without a heartbeat: it hangs or is suspended, or the laptop slept;
+- where its process cannot be seen (another machine or container), after STALE seconds without a heartbeat. The same holds for a
+  file that names no owner (cut off by a full disk, or being written at this moment): nothing but its age tells.
+Locks change hands only under a guard that the system frees when its holder dies (`filelock`), one in each folder of locks. Where
+a network file system has none, two machines could take over one dead lock in the same instant: `still_mine` tells them.
+"""
+
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+HEARTBEAT = 10.0
+STALE = 120.0
+"""Twelve missed heartbeats: more than a network file system's cache of file times (a minute) can hide."""
+
+
+class Owner(BaseModel):
+    """Who holds a lock."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pid: int = Field(gt=0, lt=2**31)
+    born: str | None
+    """When the process began, in the kernel's count: tells it from a later process of the same number. None if not known."""
+    host: str
+    """A digest of what process numbers are valid on."""
+    token: str
+    """Random, of this lock alone."""
+    started: datetime
+
+
+@dataclass(frozen=True, eq=False)
+class RunLock:
+    """A lock held by this process until `release` or the end of its `with` block."""
+
+    path: Path
+    owner: Owner
+
+    @classmethod
+    def acquire(cls, path: Path) -> "RunLock | None":
+        """Takes the lock at `path`, making its folder; None if a living owner holds it. Raises OSError if it cannot be written."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pid = os.getpid()
+        owner = Owner(pid=pid, born=_born(pid), host=_host(), token=secrets.token_hex(16), started=datetime.now(UTC))
+        with _guard(path) as now:
+            if _held(path, now):
+                return None
+            path.unlink(missing_ok=True)
+            try:
+                with path.open("x") as file:
+                    file.write(owner.model_dump_json())
+            except FileExistsError:  # another machine's, whose guard does not reach here
+                return None
+            except OSError:
+                path.unlink(missing_ok=True)
+                raise
+        lock = cls(path, owner)
+        _heart.add(lock)
+        return lock
+
+    def still_mine(self) -> bool:
+        """Whether the lock was not taken over: ask after training and before writing its result."""
+        with suppress(OSError):
+            known = _parse(self.path.read_bytes())
+            # A forked child inherits the object, but not the lock.
+            return known is not None and known.token == self.owner.token and self.owner.pid == os.getpid()
+        return False
+
+    def release(self) -> None:
+        """Gives the lock back; a file that is another owner's by now stays."""
+        _heart.remove(self)
+        if self.still_mine():  # else leave all alone: the whole folder may be gone
+            with _guard(self.path):
+                if self.still_mine():
+                    self.path.unlink()
+
+    def __enter__(self) -> "RunLock":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.release()
+
+
+@contextmanager
+def _guard(path: Path) -> Generator[float]:
+    """Nobody else changes locks in the folder meanwhile; gives the time by the file system's own clock, which machines share."""
+    guard = path.parent / ".guard"
+    with FileLock(guard, timeout=STALE):
+        guard.touch()
+        yield guard.stat().st_mtime
+
+
+def _held(path: Path, now: float) -> bool:
+    try:
+        with path.open("rb") as file:
+            owner, touched = _parse(file.read()), os.fstat(file.fileno()).st_mtime
+    except FileNotFoundError:
+        return False
+    alive = None if owner is None else _alive(owner)
+    return now - touched <= STALE if alive is None else alive
+
+
+def _parse(content: bytes) -> Owner | None:
+    with suppress(ValidationError):
+        return Owner.model_validate_json(content)
+    return None
+
+
+def _alive(owner: Owner) -> bool | None:
+    """Whether the owner's process lives; None if that cannot be seen from here."""
+    if owner.host != _host() or os.name != "posix":
+        return None
+    try:
+        os.kill(owner.pid, 0)  # sends nothing
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's process
+        pass
+    born = _born(owner.pid)
+    return None if born is None or owner.born is None else born == owner.born
+
+
+def _born(pid: int) -> str | None:
+    """When a process began, in the kernel's count; "" if it has ended but is not yet cleared away; None if not known."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].decode().split()
+    except OSError:
+        return None
+    return "" if state in "ZX" else fields[18]
+
+
+def _host() -> str:
+    parts = [socket.gethostname()]
+    with suppress(OSError):  # machines and containers may share a name, but not these (Linux)
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text(), str(Path("/proc/self/ns/pid").readlink())]
+    return sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+class _Heart:
+    """The one thread that touches this process's locks; it lives while there are any."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._locks: set[RunLock] = set()
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+
+    def add(self, lock: RunLock) -> None:
+        with self._mutex:
+            self._locks.add(lock)
+            if self._thread is None or not self._thread.is_alive():  # not alive: in a forked child
+                self._stop = threading.Event()
+                self._thread = threading.Thread(target=self._beat, args=(self._stop,), name="anchorbench heartbeat", daemon=True)
+                self._thread.start()
+
+    def remove(self, lock: RunLock) -> None:
+        with self._mutex:
+            self._locks.discard(lock)
+            if self._locks or self._thread is None:
+                return
+            thread, self._thread = self._thread, None
+            self._stop.set()
+        thread.join()
+
+    def _beat(self, stop: threading.Event) -> None:
+        while not stop.wait(HEARTBEAT):
+            with self._mutex:
+                locks = list(self._locks)
+            for lock in locks:
+                if lock.still_mine():  # another owner's heartbeat is not ours to give
+                    with suppress(OSError):
+                        os.utime(lock.path)
+
+
+_heart = _Heart()

@@ -1,0 +1,112 @@
+"""A preset small enough to train in a second, the command line in this process, and one trained sweep for all to read."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from anchorbench.initialize import Init, initialize
+from anchorbench.model import GPT, Shape
+from anchorbench.recipe import PRESETS, Optimizer, Recipe
+from anchorbench.store import Run, read_run
+
+TINY = Recipe(
+    model=Shape(n_layer=2, n_head=2, d_model=8, d_head=4, d_ff=16),
+    optimizer=Optimizer(warmup=2),
+    batch=16,
+    steps=6,
+    data_size=500,
+)
+SWEEP = ("run", "--gamma", "0.5,0.7", "--seeds", "2")
+RUNS = 4
+
+
+class Outcome(NamedTuple):
+    """What a command left: exit code, standard output and standard error."""
+
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Outcome]
+
+
+def require_one_sentence(err: str) -> None:
+    """Standard error holds one line that says what is wrong, and no traceback."""
+    assert err.startswith("anchorbench: ")
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
+    assert "Traceback" not in err
+    assert len(err.split()) > 3
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    """Relative path -> content of every file under `folder`."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def random_gpt(seed: int = 0, vocab_size: int = 120, seq_len: int = 9, members: int = 1, **shape: object) -> GPT:
+    """A stack with large random weights and biases, so that every part of it shows in the logits."""
+    model = GPT(Shape(**shape), members=members, vocab_size=vocab_size, seq_len=seq_len)
+    initialize(model, [Init(gamma=0.3)] * members, list(range(seed, seed + members)))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name or name.endswith("bias"):
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _offline() -> Iterator[None]:
+    """No test reaches for a network."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        yield
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Runs a command in this process, where the laptop preset is TINY."""
+    from anchorbench.cli import main
+
+    monkeypatch.setitem(PRESETS, "laptop", TINY)
+
+    def call(*arguments: str | Path) -> Outcome:
+        monkeypatch.setattr("sys.argv", ["anchorbench", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        code = exit_.value.code
+        return Outcome(0 if code is None else int(code), *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def finished_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished sweep of RUNS runs: read it, copy it, do not change it."""
+    from anchorbench.run import make_sweep, run_and_show
+
+    out = tmp_path_factory.mktemp("finished") / "sweep"
+    options = {"task": "composite", "variant": None, "norm": None, "seeds": 2, "steps": None, "weight_decay": None}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "laptop", TINY)
+        run_and_show(make_sweep(preset="laptop", gamma="0.5,0.7", **options), out)
+    return out
+
+
+@pytest.fixture
+def sweep(finished_sweep: Path, tmp_path: Path) -> Path:
+    """A copy of the finished sweep, to damage."""
+    return Path(shutil.copytree(finished_sweep, tmp_path / "sweep"))
+
+
+@pytest.fixture
+def run(finished_sweep: Path) -> Run:
+    """One finished run."""
+    return read_run(sorted((finished_sweep / "runs").iterdir())[0])

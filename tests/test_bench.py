@@ -1,0 +1,48 @@
+"""The speed table: what is timed is right, and every task is in it."""
+
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from anchorbench import bench, list_tasks, load_task
+from anchorbench.task import SPLITS
+
+
+def test_the_plain_loop_makes_training_examples_of_composite():
+    task = load_task("composite")
+    tokens, labels = (np.array(values) for values in zip(*bench.plain_loop(3_000, seed=1), strict=True))
+    answers = task.answer(tokens).require_valid()
+    np.testing.assert_array_equal(answers.label, labels)
+    np.testing.assert_array_equal(answers.split, SPLITS.index("train"))
+    assert set(answers.group.tolist()) == {i for i, group in enumerate(task.groups) if group.role == "trained"}
+    assert bench.plain_loop(10, seed=1) == bench.plain_loop(10, seed=1) != bench.plain_loop(10, seed=2)
+
+
+def test_rates_are_sequences_a_second_of_processor_time(monkeypatch):
+    """A clock that each call moves on by a known time: 100 sequences in 2 s, then in 4 s, are 50 a second at best."""
+    clock = {"now": 0.0, "step": 2.0}
+    monkeypatch.setattr("anchorbench.bench.time.process_time", lambda: clock["now"])
+    monkeypatch.setattr(bench, "ROUNDS", 2)
+
+    def call() -> None:
+        clock["now"] += clock["step"]
+        clock["step"] = 4.0 if clock["now"] > 4 else 2.0
+
+    assert bench._rates([(100, call)]) == [50.0]
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_table_has_every_task(monkeypatch, width):
+    monkeypatch.setattr(bench, "ROUNDS", 1)
+    monkeypatch.setattr(bench, "SECONDS", 0.0)
+    monkeypatch.setattr(bench, "BATCH", 50)
+    monkeypatch.setattr(bench, "_rates", lambda what: [1000.0 * n for n, call in what if call() is not None])
+    console = Console(width=width, file=io.StringIO())
+    bench.bench_data(console)
+    text = console.file.getvalue()
+    for name in dict(list_tasks()):
+        assert f" {name} " in text
+    assert "50,000 in batches of 50: 1 times the plain loop" in text
+    assert "1,000,000,000 1,000,000 at once: 20000 times" in text

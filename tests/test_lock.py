@@ -1,0 +1,302 @@
+"""The lock of a run: two processes never hold it at once, and a dead owner does not keep it."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import pytest
+
+from anchorbench import lock as module
+from anchorbench.lock import HEARTBEAT, STALE, Owner, RunLock
+
+HAMMER = """
+import os, random, sys
+from pathlib import Path
+from anchorbench.lock import RunLock
+folder, dead, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+rng, taken = random.Random(seed), 0
+while taken < 60:
+    name = f"{rng.randrange(3)}"
+    lock = RunLock.acquire(folder / f"{name}.lock")
+    if lock is None:
+        continue
+    taken += 1
+    inside = folder / f"{name}.inside"
+    inside.touch(exist_ok=False)  # fails if another process is inside
+    counter = folder / f"{name}.count"
+    counter.write_text(str(int(counter.read_text()) + 1))
+    inside.unlink()
+    if rng.random() < 0.5:  # as if killed here: the file stays, and its owner is a process that is gone
+        died = folder / f"{name}.died.{seed}"
+        died.write_text(lock.owner.model_copy(update={"pid": dead, "token": f"{seed}.{taken}"}).model_dump_json())
+        died.replace(lock.path)
+        assert not lock.still_mine()
+    lock.release()
+"""
+HOLD = """
+import sys
+from pathlib import Path
+from anchorbench.lock import RunLock
+lock = RunLock.acquire(Path(sys.argv[1]))
+sys.stdout.write(lock.owner.model_dump_json() + "\\n")
+sys.stdout.flush()
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "run.lock"
+
+
+@pytest.fixture
+def dead():
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+@pytest.fixture
+def holder(path):
+    """Another process that holds the lock."""
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert Owner.model_validate_json(process.stdout.readline()).pid == process.pid
+        yield process
+        process.kill()
+
+
+def forge(path, *, age=0.0, **changes):
+    """Rewrites the lock as another owner's whose last heartbeat is `age` seconds old; what is not changed is of this process."""
+    own = RunLock.acquire(path.with_name("own.lock"))
+    own.release()
+    path.write_text(own.owner.model_copy(update={"token": "another's", **changes}).model_dump_json())
+    grow_old(path, age)
+
+
+def grow_old(path, age):
+    os.utime(path, (time.time() - age,) * 2)
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name == "anchorbench heartbeat"]
+
+
+def test_held_until_released(path):
+    with RunLock.acquire(path) as lock:
+        assert lock.still_mine()
+        assert RunLock.acquire(path) is None
+        known = Owner.model_validate_json(path.read_text())
+        assert known == lock.owner
+        assert known.pid == os.getpid()
+        assert abs((datetime.now(UTC) - known.started).total_seconds()) < 60
+    assert not path.exists()
+    assert not lock.still_mine()
+    lock.release()  # twice does no harm
+    with RunLock.acquire(path) as again:
+        assert again.owner.token != lock.owner.token
+
+
+def test_processes_exclude_each_other(tmp_path, dead):
+    for name in range(3):
+        (tmp_path / f"{name}.count").write_text("0")
+    workers = [subprocess.Popen([sys.executable, "-c", HAMMER, str(tmp_path), str(dead), str(seed)]) for seed in range(3)]
+    assert [worker.wait(timeout=60) for worker in workers] == [0, 0, 0]
+    assert sum(int((tmp_path / f"{name}.count").read_text()) for name in range(3)) == 3 * 60
+
+
+def test_threads_exclude_each_other(path, dead):
+    for turn in range(30):
+        if turn % 3:
+            forge(path, pid=dead)
+        barrier, taken = threading.Barrier(4), []
+
+        def take(barrier=barrier, taken=taken):
+            barrier.wait()
+            taken.append(RunLock.acquire(path))
+
+        takers = [threading.Thread(target=take) for _ in range(4)]
+        for taker in takers:
+            taker.start()
+        for taker in takers:
+            taker.join()
+        (lock,) = [lock for lock in taken if lock is not None]
+        assert lock.still_mine()
+        lock.release()
+
+
+def test_killed_owner(path, holder):
+    assert RunLock.acquire(path) is None
+    grow_old(path, STALE + 1000)  # alive but silent, as after a laptop's sleep: it keeps its lock
+    assert RunLock.acquire(path) is None
+    holder.send_signal(signal.SIGSTOP)
+    assert RunLock.acquire(path) is None
+    grow_old(path, 0)  # its last heartbeat is fresh, but it is dead
+    holder.kill()
+    os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # ended, and its parent has not asked yet
+    with RunLock.acquire(path) as lock:
+        assert lock.still_mine()
+    forge(path, pid=holder.pid)
+    holder.wait()
+    with RunLock.acquire(path) as lock:
+        assert lock.still_mine()
+
+
+def test_number_used_by_a_later_process(path):
+    forge(path, born="1")  # our number, but of a process that began at another time
+    with RunLock.acquire(path) as lock:
+        assert lock.still_mine()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"host": "another"}, {"host": "another", "pid": 2**31 - 1}, {"born": None}],
+    ids=["another machine", "unknown number there", "beginning unknown"],
+)
+def test_unseen_process_lives_by_its_heartbeat(path, changes):
+    forge(path, age=STALE - 30, **changes)
+    assert RunLock.acquire(path) is None
+    grow_old(path, STALE + 30)
+    with RunLock.acquire(path) as lock:
+        assert lock.still_mine()
+
+
+def test_another_users_process(path, monkeypatch):
+    """Its number is in use, but neither a signal nor its beginning tells more: only the heartbeat counts."""
+
+    def refuse(pid, number):
+        raise PermissionError
+
+    forge(path, age=STALE - 30)
+    monkeypatch.setattr(os, "kill", refuse)
+    monkeypatch.setattr(module, "_born", lambda pid: None)
+    assert RunLock.acquire(path) is None
+    grow_old(path, STALE + 30)
+    RunLock.acquire(path).release()
+
+
+@pytest.mark.parametrize("keep", [0, 1, 40, -1])
+def test_file_that_names_no_owner(path, keep):
+    forge(path)
+    path.write_bytes(path.read_bytes()[:keep])
+    assert RunLock.acquire(path) is None  # perhaps it is being written
+    grow_old(path, STALE + 30)
+    with RunLock.acquire(path) as lock:
+        assert Owner.model_validate_json(path.read_text()) == lock.owner
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[]", b"null", b'{"pid": -1}', b"[" * 100_000])
+def test_other_content(path, content):
+    path.write_bytes(content)
+    grow_old(path, STALE - 30)
+    assert RunLock.acquire(path) is None
+    grow_old(path, STALE + 30)
+    RunLock.acquire(path).release()
+    assert not path.exists()
+
+
+def test_lost_lock(path):
+    lost = RunLock.acquire(path)
+    forge(path, age=STALE + 30, host="another")
+    assert not lost.still_mine()
+    with RunLock.acquire(path) as lock:
+        lost.release()
+        assert lock.still_mine()
+        assert path.exists()
+
+
+def test_lost_while_releasing(path, monkeypatch):
+    lost = RunLock.acquire(path)
+
+    @contextmanager
+    def slow_guard(path):
+        """Another owner takes the lock over while the guard is waited for."""
+        forge(path, host="another")
+        yield 0.0
+
+    forging = module._guard
+    monkeypatch.setattr(module, "_guard", lambda file: slow_guard(file) if file == path else forging(file))
+    lost.release()
+    assert Owner.model_validate_json(path.read_text()).host == "another"
+
+
+def test_clock_is_the_file_systems(path, monkeypatch):
+    """A machine whose clock is an hour ahead does not take a lock that is fresh."""
+    forge(path, host="another")
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3600)
+    assert RunLock.acquire(path) is None
+
+
+def test_heartbeat(path, monkeypatch):
+    monkeypatch.setattr(module, "HEARTBEAT", 0.001)
+    other = path.with_name("other.lock")
+    with RunLock.acquire(path), RunLock.acquire(other):
+        assert len(threads()) == 1
+        for file in (path, other):
+            grow_old(file, 1000)
+            deadline = time.monotonic() + 20
+            while time.time() - file.stat().st_mtime > 500:
+                assert time.monotonic() < deadline
+        forge(path, age=1000, host="another")  # taken over: its heartbeat is not ours
+        grow_old(other, 1000)
+        while time.time() - other.stat().st_mtime > 500:
+            assert time.monotonic() < deadline
+        assert time.time() - path.stat().st_mtime > 500
+    assert threads() == []
+    assert path.exists()
+    assert not other.exists()
+
+
+def test_no_thread_is_left(path):
+    first, second = RunLock.acquire(path), RunLock.acquire(path.with_name("second.lock"))
+    assert len(threads()) == 1
+    first.release()
+    assert len(threads()) == 1
+    begun = time.monotonic()
+    second.release()
+    assert threads() == []
+    assert time.monotonic() - begun < HEARTBEAT / 2  # nobody waits for the next beat
+
+
+def test_full_disk_leaves_no_lock(path, monkeypatch):
+    def full(owner):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Owner, "model_dump_json", full)
+    with pytest.raises(OSError, match="No space left"):
+        RunLock.acquire(path)
+    monkeypatch.undo()
+    RunLock.acquire(path).release()
+
+
+def test_folder_is_made_and_may_go(tmp_path):
+    folder = tmp_path / "new" / "locks"
+    lock = RunLock.acquire(folder / "run.lock")
+    assert lock.still_mine()
+    shutil.rmtree(folder)
+    assert not lock.still_mine()
+    lock.release()
+    assert not folder.exists()
+
+
+def test_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        RunLock.acquire(tmp_path / "file" / "run.lock")
+    assert threads() == []
+
+
+def test_forked_child_holds_nothing(path):
+    with RunLock.acquire(path) as lock:
+        # A child has the same object under another number: simulated by the number, since forking a threaded process warns.
+        child = RunLock(path, lock.owner.model_copy(update={"pid": lock.owner.pid + 1}))
+        assert not child.still_mine()
+        child.release()
+        assert lock.still_mine()

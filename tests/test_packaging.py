@@ -1,0 +1,102 @@
+"""What is built holds the whole package under its own name, and nothing beside it."""
+
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import anchorbench
+
+ROOT = Path(__file__).parents[1]
+EVERYWHERE = {"__pycache__", ".pytest_cache"}
+
+
+def build(source: Path, kind: str, out: Path) -> Path:
+    """Builds a wheel or sdist of the folder `source`, without a network."""
+    command = [sys.executable, "-m", "build", "--no-isolation", f"--{kind}", "--outdir", str(out), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = out.iterdir()
+    return built
+
+
+def contents(wheel: Path) -> dict[str, bytes]:
+    """Name -> content of a wheel's files."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(ROOT, "wheel", tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(ROOT, "sdist", tmp_path_factory.mktemp("sdist"))
+
+
+def modules() -> set[str]:
+    """Every module in the working tree, by its path in the package."""
+    engine = {f"anchorbench/{path.name}" for path in (ROOT / "anchorbench").glob("*.py")}
+    inside = {f"anchorbench/{kind}/{path.name}" for kind in ("tasks", "probes") for path in (ROOT / kind).glob("*.py")}
+    assert len(engine) > 10
+    assert len(inside) > 10
+    return engine | inside
+
+
+def test_the_wheel_holds_every_module_once_and_nothing_else(wheel: Path) -> None:
+    names = set(contents(wheel))
+    assert {"anchorbench/tasks/composite.py", "anchorbench/probes/attention_flow.py"} <= names
+    assert {name for name in names if name.endswith(".py")} == modules()
+    assert {name.split("/")[0] for name in names} == {"anchorbench", f"anchorbench-{anchorbench.__version__}.dist-info"}
+
+
+def test_the_wheel_says_what_it_is(wheel: Path) -> None:
+    info = f"anchorbench-{anchorbench.__version__}.dist-info"
+    files = contents(wheel)
+    metadata = files[f"{info}/METADATA"].decode()
+    assert "Name: anchorbench\n" in metadata
+    assert "License-Expression: Apache-2.0\n" in metadata
+    assert "anchorbench = anchorbench.cli:main" in files[f"{info}/entry_points.txt"].decode()
+    assert f"{info}/licenses/LICENSE" in files
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        dependencies = tomllib.load(file)["project"]["dependencies"]
+    required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist: ") and "extra ==" not in line]
+    assert len(required) == len(dependencies)
+
+
+def test_the_wheel_imports_on_its_own(wheel: Path, tmp_path: Path) -> None:
+    """Unpacked elsewhere, with the working tree out of sight; public names are what they say, also when asked for again."""
+    for name, content in contents(wheel).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import anchorbench, anchorbench.probes; "
+        "print(anchorbench.__file__, len(anchorbench.load_task('composite').sample('ood', 5, 0))); "
+        "names = [getattr(anchorbench, name) for name in anchorbench.__all__ for _ in range(2)]; "
+        "from anchorbench import classify; assert all(map(callable, [*names, classify])), names"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.stderr == ""
+    assert done.stdout.split() == [str(tmp_path / "anchorbench" / "__init__.py"), "5"]
+
+
+def test_the_sdist_builds_the_same_wheel(wheel: Path, sdist: Path, tmp_path: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path / "source", filter="data")
+    (folder,) = (tmp_path / "source").iterdir()
+    assert folder.name == f"anchorbench-{anchorbench.__version__}"
+    assert contents(build(folder, "wheel", tmp_path / "wheel")) == contents(wheel)
+    for name in ("README.md", "LICENSE", "pyproject.toml", "tests/test_packaging.py", "tests/golden.py"):
+        assert (folder / name).read_bytes() == (ROOT / name).read_bytes()
+    assert not [path for path in folder.rglob("*") if path.name in EVERYWHERE]
+
+
+def test_an_unknown_public_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'clasify'"):
+        anchorbench.clasify  # noqa: B018

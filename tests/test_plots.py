@@ -1,0 +1,142 @@
+"""The figures: written whole or not at all, of a sane size, and showing what they say."""
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY, bytes_of
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from PIL import Image
+
+from anchorbench.plots import SHADES, _phase_panel, attention_flow_figure, clearest, flow_panel, phase_figure
+from anchorbench.store import Run, read_run
+from anchorbench.summary import conditions
+from anchorbench.sweep import Sweep, SweepFolder, run_sweep
+from anchorbench.verdict import Share
+
+CASES = {
+    "heldout-both": {"variant": "heldout-both"},
+    "conflict": {"variant": "conflict"},
+    "conflict-control": {"variant": "conflict-control"},
+    "identity": {"task": "identity", "variant": "default"},
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Run]]:
+    """Each case over two gammas and two seeds; `norms` over both norms too."""
+    axes = {"init.gamma": (0.5, 0.7), "seed": (0, 1)}
+    sweeps = {name: Sweep(TINY.override(fields), axes) for name, fields in CASES.items()}
+    sweeps["norms"] = Sweep(TINY.override(CASES["heldout-both"]), {"model.norm": ("pre", "post"), **axes})
+    sweeps["one"] = Sweep(TINY.override(CASES["conflict"]), {"init.gamma": (0.5,), "seed": (0,)})
+    root = tmp_path_factory.mktemp("plots")
+    return {name: run_sweep(sweep, SweepFolder(root / name, sweep)) for name, sweep in sweeps.items()}
+
+
+def picture(path: Path) -> np.ndarray:
+    """The pixels `[height, width, 3]` of a PNG that opens, is not blank and has a sane size."""
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        pixels = np.asarray(image.convert("RGB"))
+    height, width, _ = pixels.shape
+    assert 400 < height < 4000
+    assert 600 < width < 6000
+    assert 1_000 < path.stat().st_size < 2_000_000
+    assert pixels.std() > 10
+    return pixels
+
+
+def with_verdict(run: Run, verdict: str, inferential: float) -> Run:
+    """The run as if it had ended so."""
+    change = {"verdict": verdict, "inferential": inferential, "accuracy_iid": Share(99, 100), "composes": Share(1, 2)}
+    return run.model_copy(update={"result": run.result.model_copy(update=change)})
+
+
+@pytest.mark.parametrize("name", [*CASES, "norms", "one"])
+def test_a_phase_figure(runs: dict[str, list[Run]], name: str, tmp_path: Path) -> None:
+    assert phase_figure(runs[name], tmp_path / "phase.png") == tmp_path / "phase.png"
+    picture(tmp_path / "phase.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["phase.png"]
+
+
+def test_a_panel_for_each_norm(runs: dict[str, list[Run]], tmp_path: Path) -> None:
+    one = picture(phase_figure(runs["heldout-both"], tmp_path / "one.png"))
+    two = picture(phase_figure(runs["norms"], tmp_path / "two.png"))
+    assert two.shape[1] > 1.5 * one.shape[1]
+
+
+def test_phases_are_shaded_by_the_most_frequent_verdict(runs: dict[str, list[Run]]) -> None:
+    """Gammas 0.5 and 0.7, each with two seeds; where no verdict has more than half, the shade is that of mixed."""
+    a, b, c, d = runs["heldout-both"]
+    for ended, shades in [
+        (("memorizing", "memorizing", "inferential", "inferential"), ("memorizing", "inferential")),
+        (("unfit", "memorizing", "unfit", "unfit"), ("mixed", "unfit")),
+    ]:
+        shown = [with_verdict(run, verdict, 0.5) for run, verdict in zip((a, b, c, d), ended, strict=True)]
+        axis = Figure().subplots()
+        _phase_panel(axis, conditions(shown))
+        assert [to_hex(span.get_facecolor()) for span in axis.patches] == [SHADES[verdict].lower() for verdict in shades]
+        assert [span.get_x() for span in axis.patches] == pytest.approx([0.4, 0.6])
+        dots = np.concatenate([dots.get_offsets() for dots in axis.collections if len(dots.get_offsets()) == 2])
+        assert len(dots) == 2 * 4  # every seed's iid and held-out accuracy
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_an_attention_flow_figure(runs: dict[str, list[Run]], name: str, tmp_path: Path) -> None:
+    one = picture(attention_flow_figure(runs[name][:1], tmp_path / "one.png"))
+    two = picture(attention_flow_figure(runs[name][:2], tmp_path / "two.png"))
+    assert two.shape[1] > 1.5 * one.shape[1]
+
+
+def test_a_flow_panel_draws_what_reaches_the_answer(runs: dict[str, list[Run]]) -> None:
+    """Key at 2, anchors at 3 and 4. Layer 1: position 3 reads the key. Layer 2: the last one reads 3, position 4 reads 0."""
+    task = runs["heldout-both"][0].recipe.load_task()
+    tokens = np.array([50, 51, 60, 1, 2, 52, 53, 54, 55])
+    first, second = np.eye(9)[None, None].copy(), np.eye(9)[None, None].copy()
+    first[0, 0, 3] = np.eye(9)[2]
+    second[0, 0, 8] = np.eye(9)[3]
+    second[0, 0, 4] = np.eye(9)[0]
+    axis = Figure().subplots()
+    flow_panel(axis, [first, second], task, tokens)
+    lines = {tuple(line.get_xdata()): line for line in axis.lines if line.get_xdata()[0] != line.get_xdata()[1]}
+    assert set(lines) == {(2, 3), (3, 8), (0, 4)}
+    assert lines[2, 3].get_color() == "#009E73"  # the key's colour
+    assert lines[3, 8].get_color() == "#D55E00"  # an anchor's
+    assert lines[0, 4].get_color() == "#dddddd"  # position 4 of the last layer is not asked
+    assert [text.get_text() for text in axis.texts][:9] == task.text(tokens[None])[0].split()
+
+
+def test_the_clearest_members(runs: dict[str, list[Run]]) -> None:
+    a, b, c, d = runs["heldout-both"]
+    assert clearest([a, b, c, d]) == []  # all unfit
+    ended = [with_verdict(a, "mixed", 0.4), with_verdict(b, "inferential", 0.9), with_verdict(c, "memorizing", 0.1), d]
+    assert clearest(ended) == [ended[1], ended[2]]
+    assert clearest([with_verdict(a, "mixed", 0.4), d]) == [with_verdict(a, "mixed", 0.4)]
+    assert clearest(runs["identity"]) == []
+
+
+@pytest.mark.parametrize("old", [None, b"the old figure"])
+def test_a_failed_save_leaves_what_was_there(
+    runs: dict[str, list[Run]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: bytes | None
+) -> None:
+    if old is not None:
+        (tmp_path / "figure.png").write_bytes(old)
+    before = bytes_of(tmp_path)
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", full)
+    for draw in (phase_figure, attention_flow_figure):
+        with pytest.raises(OSError, match="No space left"):
+            draw(runs["heldout-both"][:2], tmp_path / "figure.png")
+    assert bytes_of(tmp_path) == before
+
+
+def test_figures_are_the_same_bytes_again(runs: dict[str, list[Run]], tmp_path: Path) -> None:
+    again = [read_run(run.path) for run in runs["conflict"]]
+    first, second = (phase_figure(shown, tmp_path / f"{i}.png").read_bytes() for i, shown in enumerate((runs["conflict"], again)))
+    assert first == second

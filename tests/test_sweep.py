@@ -1,0 +1,255 @@
+"""A sweep trains what is missing, whatever interrupted it, and never trains twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from conftest import RUNS, SWEEP, TINY, Cli, bytes_of, require_one_sentence
+
+from anchorbench.store import DamagedRunError, read_run
+from anchorbench.sweep import STACK_MEMBERS, Sweep, SweepFolder, stacks
+from anchorbench.train import structure
+
+BASE = TINY.override({"variant": "heldout-both"})
+SMALL = Sweep(BASE, {"init.gamma": (0.5, 0.7), "seed": (0, 1)})
+
+INTERRUPTIONS = {
+    "killed with no marker": 0,
+    "killed after one run": 1,
+    "killed while writing a run": 1,
+    "killed before the tables": RUNS,
+    "ctrl-c in training": 0,
+    "ctrl-c after one run": 1,
+}
+"""Name -> how many runs must be finished when it strikes."""
+
+CHILD = '''
+import json, os, signal, sys
+from pathlib import Path
+import anchorbench.train
+from anchorbench import cli, recipe, run, store, sweep
+
+tiny, names, root, arguments = json.loads(sys.argv[1])
+recipe.PRESETS["laptop"] = recipe.parse_recipe(tiny)
+
+def stop_at(module, name, call, number, first=True):
+    """Sends the signal to this process at the call-th call of a function, before or after it does its work."""
+    original, calls = getattr(module, name), iter(range(1, 1000))
+    def stopping(*args, **kwargs):
+        now = next(calls) == call
+        if now and first:
+            os.kill(os.getpid(), number)
+        result = original(*args, **kwargs)
+        if now and not first:
+            os.kill(os.getpid(), number)
+        return result
+    setattr(module, name, stopping)
+
+INJECT = {
+    "killed with no marker": lambda: stop_at(os, "fsync", 1, signal.SIGKILL),
+    "killed after one run": lambda: stop_at(sweep, "write_run", 1, signal.SIGKILL, first=False),
+    "killed while writing a run": lambda: stop_at(Path, "rename", 2, signal.SIGKILL),
+    "killed before the tables": lambda: stop_at(sweep, "write_tables", 1, signal.SIGKILL),
+    "ctrl-c in training": lambda: stop_at(anchorbench.train, "learning_rate", 3, signal.SIGINT),
+    "ctrl-c after one run": lambda: stop_at(sweep, "write_run", 1, signal.SIGINT, first=False),
+}
+for name in names:
+    child = os.fork()
+    if child == 0:
+        for stream, kind in ((1, "out"), (2, "err")):
+            os.dup2(os.open(Path(root) / f"{name}.{kind}", os.O_WRONLY | os.O_CREAT), stream)
+        INJECT[name]()
+        sys.argv = ["anchorbench", *arguments, "--out", str(Path(root) / name)]
+        try:
+            cli.main()
+        except SystemExit as end:
+            sys.stdout.flush()
+            os._exit(end.code or 0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+'''
+
+
+class Interrupted(NamedTuple):
+    """What an interrupted command left."""
+
+    folder: Path
+    code: int
+    err: str
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Interrupted]:
+    """The same command, interrupted in each way: processes forked from one, so that torch is imported once."""
+    root = tmp_path_factory.mktemp("interrupted")
+    arguments = json.dumps([TINY.model_dump(mode="json"), list(INTERRUPTIONS), str(root), SWEEP])
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", CHILD, arguments], capture_output=True, text=True, env=environment, check=True)
+    codes = [int(code) for code in done.stdout.split()]
+    return {
+        name: Interrupted(root / name, code, (root / f"{name}.err").read_text())
+        for name, code in zip(INTERRUPTIONS, codes, strict=True)
+    }
+
+
+def run_folders(out: Path) -> list[Path]:
+    """The folders that count: what a kill leaves behind is hidden."""
+    return sorted(path for path in (out / "runs").glob("*") if not path.name.startswith("."))
+
+
+@pytest.mark.parametrize("name", INTERRUPTIONS)
+def test_an_interruption_loses_nothing_that_was_finished(interrupted: dict[str, Interrupted], name: str, cli: Cli) -> None:
+    out, code, err = interrupted[name]
+    assert not (out / "results.jsonl").exists()
+    finished = run_folders(out)
+    assert len(finished) == INTERRUPTIONS[name]
+    for folder in finished:
+        read_run(folder)  # whole, or it raises
+    before = {folder.name: (folder.stat().st_ino, bytes_of(folder)) for folder in finished}
+    if name.startswith("ctrl-c"):
+        assert code == 130
+        require_one_sentence(err)
+        assert "the same command goes on" in err
+    else:
+        assert code == -signal.SIGKILL
+        assert err == ""
+
+    again = cli(*SWEEP, "--out", out)
+    assert again.code == 0, again.err
+    said = "All 4 runs are finished" if len(before) == RUNS else f", {len(before)} of them finished"
+    assert (said in again.out) == bool(before)
+    after = run_folders(out)
+    assert {name: (out / "runs" / name).stat().st_ino for name in before} == {name: inode for name, (inode, _) in before.items()}
+    assert {name: bytes_of(out / "runs" / name) for name in before} == {name: content for name, (_, content) in before.items()}
+    rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert [row["run_id"] for row in rows] == [recipe.run_id for recipe in SMALL.runs()]
+    assert sorted(row["run_id"] for row in rows) == [folder.name for folder in after]
+    assert (out / "phase.png").exists()
+    visible = {path.name for path in out.iterdir() if not path.name.startswith(".")}
+    assert visible <= {"sweep.json", "runs", "checkpoints", "results.jsonl", "results.csv", "phase.png", "attention_flow.png"}
+    assert not list((out / "checkpoints").glob("*.safetensors"))
+
+
+def test_a_second_call_trains_nothing(sweep: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = bytes_of(sweep / "runs")
+    rows = (sweep / "results.jsonl").read_bytes()
+    (sweep / "results.jsonl").unlink()
+    monkeypatch.setattr("anchorbench.train.train", None)  # whoever calls it fails
+    again = cli(*SWEEP, "--out", sweep)
+    assert again.code == 0
+    assert f"All {RUNS} runs are finished; nothing is trained." in again.out
+    assert bytes_of(sweep / "runs") == before
+    assert (sweep / "results.jsonl").read_bytes() == rows  # derived from the folders
+
+
+def test_a_damaged_run_is_reported_and_trained_again(sweep: Path, cli: Cli) -> None:
+    folders = run_folders(sweep)
+    damaged, *whole = folders
+    before = {folder: bytes_of(folder) for folder in folders}
+    (damaged / "weights.safetensors").write_bytes(before[damaged]["weights.safetensors"][:100])
+    again = cli(*SWEEP, "--out", sweep)
+    assert again.code == 0
+    assert f", {RUNS - 1} of them finished" in again.out
+    said = again.out.replace("\n", "")
+    assert f"{damaged.name}/weights.safetensors is damaged" in said
+    assert "it is trained again" in " ".join(again.out.split())
+    assert read_run(damaged).recipe.run_id == damaged.name
+    assert {folder: bytes_of(folder) for folder in whole} == {folder: before[folder] for folder in whole}
+    assert len((sweep / "results.jsonl").read_text().splitlines()) == RUNS
+
+
+def test_a_run_under_anothers_name_is_trained_again(sweep: Path, cli: Cli) -> None:
+    first, second, *_ = run_folders(sweep)
+    for path in second.iterdir():
+        path.write_bytes((first / path.name).read_bytes())
+    assert read_run(second).recipe.run_id == first.name
+    again = cli(*SWEEP, "--out", sweep)
+    assert "holds another run's recipe" in " ".join(again.out.split())
+    assert read_run(second).recipe.run_id == second.name
+
+
+def test_axes_may_grow_and_shrink(sweep: Path, cli: Cli) -> None:
+    before = bytes_of(sweep / "runs")
+    grown = cli("run", "--gamma", "0.5,0.7,0.9", "--seeds", "2", "--out", sweep)
+    assert f"{RUNS + 2} runs, {RUNS} of them finished" in grown.out
+    assert before.items() <= bytes_of(sweep / "runs").items()
+    shrunk = cli("run", "--gamma", "0.9", "--seeds", "1", "--out", sweep)
+    assert "All 1 runs are finished" in shrunk.out
+    assert len((sweep / "results.jsonl").read_text().splitlines()) == 1
+
+
+def test_runs_are_all_combinations_once_and_in_order() -> None:
+    runs = Sweep(BASE, {"model.norm": ("post", "pre"), "init.gamma": (0.7, 0.5, 0.7), "seed": (0, 1)}).runs()
+    found = [(run.model.norm, run.init.gamma, run.seed) for run in runs]
+    assert found == [(norm, gamma, seed) for norm in ("post", "pre") for gamma in (0.7, 0.5) for seed in (0, 1)]
+    assert len({run.run_id for run in runs}) == 8
+
+
+def test_a_sweep_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="axis seed has no values"):
+        Sweep(BASE, {"init.gamma": (0.5,), "seed": ()}).runs()
+
+
+def test_stacks_hold_one_structure_each_and_every_run_once() -> None:
+    runs = Sweep(BASE, {"model.norm": ("pre", "post"), "init.gamma": (0.5, 0.7), "seed": tuple(range(5))}).runs()
+    # Two structures of ten runs: 8 + 2 and 8 + 2.
+    grouped = stacks(runs)
+    assert STACK_MEMBERS == 8
+    assert [len(stack) for stack in grouped] == [8, 2, 8, 2]
+    assert all(len({structure(run) for run in stack}) == 1 for stack in grouped)
+    assert [run for stack in grouped for run in stack] == runs
+
+
+def test_runs_of_one_structure_share_a_stack_wherever_they_stand() -> None:
+    runs = Sweep(BASE, {"seed": (0, 1, 2), "model.norm": ("pre", "post"), "optimizer.lr": (1e-3, 1e-2)}).runs()
+    grouped = stacks(runs)
+    assert [{run.model.norm for run in stack} for stack in grouped] == [{"pre"}, {"post"}]
+    assert [len(stack) for stack in grouped] == [6, 6]
+
+
+def refusal(out: Path, sweep: Sweep = SMALL) -> str:
+    with pytest.raises(ValueError, match=str(out)) as refused:
+        SweepFolder(out, sweep)
+    assert not isinstance(refused.value, DamagedRunError)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_a_folder_of_another_recipe_is_refused_and_kept(tmp_path: Path) -> None:
+    SweepFolder(tmp_path / "out", SMALL)
+    before = bytes_of(tmp_path)
+    other = Sweep(BASE.override({"optimizer.weight_decay": 1.0}), SMALL.axes)
+    assert "(optimizer.weight_decay: 0.01 there, 1.0 here)" in refusal(tmp_path / "out", other)
+    assert "(steps: 6 there, 7 here)" in refusal(tmp_path / "out", Sweep(BASE.override({"steps": 7}), SMALL.axes))
+    assert bytes_of(tmp_path) == before
+
+
+def test_a_folder_of_other_things_is_refused_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("dear to someone")
+    assert "is not empty and holds no sweep" in refusal(tmp_path)
+    assert bytes_of(tmp_path) == {"thesis.tex": b"dear to someone"}
+
+
+@pytest.mark.parametrize("below", ["", "deeper", "deeper/still"])
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    assert "cannot be written" in refusal(tmp_path / "file" / below)
+    assert bytes_of(tmp_path) == {"file": b"not a folder"}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"null", b"[1]", b"{}", b'{"axes": [], "base": 3}', b"[" * 100_000])
+def test_a_damaged_marker_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "sweep.json").write_bytes(content)
+    refusal(tmp_path)
+    assert bytes_of(tmp_path) == {"sweep.json": content}
+
+
+def test_runs_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
+    SweepFolder(tmp_path, SMALL)
+    (tmp_path / "runs").rmdir()
+    (tmp_path / "runs").write_text("a file")
+    assert "cannot be written" in refusal(tmp_path)
