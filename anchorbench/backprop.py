@@ -48,6 +48,11 @@ class Backprop:
         self._embed_back(tokens, gradient)
         return losses
 
+    @property
+    def buffers(self) -> list[Tensor]:
+        """All arrays allocated so far, gradients aside."""
+        return list(self._buffers.values())
+
     def _buffer(self, owner: object, name: str, *size: int) -> Tensor:
         """The array that `owner` calls `name`, allocated on first use."""
         key = (owner, name)

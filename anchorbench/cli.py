@@ -34,22 +34,81 @@ def run(
     seeds: Annotated[int, typer.Option(help="Seeds a condition.")] = 4,
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay.")] = None,
+    axis: Annotated[list[str] | None, typer.Option(help="Another axis, as FIELD=VALUE,...: model.n_layer=2,3.")] = None,
+    keep_steps: Annotated[str | None, typer.Option(help="Steps whose weights are kept as well, separated by commas.")] = None,
+    memory: Annotated[float | None, typer.Option(help="GiB that training may take; 60% of what is free if not given.")] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; anchorbench-out/TASK-VARIANT-PRESET if not given.")] = None,
 ) -> None:
     """Train a sweep over the initialization rate, and name each member's solution."""
     from anchorbench.run import make_sweep, run_and_show
 
     sweep = make_sweep(
-        task=task, variant=variant, preset=preset, gamma=gamma, norm=norm, seeds=seeds, steps=steps, weight_decay=weight_decay
+        task=task,
+        variant=variant,
+        preset=preset,
+        gamma=gamma,
+        norm=norm,
+        seeds=seeds,
+        steps=steps,
+        weight_decay=weight_decay,
+        axes=axis or (),
     )
     folder = out if out is not None else Path("anchorbench-out") / f"{sweep.base.task}-{sweep.base.variant}-{preset}"
-    run_and_show(sweep, folder)
+    run_and_show(sweep, folder, memory=_bytes(memory), keep_steps=_steps(keep_steps))
+
+
+sweep_app = typer.Typer(no_args_is_help=True, help="Sweeps over any fields of a recipe, described in a YAML file.")
+app.add_typer(sweep_app, name="sweep")
+RecipeFile = Annotated[Path, typer.Argument(help="YAML: preset, fields that differ from it, and axes.")]
+Axes = Annotated[list[str] | None, typer.Option("--axis", help="Another axis, as FIELD=VALUE,...: init.gamma=0.4,0.5.")]
+Memory = Annotated[float | None, typer.Option(help="GiB that training may take; 60% of what is free if not given.")]
+
+
+@sweep_app.command("plan")
+def sweep_plan(
+    recipe: RecipeFile,
+    axis: Axes = None,
+    memory: Memory = None,
+    out: Annotated[Path, typer.Option(help="Output folder; its finished runs are not counted.")] = Path("anchorbench-out/sweep"),
+) -> None:
+    """Print runs, stacks, memory and an estimate of the time, before anything starts."""
+    from anchorbench.run import load_sweep, plan
+
+    plan(load_sweep(recipe, axis or ()), out, _bytes(memory))
+
+
+@sweep_app.command("run")
+def sweep_run(
+    recipe: RecipeFile,
+    axis: Axes = None,
+    memory: Memory = None,
+    keep_steps: Annotated[str | None, typer.Option(help="Steps whose weights are kept as well, separated by commas.")] = None,
+    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("anchorbench-out/sweep"),
+) -> None:
+    """Train a sweep; what is finished is not trained again."""
+    from anchorbench.run import load_sweep, run_and_show
+
+    run_and_show(load_sweep(recipe, axis or ()), out, memory=_bytes(memory), keep_steps=_steps(keep_steps))
+
+
+def _bytes(gib: float | None) -> float | None:
+    if gib is not None and not gib > 0:
+        raise ValueError(f"memory is {gib}; allowed: a positive number of GiB")
+    return None if gib is None else gib * 2**30
+
+
+def _steps(text: str | None) -> list[int]:
+    try:
+        return [] if text is None else [int(step) for step in text.split(",")]
+    except ValueError:
+        raise ValueError(f"keep-steps is {text!r}; allowed: whole numbers separated by commas") from None
 
 
 @app.command()
 def export(
     run_dir: Annotated[Path, typer.Argument(help="Folder of a finished run: OUT/runs/RUN_ID.")],
     out_dir: Annotated[Path, typer.Argument(help="Folder to write the checkpoint to.")],
+    step: Annotated[int | None, typer.Option(help="An intermediate step that was kept.")] = None,
 ) -> None:
     """Write a member as a Hugging Face checkpoint, which TransformerLens opens too."""
     from rich.console import Console
@@ -57,7 +116,7 @@ def export(
     from anchorbench.hub import export as export_run
     from anchorbench.store import read_run
 
-    path = export_run(read_run(run_dir), out_dir)
+    path = export_run(read_run(run_dir), out_dir, step)
     Console(markup=False).print(f"checkpoint: {path}", soft_wrap=True)
 
 

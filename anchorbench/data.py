@@ -108,15 +108,16 @@ def _new_folder(out: Path) -> Generator[Path]:
 
 def _write_config(task: Task, folder: Path, size: int | None, seed: int) -> Built:
     folder.mkdir()
+    schema = _schema(task)
     examples: dict[Split, int] = {split: task.sizes[split] if size is None else size for split in task.splits}
     arrow_bytes: dict[Split, int] = {}
     for split, n in examples.items():
         drawn = task.sample(split, n, seed)
         arrow_bytes[split] = 0
-        with pq.ParquetWriter(folder / f"{split}.parquet", _schema(task), compression="zstd") as writer:
+        with pq.ParquetWriter(folder / f"{split}.parquet", schema, compression="zstd") as writer:
             for start in range(0, n, ROWS):
                 part = drawn[start : start + ROWS]
-                table = _table(task, part.tokens, part)
+                table = _table(task, schema, part.tokens, part)
                 arrow_bytes[split] += table.nbytes
                 writer.write_table(table)
     tokenizer = _tokenizer([task])
@@ -139,7 +140,7 @@ def _schema(task: Task) -> pa.Schema:
     return features(task).arrow_schema
 
 
-def _table(task: Task, tokens: np.ndarray, answers: Examples | Answers) -> pa.Table:
+def _table(task: Task, schema: pa.Schema, tokens: np.ndarray, answers: Examples | Answers) -> pa.Table:
     """`tokens [n, seq_len]` and what is known about them, as the data set's columns."""
     words = pa.array([token.word for token in task.vocabulary])
     starts = np.arange(0, tokens.size + 1, task.seq_len, dtype=np.int32)
@@ -152,7 +153,6 @@ def _table(task: Task, tokens: np.ndarray, answers: Examples | Answers) -> pa.Ta
     }
     if answers.target is not None:
         columns["target"] = _lists(answers.target)
-    schema = _schema(task)
     return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
@@ -271,8 +271,9 @@ def _read_split(path: Path, task: Task, n: int) -> Iterator[pa.Table]:
     """The rows of a split's file, some at a time. Raises ValueError if it is not a whole file with the right columns and rows."""
     try:
         with pq.ParquetFile(path) as file:
-            if not file.schema_arrow.equals(_schema(task)):
-                raise ValueError(f"{path} does not have the columns of {config_name(task)}: {', '.join(_schema(task).names)}")
+            schema = _schema(task)
+            if not file.schema_arrow.equals(schema):
+                raise ValueError(f"{path} does not have the columns of {config_name(task)}: {', '.join(schema.names)}")
             if file.metadata.num_rows != n:
                 raise ValueError(f"{path} has {file.metadata.num_rows} rows; its {MANIFEST} says {n}")
             for batch in file.iter_batches(batch_size=ROWS):
@@ -292,7 +293,7 @@ def _check_rows(path: Path, start: int, table: pa.Table, task: Task, split: Spli
         _check_rows(path, start, table[:row], task, split)  # a wrong row before it comes first
         raise ValueError(f"{path}, row {start + row} is not an example of {config_name(task)}: {answers.problems[row]}")
 
-    expected = _table(task, tokens, answers)
+    expected = _table(task, _schema(task), tokens, answers)
     wrong: list[tuple[int, str]] = []  # the first row where each check fails, and what is wrong there
 
     def check(fails: Any, say: Callable[[int], str]) -> None:
@@ -325,7 +326,7 @@ def _check_rows(path: Path, start: int, table: pa.Table, task: Task, split: Spli
         raise ValueError(f"{path}, row {start + row}: {what}")
 
 
-def _matrix(column: pa.ChunkedArray, width: int, missing: float) -> np.ndarray:
+def _matrix(column: pa.ChunkedArray, width: int, missing: int | float) -> np.ndarray:
     """A column of lists as `[rows, width]`, with `missing` where there is nothing."""
     lists = column.combine_chunks()
     values = lists.flatten().fill_null(missing).to_numpy()  # without the lists that are missing as a whole

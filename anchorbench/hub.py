@@ -111,12 +111,15 @@ def open_model(model: object) -> OpenModel:
     raise ValueError(f"{type(model).__name__} is not a model; allowed: a path, a run, or a causal language model")
 
 
-def load_member(run: Run) -> GPT:
-    """A finished run's model, as a stack of one. Raises DamagedRunError if its weights are not of its recipe's shape."""
+def load_member(run: Run, step: int | None = None) -> GPT:
+    """A finished run's model, as a stack of one; at an intermediate step that was kept, if given.
+
+    Raises DamagedRunError if its weights are not of its recipe's shape, ValueError if the step was not kept.
+    """
     task = run.recipe.load_task()
     model = GPT(run.recipe.model, members=1, vocab_size=task.vocab_size, seq_len=task.seq_len)
     try:
-        model.load_state_dict({name: tensor[None] for name, tensor in run.weights().items()})
+        model.load_state_dict({name: tensor[None] for name, tensor in run.weights(step).items()})
     except RuntimeError as error:
         raise DamagedRunError(
             f"{run.path / 'weights.safetensors'} does not fit its recipe: {str(error).splitlines()[1].strip()}"
@@ -213,14 +216,14 @@ def _open_bridge(bridge: Any) -> OpenModel:
     return replace(_open_transformers(original), logits=lambda tokens: bridge(tokens.to(device))[:, -1], patterns=patterns)
 
 
-def export(run: Run, out: Path) -> Path:
+def export(run: Run, out: Path, step: int | None = None) -> Path:
     """Writes the run's model to the folder `out` as a Hugging Face checkpoint: the same logits, opened by `from_pretrained`.
 
     Raises ValueError with one sentence if `out` is a non-empty folder or the shape has no Hugging Face counterpart.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} already exists and is not an empty folder; choose another")
-    model = to_transformers(load_member(run))
+    model = to_transformers(load_member(run, step))
     card = json.dumps(
         {"run_id": run.result.run_id, "verdict": run.result.verdict, "recipe": run.recipe.model_dump(mode="json")}, indent=1
     )

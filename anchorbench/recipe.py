@@ -100,6 +100,14 @@ class Recipe(BaseModel):
         return parse_recipe(content)
 
 
+def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested dictionary by dotted paths; an empty dictionary stays a value."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
+    return flat
+
+
 def parse_recipe(content: Any) -> Recipe:
     """A recipe from plain data. Raises ValueError with one sentence."""
     try:

@@ -61,6 +61,9 @@ class Result(BaseModel):
     exception: str | None
     phase: str | None
     diverged_at: int | None
+    steps_trained: int
+    kept_steps: list[int]
+    """Intermediate steps whose weights the folder holds as well."""
     environment: dict[str, str]
 
 
@@ -107,9 +110,17 @@ class Run(BaseModel):
         """The evaluations during training, one dictionary a step."""
         return [json.loads(line) for line in (self.path / "trajectory.jsonl").read_text().splitlines()]
 
-    def weights(self) -> dict[str, Any]:
-        """Name -> tensor, without the member axis."""
-        return load_weights(self.path / "weights.safetensors")
+    def weights(self, step: int | None = None) -> dict[str, Any]:
+        """Name -> tensor, without the member axis; of an intermediate step if given. Raises ValueError if it was not kept."""
+        if step is not None and step not in self.result.kept_steps:
+            kept = ", ".join(map(str, self.result.kept_steps)) or "none"
+            raise ValueError(f"step is {step}; the run kept these intermediate steps: {kept}")
+        return load_weights(self.path / ("weights.safetensors" if step is None else kept_name(step)))
+
+
+def kept_name(step: int) -> str:
+    """The file that holds the weights of an intermediate step."""
+    return f"weights-{step}.safetensors"
 
 
 def load_weights(path: Path) -> dict[str, Any]:
@@ -146,7 +157,8 @@ def write_run(folder: Path, member: Any) -> None:
     files = {
         "recipe.json": _json(recipe.model_dump(mode="json")),
         "trajectory.jsonl": b"".join(_json(asdict(point)) for point in member.trajectory),
-        "weights.safetensors": save({name: tensor.contiguous() for name, tensor in member.weights.items()}),
+        "weights.safetensors": save(member.weights),
+        **{kept_name(step): save(weights) for step, weights in member.kept.items()},
     }
     result = Result(
         run_id=recipe.run_id,
@@ -168,6 +180,8 @@ def write_run(folder: Path, member: Any) -> None:
         exception=behaviour.exception,
         phase=behaviour.phase,
         diverged_at=member.diverged_at,
+        steps_trained=member.steps_trained,
+        kept_steps=sorted(member.kept),
         environment=environment(),
     )
     files["result.json"] = _json(result.model_dump(mode="json"))
@@ -192,12 +206,12 @@ def read_run(folder: Path) -> Run:
     """The run in `folder`. Raises DamagedRunError with one sentence if anything is missing, altered or unreadable."""
     try:
         digests = _read_json(folder / "digests.json")
-        for name in _FILES:
+        result = Result.model_validate(_read_json(folder / "result.json"))
+        for name in (*_FILES, *(kept_name(step) for step in result.kept_steps)):
             digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
             if not isinstance(digests, dict) or digests.get(name) != digest:
                 raise DamagedRunError(f"{folder / name} is damaged: its digest is not the one recorded when it was written")
         recipe = parse_recipe(_read_json(folder / "recipe.json"))
-        result = Result.model_validate(_read_json(folder / "result.json"))
     except FileNotFoundError as error:
         raise DamagedRunError(f"{folder} is incomplete: {Path(error.filename).name} is missing") from None
     except ValidationError as error:

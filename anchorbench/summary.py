@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from anchorbench.recipe import flatten
 from anchorbench.store import Run
 
 
@@ -65,7 +66,7 @@ class Condition:
 
 def conditions(runs: Iterable[Run]) -> list[Condition]:
     """The runs grouped by all that differs among them except the seed; ordered by gamma within the other axes."""
-    flat = [(run, _flatten(run.recipe.model_dump())) for run in runs]
+    flat = [(run, flatten(run.recipe.model_dump())) for run in runs]
     varying = [path for path in flat[0][1] if path != "seed" and len({str(fields.get(path)) for _, fields in flat}) > 1]
     paths = [*(path for path in varying if path != "init.gamma"), "init.gamma"]
     grouped: dict[tuple[Any, ...], list[Run]] = {}
@@ -74,14 +75,6 @@ def conditions(runs: Iterable[Run]) -> list[Condition]:
     found = [Condition(dict(zip(paths, values, strict=True)), tuple(members)) for values, members in grouped.items()]
     order = {others: i for i, others in enumerate(dict.fromkeys(condition.others for condition in found))}
     return sorted(found, key=lambda condition: (order[condition.others], condition.gamma))
-
-
-def _flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested dictionary by dotted paths."""
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
-    return flat
 
 
 def _words(path: str, value: Any) -> str:

@@ -5,16 +5,23 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+from anchorbench.lock import RunLock
 from anchorbench.recipe import Recipe
 from anchorbench.store import DamagedRunError, Run, read_run, write_atomically, write_run, write_tables
 
 STACK_MEMBERS = 8
-"""Members trained at once: enough to fill two cores; an interruption loses at most one stack."""
+"""Members trained at once: enough to fill two cores; results come stack by stack."""
+POLL_SECONDS = 2.0
+"""How often is looked after runs that another process trains."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +90,14 @@ class SweepFolder:
         name = hashlib.sha256(" ".join(recipe.run_id for recipe in stack).encode()).hexdigest()[:16]
         return self.out / "checkpoints" / f"{name}.safetensors"
 
-    def finished(self, recipes: list[Recipe]) -> tuple[list[Run], list[str]]:
-        """The finished runs among `recipes`, and a sentence for each folder that is damaged."""
+    def remove_checkpoints(self, finished: set[str]) -> None:
+        """Removes the checkpoints of stacks that are finished, and damaged ones."""
+        for path in (self.out / "checkpoints").glob("*.safetensors"):
+            if finished >= set(checkpoint_runs(path)):
+                path.unlink(missing_ok=True)
+
+    def finished(self, recipes: Sequence[Recipe], keep_steps: Sequence[int] = ()) -> tuple[list[Run], list[str]]:
+        """The finished runs among `recipes` that also kept the weights at `keep_steps`, and a sentence for each damaged folder."""
         runs: list[Run] = []
         problems: list[str] = []
         for recipe in recipes:
@@ -93,53 +106,117 @@ class SweepFolder:
                     run = read_run(self.path(recipe))
                     if run.recipe != recipe or run.result.run_id != recipe.run_id:
                         raise DamagedRunError(f"{self.path(recipe)} holds another run's recipe")
-                    runs.append(run)
+                    if set(keep_steps) <= set(run.result.kept_steps):
+                        runs.append(run)
                 except DamagedRunError as problem:
                     problems.append(str(problem))
         return runs, problems
 
 
-def stacks(recipes: list[Recipe]) -> list[list[Recipe]]:
-    """Groups runs of one structure into stacks of at most STACK_MEMBERS, keeping their order."""
-    from anchorbench.train import structure
+def stacks(recipes: Sequence[Recipe], memory: float | None = None) -> list[list[Recipe]]:
+    """Groups runs of one structure into stacks, the longest first: at most STACK_MEMBERS, and as many as fit in `memory` bytes
+    (by default 60% of what is free). Raises ValueError if not even one member fits.
+    """
+    from anchorbench.train import memory_of_member, structure
 
+    budget = 0.6 * psutil.virtual_memory().available if memory is None else memory
     by_structure: dict[Any, list[Recipe]] = {}
     for recipe in recipes:
         by_structure.setdefault(structure(recipe), []).append(recipe)
-    return [
-        alike[start : start + STACK_MEMBERS] for alike in by_structure.values() for start in range(0, len(alike), STACK_MEMBERS)
-    ]
+    grouped: list[tuple[float, list[Recipe]]] = []
+    for alike in by_structure.values():
+        each = memory_of_member(alike[0])
+        if each > budget:
+            raise ValueError(
+                f"one member takes {each / 2**30:.2f} GiB of memory; allowed here: {budget / 2**30:.2f} GiB (--memory)"
+            )
+        count = -(-len(alike) // min(STACK_MEMBERS, int(budget // each)))  # balanced, none larger than allowed
+        edges = [len(alike) * i // count for i in range(count + 1)]
+        grouped += [(each * alike[0].steps, alike[left:right]) for left, right in itertools.pairwise(edges)]
+    return [stack for _, stack in sorted(grouped, key=lambda item: -item[0])]
 
 
-def run_sweep(sweep: Sweep, folder: SweepFolder, report: Callable[[Progress], None] = lambda progress: None) -> list[Run]:
-    """Trains what is missing and returns all runs in the sweep's order; damaged folders are reported and trained again."""
+def run_sweep(
+    sweep: Sweep,
+    folder: SweepFolder,
+    report: Callable[[Progress], None] = lambda progress: None,
+    *,
+    memory: float | None = None,
+    keep_steps: Sequence[int] = (),
+) -> list[Run]:
+    """Trains what is missing and returns all runs in the sweep's order; damaged folders are reported and trained again.
+
+    Runs that another process trains on the same folder are waited for. `keep_steps` are steps whose weights are kept as well.
+    """
     recipes = sweep.runs()
-    runs, problems = folder.finished(recipes)
+    runs, problems = folder.finished(recipes, keep_steps)
     for problem in problems:
         report(Progress([], message=f"{problem}; it is trained again"))
     done = {run.result.run_id: run for run in runs}
-    missing = [recipe for recipe in recipes if recipe.run_id not in done]
-    for finished in _train(missing, folder, report):
-        done |= {run.result.run_id: run for run in finished}
+    while missing := [recipe for recipe in recipes if recipe.run_id not in done]:
+        busy = 0
+        for stack in _planned(missing, recipes, folder, memory):
+            with ExitStack() as held:
+                mine = [recipe for recipe in stack if _lock(folder, recipe, held)]
+                busy += len(stack) - len(mine)
+                meanwhile, _ = folder.finished([recipe for recipe in mine if recipe.run_id not in done], keep_steps)
+                done |= {run.result.run_id: run for run in meanwhile}
+                if any(recipe.run_id not in done for recipe in mine):
+                    done |= {run.result.run_id: run for run in _train(mine, folder, report, keep_steps)}
+        if busy:
+            report(Progress([], message=f"waiting for {busy} runs that another process trains"))
+            time.sleep(POLL_SECONDS)
+            runs, _ = folder.finished(missing, keep_steps)
+            done |= {run.result.run_id: run for run in runs}
     ordered = [done[recipe.run_id] for recipe in recipes]
+    folder.remove_checkpoints(set(done))
     write_tables(folder.out, ordered)
     return ordered
 
 
-def _train(missing: list[Recipe], folder: SweepFolder, report: Callable[[Progress], None]) -> Iterator[list[Run]]:
-    if not missing:
-        return
+def _lock(folder: SweepFolder, recipe: Recipe, held: ExitStack) -> bool:
+    """Takes the run's lock until `held` is closed; False if another process has it."""
+    lock = RunLock.acquire(folder.out / "locks" / recipe.run_id)
+    if lock is not None:
+        held.enter_context(lock)
+    return lock is not None
+
+
+def _planned(missing: list[Recipe], recipes: list[Recipe], folder: SweepFolder, memory: float | None) -> Iterator[list[Recipe]]:
+    """The stacks to train: first those that a checkpoint holds, just as they were, then the rest."""
+    known = {recipe.run_id: recipe for recipe in recipes}
+    wanted = {recipe.run_id for recipe in missing}
+    for path in sorted((folder.out / "checkpoints").glob("*.safetensors")):
+        held = checkpoint_runs(path)
+        if wanted & set(held) and known.keys() >= set(held):
+            wanted -= set(held)
+            yield [known[run_id] for run_id in held]
+    if wanted:
+        yield from stacks([recipe for recipe in missing if recipe.run_id in wanted], memory)
+
+
+def _train(stack: list[Recipe], folder: SweepFolder, report: Callable[[Progress], None], keep_steps: Sequence[int]) -> list[Run]:
     from anchorbench.train import train
 
-    for stack in stacks(missing):
-        report(Progress(stack))
-        checkpoint = folder.checkpoint(stack)
-        for member in train(stack, lambda step: report(Progress(stack, step)), checkpoint):  # noqa: B023
-            write_run(folder.path(member.recipe), member)
-        checkpoint.unlink(missing_ok=True)
-        finished = [read_run(folder.path(recipe)) for recipe in stack]
-        report(Progress(stack, stack[0].steps, finished))
-        yield finished
+    report(Progress(stack))
+    checkpoint = folder.checkpoint(stack)
+    for member in train(stack, lambda step: report(Progress(stack, step)), checkpoint, keep_steps):
+        write_run(folder.path(member.recipe), member)
+    checkpoint.unlink(missing_ok=True)
+    finished = [read_run(folder.path(recipe)) for recipe in stack]
+    report(Progress(stack, stack[0].steps, finished))
+    return finished
+
+
+def checkpoint_runs(path: Path) -> list[str]:
+    """The ids of the runs whose training a checkpoint holds; none if it cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            return list(json.loads(file.metadata()["anchorbench"])["run_ids"])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _without(content: Any, paths: set[str]) -> Any:

@@ -6,6 +6,7 @@ anchor functions, arXiv 2405.05409). The engine knows what a task is, never whic
 """
 
 import difflib
+import functools
 import hashlib
 import json
 from abc import ABC, abstractmethod
@@ -289,6 +290,7 @@ def register(task: type[Task]) -> type[Task]:
     return task
 
 
+@functools.cache  # looking for entry points takes as long as everything else
 def _load_registry() -> dict[str, type[Task]]:
     """Imports our tasks and those of other packages' entry points `anchorbench.tasks`; returns name -> class."""
     import_module("anchorbench.tasks")  # registers on import; not at our import, to avoid a cycle

@@ -105,6 +105,22 @@ def weight_decay(optimizer: Optimizer, step: int) -> float:
     return optimizer.weight_decay if inside else 0.0
 
 
+def memory_of_member(recipe: Recipe) -> float:
+    """Bytes that one member adds to a stack: parameters, gradients, optimizer state, the step's arrays, and training data.
+
+    Worked out on shapes alone, without allocating. A quarter is added for what an operation needs while it runs.
+    """
+    task = recipe.load_task()
+    with torch.device("meta"):
+        model = GPT(recipe.model, members=1, vocab_size=task.vocab_size, seq_len=task.seq_len)
+        backprop = Backprop(model, recipe.batch)
+        backprop(torch.zeros(1, recipe.batch, task.seq_len, dtype=torch.long), torch.zeros(1, recipe.batch, dtype=torch.long))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    # Five rows of parameters: weights, gradients as computed and as collected, and two moments; data once as drawn, once as int16.
+    floats = 5 * parameters + sum(buffer.numel() for buffer in backprop.buffers)
+    return 1.25 * (4 * floats + 10 * recipe.data_size * (task.seq_len + 1))
+
+
 class Stack:
     """Members in training: model, optimizer state, and what was seen of each. One buffer row a member, `[members, size]`."""
 

@@ -111,9 +111,10 @@ class EvalSet:
                 commutes = _share(counts["ood"] == answers[at:], asked)
             values, times = np.unique(counts["ood"] - inferential, return_counts=True)
             deviations = dict(zip(values.tolist(), times.tolist(), strict=True))
+        seen: Split = "iid" if "iid" in self.examples else "train"
         return Behaviour(
             accuracy_train=_require(_share(counts["train"] == self.examples["train"].label)),
-            accuracy_iid=_require(_share(counts["iid"] == self.examples["iid"].label)),
+            accuracy_iid=_require(_share(counts[seen] == self.examples[seen].label)),
             composes=composes,
             ordered=ordered,
             symmetric=symmetric,
@@ -141,6 +142,7 @@ class Behaviour:
 
     accuracy_train: Share
     accuracy_iid: Share
+    """Seen groups at unseen (key, position); in a task that trains all of these, its training examples."""
     composes: Share | None
     """Held-out groups without a trained mirror: answered by composing."""
     ordered: Share | None

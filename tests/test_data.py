@@ -141,13 +141,6 @@ def test_one_tokenizer_for_all_variants_of_a_task(name, tmp_path):
         assert tokenizer(rows["text"])["input_ids"] == rows["tokens"]
 
 
-def test_tasks_whose_words_have_other_ids_have_no_common_tokenizer(everything, cli: Cli, tmp_path):
-    assert not (everything / "tokenizer.json").exists()
-    outcome = cli("data", "build", "all", "--size", "1", "--out", tmp_path / "out")
-    assert f'AutoTokenizer.from_pretrained("{tmp_path / "out" / "addition-least-first"}")' in outcome.out
-    assert AutoTokenizer.from_pretrained(tmp_path / "out" / "addition-least-first")("4 +")["input_ids"] == [4, 10]
-
-
 def test_an_unknown_word_is_refused(everything):
     with pytest.raises(Exception, match="UNK"):
         AutoTokenizer.from_pretrained(everything / "composite-conflict")("20 a1 a5")
@@ -192,8 +185,12 @@ def test_large_and_default_sizes(tmp_path, name, size):
 
 def test_the_same_command_gives_the_same_bytes_in_another_process(everything, tmp_path):
     environment = os.environ | {"PYTHONHASHSEED": "77", "TZ": "Asia/Tokyo", "PYTHONPATH": str(Path(__file__).parents[1])}
-    subprocess.run([*COMMAND, *BUILD_ALL, str(tmp_path / "again")], env=environment, check=True, capture_output=True)
-    assert bytes_of(tmp_path / "again") == bytes_of(everything)
+    again = tmp_path / "again"
+    done = subprocess.run([*COMMAND, *BUILD_ALL, str(again)], env=environment, check=True, capture_output=True, text=True)
+    assert bytes_of(again) == bytes_of(everything)
+    assert not (again / "tokenizer.json").exists()  # "+" is 10 here and 12 there
+    assert f'AutoTokenizer.from_pretrained("{again / "addition-least-first"}")' in done.stdout
+    assert done.stderr == ""
 
 
 def test_another_seed_gives_other_bytes(everything, tmp_path):
@@ -214,7 +211,7 @@ def test_another_seed_gives_other_bytes(everything, tmp_path):
         (("compsite",), "did you mean 'composite'"),
         (("composite", "--size", "0"), "size is 0"),
         (("composite", "--size", "-3"), "size is -3"),
-        (("composite", "--size", "many"), "many"),
+        (("composite", "--size", "many"), "--size"),
         (("composite", "--seed", "-1"), "seed is -1"),
     ],
 )
@@ -280,7 +277,6 @@ def test_killed_while_building_nothing_half_written_is_in_the_folder(tmp_path):
 
 
 def test_whole_data_are_right(everything, cli: Cli):
-    assert len(data.verify(everything)) == len(TASKS)
     outcome = cli("data", "verify", everything)
     rows = SIZE * sum(len(task.splits) for task in find_tasks("all"))
     assert (outcome.code, outcome.err) == (0, "")
@@ -398,10 +394,11 @@ def test_a_truncated_file_is_named(copy, keep):
 def test_a_flipped_byte_is_never_an_answer(copy):
     """Damage is found, or it changed nothing that is read: never a traceback of another kind."""
     path = copy / "composite-conflict" / "ood.parquet"
+    shutil.rmtree(copy / "statistical-default")
     content = path.read_bytes()
     table = pq.read_table(path)
     found = 0
-    for at in np.random.default_rng(0).integers(len(content), size=60).tolist():
+    for at in np.random.default_rng(0).integers(len(content), size=40).tolist():
         path.write_bytes(content[:at] + bytes([content[at] ^ 0x55]) + content[at + 1 :])
         try:
             data.verify(copy)
@@ -476,7 +473,7 @@ def test_what_is_no_data_set_is_one_sentence(cli: Cli, tmp_path):
 class FakeHub:
     """Stands for HfApi; remembers what it was asked for."""
 
-    calls: list[tuple[str, dict[str, object]]] = []  # noqa: RUF012 - one test at a time
+    calls: list[tuple[str, dict[str, object]]] = []
     error: Exception | None = None
 
     def __init__(self, **_: object) -> None:

@@ -138,5 +138,5 @@ def test_stream_seeds_are_63_bits_and_differ(seed: int, stream: str) -> None:
     [{"gamma": math.nan}, {"gamma": math.inf}, {"gamma": -11.0}, {"qk": math.nan}, {"mlp": -math.inf}, {"fan": "output"}],
 )
 def test_impossible_rates_are_refused(fields: dict[str, object]) -> None:
-    with pytest.raises(ValidationError, match="finite number|greater than or equal to -10|'own' or 'd_model'"):
+    with pytest.raises(ValidationError, match=r"finite number|greater than or equal to -10|'own' or 'd_model'"):
         Init.model_validate(fields)

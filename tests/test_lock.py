@@ -226,6 +226,14 @@ def test_lost_while_releasing(path, monkeypatch):
     assert Owner.model_validate_json(path.read_text()).host == "another"
 
 
+def test_another_machine_is_faster(path, monkeypatch):
+    """Its guard does not reach here: the lock appears after ours was found free."""
+    monkeypatch.setattr(type(path), "unlink", lambda file, missing_ok=False: file.write_text("another's"))
+    assert RunLock.acquire(path) is None
+    assert path.read_text() == "another's"
+    assert threads() == []
+
+
 def test_clock_is_the_file_systems(path, monkeypatch):
     """A machine whose clock is an hour ahead does not take a lock that is fresh."""
     forge(path, host="another")

@@ -141,6 +141,22 @@ def test_an_oversized_json_file_is_not_read(folder: Path, monkeypatch: pytest.Mo
     assert "allowed: at most 10" in refusal(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("recipe.json", b'"seed": 3', b'"seed": 4'),
+        ("trajectory.jsonl", b'"step": 6', b'"step": 5'),
+        ("result.json", b", 1000]", b", 1001]"),
+    ],
+)
+def test_an_altered_value_is_refused(folder: Path, name: str, old: bytes, new: bytes) -> None:
+    """Whole, valid and plausible, but not what was written."""
+    content = (folder / name).read_bytes()
+    assert old in content
+    (folder / name).write_bytes(content.replace(old, new, 1))
+    assert f"{name} is damaged" in refusal(folder)
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(FILES), where=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
 def test_no_flipped_byte_goes_unnoticed(folder: Path, name: str, where: float, flip: int) -> None:

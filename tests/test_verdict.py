@@ -296,6 +296,18 @@ def test_a_task_with_nothing_held_out_has_no_verdict() -> None:
     assert found.deviations == {}
 
 
+def test_a_task_that_trains_every_key_and_position_is_fit_on_its_training_examples() -> None:
+    task = load_task("random-permutations")
+    assert task.splits == ("train", "ood")
+    eval_set = EvalSet.of(task, 100, 0)
+    answers = task.answer(eval_set.tokens).label
+    for wrong, fit in ((10, True), (11, False)):
+        answers[:wrong] = NO_ANSWER
+        found = eval_set.behaviour(answers)
+        assert found.accuracy_iid == found.accuracy_train == Share(100 - wrong, 100)
+        assert found.fit == fit
+
+
 @pytest.mark.parametrize(("name", "variant"), list_tasks())
 def test_the_right_answers_are_inferential_in_every_task(name: str, variant: str) -> None:
     task = load_task(name, variant)
