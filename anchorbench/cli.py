@@ -72,7 +72,7 @@ def sweep_plan(
     out: Annotated[Path, typer.Option(help="Output folder; its finished runs are not counted.")] = Path("anchorbench-out/sweep"),
 ) -> None:
     """Print runs, stacks, memory and an estimate of the time, before anything starts."""
-    from anchorbench.run import load_sweep, plan
+    from anchorbench.plan import load_sweep, plan
 
     plan(load_sweep(recipe, axis or ()), out, _bytes(memory))
 
@@ -86,9 +86,26 @@ def sweep_run(
     out: Annotated[Path, typer.Option(help="Output folder.")] = Path("anchorbench-out/sweep"),
 ) -> None:
     """Train a sweep; what is finished is not trained again."""
-    from anchorbench.run import load_sweep, run_and_show
+    from anchorbench.plan import load_sweep
+    from anchorbench.run import run_and_show
 
     run_and_show(load_sweep(recipe, axis or ()), out, memory=_bytes(memory), keep_steps=_steps(keep_steps))
+
+
+@sweep_app.command("locate")
+def sweep_locate(
+    recipe: RecipeFile,
+    low: Annotated[float, typer.Option(help="One end of the range.")],
+    high: Annotated[float, typer.Option(help="The other end.")],
+    along: Annotated[str, typer.Option(help="The recipe's field.")] = "init.gamma",
+    width: Annotated[float, typer.Option(help="Width of the 95% interval to reach.")] = 0.04,
+    seeds: Annotated[int, typer.Option(help="Most members asked at an end.")] = 8,
+    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("anchorbench-out/boundary"),
+) -> None:
+    """Find where solutions turn from memorizing to inferential, with fewer members than a grid."""
+    from anchorbench.plan import load_sweep, locate_and_show
+
+    locate_and_show(load_sweep(recipe, ()), along, low, high, width=width, seeds=seeds, out=out)
 
 
 def _bytes(gib: float | None) -> float | None:
@@ -200,6 +217,24 @@ def bench_data() -> None:
     from anchorbench.bench import bench_data
 
     bench_data(Console(highlight=False))
+
+
+@bench_app.command("train")
+def bench_train_(
+    json_file: Annotated[Path | None, typer.Option("--json", help="File to write the figures to, a row a shape.")] = None,
+    small: Annotated[bool, typer.Option("--small", help="Leave out the large shape, whose steps take seconds.")] = False,
+) -> None:
+    """Member-steps per second of the stack, beside a plain loop over models and the bare matrix products."""
+    import json
+
+    from rich.console import Console
+
+    from anchorbench.bench_train import as_json, bench_train
+    from anchorbench.store import write_atomically
+
+    rows = bench_train(Console(highlight=False), large=not small)
+    if json_file is not None:
+        write_atomically(json_file, (json.dumps(as_json(rows), indent=1) + "\n").encode())
 
 
 def main() -> None:

@@ -59,9 +59,8 @@ def build(
         for task in tasks:
             built.append(_write_config(task, folder / config_name(task), size, seed))
             report(built[-1])
-        common = _tokenizer(tasks)
-        if common is not None:
-            _write_tokenizer(common, folder)
+        common = _tokenizer_files(tasks)
+        _write(common or {}, folder)
         options = ("" if size is None else f" --size {size}") + f" --seed {seed}"
         (folder / "README.md").write_text(card(f"data build {name} --out DIR{options}", built, one_tokenizer=common is not None))
     return built
@@ -120,9 +119,7 @@ def _write_config(task: Task, folder: Path, size: int | None, seed: int) -> Buil
                 table = _table(task, schema, part.tokens, part)
                 arrow_bytes[split] += table.nbytes
                 writer.write_table(table)
-    tokenizer = _tokenizer([task])
-    assert tokenizer is not None  # noqa: S101 - one vocabulary never contradicts itself
-    _write_tokenizer(tokenizer, folder)
+    _write(_tokenizer_files([task]) or {}, folder)
     manifest = Manifest(
         anchorbench=__version__,
         task=task.name,
@@ -132,7 +129,7 @@ def _write_config(task: Task, folder: Path, size: int | None, seed: int) -> Buil
         seed=seed,
         examples=examples,
     )
-    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
+    _write({MANIFEST: manifest.model_dump_json(indent=2)}, folder)
     return Built(task, manifest, arrow_bytes, sum(path.stat().st_size for path in folder.glob("*.parquet")))
 
 
@@ -164,8 +161,8 @@ def _numbers(values: np.ndarray) -> pa.Array:
     return pa.array(values.astype(np.int32), mask=values == NO_ANSWER)
 
 
-def _tokenizer(tasks: list[Task]) -> Any:
-    """A word-level tokenizer for the text of all of `tasks`, or None if a word has two ids.
+def _tokenizer_files(tasks: list[Task]) -> dict[str, str] | None:
+    """File name -> content of a word-level tokenizer for the text of all of `tasks`, or None if a word has two ids.
 
     Where variants name an id differently ("a3" and "3"), the first variant's word is the one that is decoded to.
     """
@@ -188,12 +185,13 @@ def _tokenizer(tasks: list[Task]) -> Any:
         tokenizer.normalizer = Sequence(
             [Replace(Regex(rf"(?<!\S){re.escape(word)}(?!\S)"), first) for word, first in sorted(others.items())]
         )
-    return tokenizer
+    config = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    return dict(zip(_TOKENIZER, (tokenizer.to_str(pretty=True), json.dumps(config, indent=2)), strict=True))
 
 
-def _write_tokenizer(tokenizer: Any, folder: Path) -> None:
-    (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True) + "\n")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}, indent=2) + "\n")
+def _write(files: dict[str, str], folder: Path) -> None:
+    for name, content in files.items():
+        (folder / name).write_text(content + "\n")
 
 
 # ------------------------------------------------------------------------------------------------ checking
@@ -207,15 +205,19 @@ def verify(folder: Path) -> list[Manifest]:
     cannot be shared by two splits.
     """
     manifests: list[Manifest] = []
+    tasks: list[Task] = []
     for config in _configs(folder):
         manifest, task = _read_manifest(config)
-        _check_tokenizer(config, task)
+        _check_tokenizer(config, [task])
         for split, n in manifest.examples.items():
             path, row = config / f"{split}.parquet", 0
             for table in _read_split(path, task, n):
                 _check_rows(path, row, table, task, split)
                 row += len(table)
         manifests.append(manifest)
+        tasks.append(task)
+    if (folder / _TOKENIZER[0]).exists():
+        _check_tokenizer(folder, tasks)
     return manifests
 
 
@@ -256,15 +258,17 @@ def _read_manifest(config: Path) -> tuple[Manifest, Task]:
     return manifest, task
 
 
-def _check_tokenizer(config: Path, task: Task) -> None:
-    path = config / "tokenizer.json"
-    words = {token.word: i for i, token in enumerate(task.vocabulary)}
-    try:
-        vocabulary = json.loads(_read_json(path))["model"]["vocab"]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        raise ValueError(f"{path} is not a word-level tokenizer") from None
-    if vocabulary != words:
-        raise ValueError(f"{path} does not hold the words of {config_name(task)}")
+def _check_tokenizer(folder: Path, tasks: list[Task]) -> None:
+    """Raises ValueError unless the tokenizer in `folder` is the one that `build` writes for `tasks`."""
+    right = _tokenizer_files(tasks) or {}
+    for name in _TOKENIZER:
+        content = _read_json(folder / name)
+        try:
+            same = name in right and json.loads(content) == json.loads(right[name])
+        except (ValueError, RecursionError):
+            raise ValueError(f"{folder / name} is not complete JSON") from None
+        if not same:
+            raise ValueError(f"{folder / name} is not the tokenizer of {', '.join(map(config_name, tasks[:3]))}")
 
 
 def _read_split(path: Path, task: Task, n: int) -> Iterator[pa.Table]:
@@ -281,7 +285,7 @@ def _read_split(path: Path, task: Task, n: int) -> Iterator[pa.Table]:
     except FileNotFoundError:
         raise ValueError(f"{path} is missing") from None
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is not a complete parquet file ({str(error).splitlines()[0]})") from None
+        raise ValueError(f"{path} is not a complete parquet file ({' '.join(str(error).split())[:200]})") from None
 
 
 def _check_rows(path: Path, start: int, table: pa.Table, task: Task, split: Split) -> None:

@@ -118,7 +118,8 @@ def groups(task: Task) -> str:
         names = [group.name for group in task.groups if group.role == role]
         if names:
             shown = ": " + ", ".join(names) if len(names) <= 4 else f": {names[0]}, {names[1]}, ..., {names[-1]}"
-            parts.append(f"{len(names)} {role.replace('_', ' ')}{shown}")
+            plural = "s" if role in ("exception", "mirror") and len(names) > 1 else ""
+            parts.append(f"{len(names)} {role.replace('_', ' ')}{plural}{shown}")
     return "; ".join(parts)
 
 

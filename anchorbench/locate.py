@@ -23,7 +23,7 @@ from anchorbench.verdict import Share
 
 FIRST = 4
 """Members asked at a time: the fewest that, if they agree, put the Wilson interval of their share on one side of one half."""
-FINENESS = 50
+FINENESS = 25
 """Steps of the posterior's table to one `width`."""
 SHARPEST, SCALES = 0.1, 30
 """The sharpest transition in the table, in widths (a step, as far as can be seen at that width), and how many there are."""

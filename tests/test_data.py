@@ -252,7 +252,7 @@ def test_a_full_disk_leaves_nothing_behind(cli: Cli, tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("anchorbench.data._write_tokenizer", full)
+    monkeypatch.setattr("anchorbench.data._write", full)
     outcome = cli("data", "build", "statistical", "--size", "1", "--out", tmp_path / "out")
     assert outcome.code == 2
     assert "No space left on device" in outcome.err
@@ -414,7 +414,7 @@ def test_a_flipped_byte_is_never_an_answer(copy):
 @pytest.mark.parametrize("name", ["anchorbench.json", "tokenizer.json", "train.parquet"])
 def test_a_missing_file_is_named(copy, name):
     (copy / "composite-conflict" / name).unlink()
-    refused(copy, str(copy / "composite-conflict" / name), "missing")
+    refused(copy, str(copy / "composite-conflict" / name), " is missing")
 
 
 @pytest.mark.parametrize(
@@ -445,10 +445,21 @@ def test_json_that_is_none_is_refused(copy, name, content):
     refused(copy, name)
 
 
-def test_a_tokenizer_of_other_words_is_refused(copy):
+@pytest.mark.parametrize("field", ["model", "normalizer", "post_processor"])
+def test_a_tokenizer_of_another_kind_is_refused(copy, field):
     path = copy / "composite-conflict" / "tokenizer.json"
-    path.write_text(path.read_text().replace('"a1": 1', '"b1": 1'))
-    refused(copy, "tokenizer.json does not hold the words of composite-conflict")
+    content = json.loads(path.read_text())
+    content[field] = {"type": "Lowercase"} if field != "model" else content[field] | {"vocab": content[field]["vocab"] | {"a1": 2}}
+    path.write_text(json.dumps(content))
+    refused(copy, "tokenizer.json is not the tokenizer of composite-conflict")
+
+
+def test_the_common_tokenizer_is_checked(tmp_path):
+    data.build("recitation", tmp_path / "out", size=3)
+    data.verify(tmp_path / "out")
+    path = tmp_path / "out" / "tokenizer.json"
+    path.write_text(path.read_text().replace('"a3"', '"b3"'))
+    refused(tmp_path / "out", str(path), "is not the tokenizer of recitation-gap-1, recitation-gap-2, recitation-gap-3")
 
 
 def test_a_renamed_configuration_is_refused(copy):

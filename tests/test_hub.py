@@ -74,7 +74,7 @@ def member(monkeypatch: pytest.MonkeyPatch, run: Run):
 
     def give(name: str) -> tuple[Run, GPT]:
         model = gpt(name)
-        monkeypatch.setattr("anchorbench.hub.load_member", lambda run: model)
+        monkeypatch.setattr("anchorbench.hub.load_member", lambda *args: model)
         return run, model
 
     return give

@@ -13,7 +13,7 @@ from conftest import RUNS, SWEEP, TINY, Cli, bytes_of, require_one_sentence
 
 from anchorbench.store import DamagedRunError, read_run
 from anchorbench.sweep import STACK_MEMBERS, Sweep, SweepFolder, stacks
-from anchorbench.train import structure
+from anchorbench.train import memory_of_member, structure
 
 BASE = TINY.override({"variant": "heldout-both"})
 SMALL = Sweep(BASE, {"init.gamma": (0.5, 0.7), "seed": (0, 1)})
@@ -130,7 +130,8 @@ def test_an_interruption_loses_nothing_that_was_finished(interrupted: dict[str, 
     assert sorted(row["run_id"] for row in rows) == [folder.name for folder in after]
     assert (out / "phase.png").exists()
     visible = {path.name for path in out.iterdir() if not path.name.startswith(".")}
-    assert visible <= {"sweep.json", "runs", "checkpoints", "results.jsonl", "results.csv", "phase.png", "attention_flow.png"}
+    kept = {"sweep.json", "runs", "checkpoints", "locks", "results.jsonl", "results.csv", "phase.png", "attention_flow.png"}
+    assert visible <= kept
     assert not list((out / "checkpoints").glob("*.safetensors"))
 
 
@@ -196,19 +197,27 @@ def test_a_sweep_of_nothing_is_refused() -> None:
 
 def test_stacks_hold_one_structure_each_and_every_run_once() -> None:
     runs = Sweep(BASE, {"model.norm": ("pre", "post"), "init.gamma": (0.5, 0.7), "seed": tuple(range(5))}).runs()
-    # Two structures of ten runs: 8 + 2 and 8 + 2.
-    grouped = stacks(runs)
+    # Two structures of ten runs each; a stack holds at most eight, so that ten become two alike.
+    grouped = stacks(runs, memory=2.0**40)
     assert STACK_MEMBERS == 8
-    assert [len(stack) for stack in grouped] == [8, 2, 8, 2]
+    assert [len(stack) for stack in grouped] == [5, 5, 5, 5]
     assert all(len({structure(run) for run in stack}) == 1 for stack in grouped)
-    assert [run for stack in grouped for run in stack] == runs
+    assert [run for norm in ("pre", "post") for stack in grouped for run in stack if run.model.norm == norm] == runs
 
 
 def test_runs_of_one_structure_share_a_stack_wherever_they_stand() -> None:
     runs = Sweep(BASE, {"seed": (0, 1, 2), "model.norm": ("pre", "post"), "optimizer.lr": (1e-3, 1e-2)}).runs()
-    grouped = stacks(runs)
-    assert [{run.model.norm for run in stack} for stack in grouped] == [{"pre"}, {"post"}]
-    assert [len(stack) for stack in grouped] == [6, 6]
+    grouped = stacks(runs, memory=2.0**40)
+    assert sorted((*{run.model.norm for run in stack}, len(stack)) for stack in grouped) == [("post", 6), ("pre", 6)]
+
+
+def test_stacks_fit_in_memory() -> None:
+    runs = Sweep(BASE, {"seed": tuple(range(7))}).runs()
+    each = memory_of_member(runs[0])
+    assert [len(stack) for stack in stacks(runs, memory=3.5 * each)] == [2, 2, 3]
+    assert [len(stack) for stack in stacks(runs, memory=each)] == [1] * 7
+    with pytest.raises(ValueError, match=r"one member takes .* GiB of memory; allowed here"):
+        stacks(runs, memory=0.9 * each)
 
 
 def refusal(out: Path, sweep: Sweep = SMALL) -> str:
