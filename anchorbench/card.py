@@ -85,7 +85,11 @@ def card(command: str, built: list[Built], *, one_tokenizer: bool) -> str:
     tokenizer_at = "PATH" if one_tokenizer else f'PATH, subfolder="{example}"'
     columns = {name: feature for b in built for name, feature in features(b.task).items()}
     sizes = [
-        [config_name(b.task), *(f"{b.manifest.examples.get(split, 0):,}" for split in SPLITS), f"`{b.manifest.fingerprint}`"]
+        [
+            config_name(b.task),
+            *(f"{b.manifest.examples[split]:,}" if split in b.manifest.examples else "-" for split in SPLITS),
+            f"`{b.manifest.fingerprint}`",
+        ]
         for b in built
     ]
     sections = "\n\n".join(

@@ -28,7 +28,7 @@ from rich.console import Console
 from anchorbench import __version__
 from anchorbench.card import Built, Manifest, card, features
 from anchorbench.gallery import config_name, find_tasks
-from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Split, Task, first_sentence, load_task
+from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Split, Task, first_sentence, list_tasks, load_task
 
 pc: Any = pyarrow.compute  # its functions are made at import, unseen by type checkers
 ROWS = 2**16
@@ -217,7 +217,8 @@ def verify(folder: Path) -> list[Manifest]:
         manifests.append(manifest)
         tasks.append(task)
     if (folder / _TOKENIZER[0]).exists():
-        _check_tokenizer(folder, tasks)
+        order = list_tasks()
+        _check_tokenizer(folder, sorted(tasks, key=lambda task: order.index((task.name, task.variant))))
     return manifests
 
 

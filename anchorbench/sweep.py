@@ -201,7 +201,8 @@ def _train(stack: list[Recipe], folder: SweepFolder, report: Callable[[Progress]
     report(Progress(stack))
     checkpoint = folder.checkpoint(stack)
     for member in train(stack, lambda step: report(Progress(stack, step)), checkpoint, keep_steps):
-        write_run(folder.path(member.recipe), member)
+        if not folder.finished([member.recipe], keep_steps)[0]:  # one of a resumed stack may have been written before
+            write_run(folder.path(member.recipe), member)
     checkpoint.unlink(missing_ok=True)
     finished = [read_run(folder.path(recipe)) for recipe in stack]
     report(Progress(stack, stack[0].steps, finished))
