@@ -19,19 +19,26 @@ aten = torch.ops.aten
 class Backprop:
     """The training step of one stack at one batch size; calling it returns losses and fills `gradients`."""
 
-    def __init__(self, model: GPT, batch: int) -> None:
-        self.model, self.batch, self.shape = model, batch, model.shape
+    def __init__(self, model: GPT, batch: int, dtype: torch.dtype = torch.float32) -> None:
+        """`dtype` is that of activations and products; weights stay float32 and are rounded for each step."""
+        self.model, self.batch, self.shape, self._dtype = model, batch, model.shape, dtype
         self.gradients = {
-            parameter: torch.zeros_like(parameter, memory_format=torch.contiguous_format) for parameter in model.parameters()
+            parameter: torch.zeros_like(parameter, dtype=dtype, memory_format=torch.contiguous_format)
+            for parameter in model.parameters()
         }
+        self._rounded: dict[Tensor, Tensor] = {}
+        if dtype != torch.float32:
+            self._rounded = {parameter: torch.empty_like(gradient) for parameter, gradient in self.gradients.items()}
         self._buffers: dict[tuple[object, str], Tensor] = {}
         device = next(model.parameters()).device
         self._first_row = torch.arange(model.members, device=device).view(-1, 1, 1) * model.vocab_size
-        self._mask = torch.full((model.seq_len, model.seq_len), -math.inf, device=device).triu(1)
+        self._mask = torch.full((model.seq_len, model.seq_len), -math.inf, device=device, dtype=dtype).triu(1)
 
     @torch.no_grad()
     def __call__(self, tokens: Int[Tensor, "members batch seq"], labels: Int[Tensor, "members batch"]) -> Float[Tensor, " members"]:
         """Mean cross-entropy of each member at the last position; its gradient replaces `self.gradients`."""
+        for parameter, rounded in self._rounded.items():
+            rounded.copy_(parameter)
         x = self._embed(tokens)
         inputs: list[Tensor] = []
         for number, block in enumerate(self.model.layers, 1):
@@ -53,12 +60,16 @@ class Backprop:
         """All arrays allocated so far, gradients aside."""
         return list(self._buffers.values())
 
-    def _buffer(self, owner: object, name: str, *size: int) -> Tensor:
+    def _buffer(self, owner: object, name: str, *size: int, dtype: torch.dtype | None = None) -> Tensor:
         """The array that `owner` calls `name`, allocated on first use."""
         key = (owner, name)
         if key not in self._buffers:
-            self._buffers[key] = torch.empty(size, device=self._mask.device)
+            self._buffers[key] = torch.empty(size, device=self._mask.device, dtype=dtype or self._dtype)
         return self._buffers[key]
+
+    def _value(self, parameter: Tensor) -> Tensor:
+        """The parameter as the products use it."""
+        return self._rounded.get(parameter, parameter)
 
     def _last(self, x: Tensor) -> Tensor:
         """The rows of the last positions: a view `[members, batch, width]` of `[members, batch*seq, width]`."""
@@ -71,7 +82,7 @@ class Backprop:
         table = self._buffer(model, "table", model.members, model.vocab_size, d).copy_(model.token_embedding)
         x = self._buffer(model, "x", *tokens.shape, d)
         torch.index_select(table.flatten(0, 1), 0, (tokens + self._first_row).flatten(), out=x.view(-1, d))
-        return x.add_(model.position_embedding[:, None]).view(model.members, -1, d)
+        return x.add_(self._value(model.position_embedding)[:, None]).view(model.members, -1, d)
 
     def _embed_back(self, tokens: Tensor, gradient: Tensor) -> None:
         model, d = self.model, self.shape.d_model
@@ -80,28 +91,28 @@ class Backprop:
         into.copy_(aten.embedding_dense_backward(gradient.view(-1, d), (tokens + self._first_row).flatten(), len(into), -1, False))
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        gradient = self._buffer(self.model, "d_logits", *logits.shape)
-        torch.log_softmax(logits, -1, out=gradient)
+        gradient = self._buffer(self.model, "d_logits", *logits.shape, dtype=torch.float32)
+        torch.log_softmax(logits, -1, dtype=torch.float32, out=gradient)
         losses = -gradient.gather(2, labels[..., None]).mean((1, 2))
         gradient.exp_().scatter_add_(2, labels[..., None], gradient.new_full((1, 1, 1), -1.0).expand(*labels.shape, 1))
-        return losses, gradient.div_(self.batch)
+        return losses, gradient.div_(self.batch).to(self._dtype)
 
     # Layers: each pair is a map and its derivative
 
     def _linear(self, linear: Linear, x: Tensor, residual: Tensor | None = None) -> Tensor:
         y = self._buffer(linear, "y", *x.shape[:2], linear.weight.shape[2])
         if residual is None:
-            torch.bmm(x, linear.weight, out=y)
+            torch.bmm(x, self._value(linear.weight), out=y)
         else:
-            torch.baddbmm(residual, x, linear.weight, out=y)
-        return y if linear.bias is None else y.add_(linear.bias[:, None])
+            torch.baddbmm(residual, x, self._value(linear.weight), out=y)
+        return y if linear.bias is None else y.add_(self._value(linear.bias)[:, None])
 
     def _linear_back(self, linear: Linear, x: Tensor, dy: Tensor, add_to: Tensor | None = None) -> Tensor:
         """Fills the map's gradients; returns the gradient of its input, added to `add_to` in place if given."""
         torch.bmm(x.transpose(1, 2), dy, out=self.gradients[linear.weight])
         if linear.bias is not None:
             torch.sum(dy, 1, out=self.gradients[linear.bias])
-        back = linear.weight.transpose(1, 2)
+        back = self._value(linear.weight).transpose(1, 2)
         if add_to is not None:
             return add_to.baddbmm_(dy, back)
         return torch.bmm(dy, back, out=self._buffer(linear, "dx", *x.shape))
@@ -109,19 +120,22 @@ class Backprop:
     def _norm(self, norm: LayerNorm, x: Tensor) -> Tensor:
         plain, mean, scale = self._norm_buffers(norm, x)
         aten.native_layer_norm.out(x, x.shape[-1:], None, None, EPSILON, out0=plain, out1=mean, out2=scale)
-        return torch.addcmul(norm.bias[:, None], plain, norm.weight[:, None], out=self._buffer(norm, "y", *x.shape))
+        return torch.addcmul(
+            self._value(norm.bias)[:, None], plain, self._value(norm.weight)[:, None], out=self._buffer(norm, "y", *x.shape)
+        )
 
     def _norm_back(self, norm: LayerNorm, x: Tensor, dy: Tensor) -> Tensor:
         plain, mean, scale = self._norm_buffers(norm, x)
         torch.sum(dy, 1, out=self.gradients[norm.bias])
         product = torch.mul(dy, plain, out=self._buffer(norm, "product", *x.shape))
         torch.sum(product, 1, out=self.gradients[norm.weight])
-        torch.mul(dy, norm.weight[:, None], out=product)
+        torch.mul(dy, self._value(norm.weight)[:, None], out=product)
         return aten.native_layer_norm_backward(product, x, x.shape[-1:], mean, scale, None, None, [True, False, False])[0]
 
     def _norm_buffers(self, norm: LayerNorm, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rows = (*x.shape[:2], 1)
-        return self._buffer(norm, "plain", *x.shape), self._buffer(norm, "mean", *rows), self._buffer(norm, "scale", *rows)
+        mean, scale = (self._buffer(norm, name, *rows) for name in ("mean", "scale"))
+        return self._buffer(norm, "plain", *x.shape), mean, scale
 
     def _activation(self, block: Block, x: Tensor) -> Tensor:
         y = self._buffer(block, "activated", *x.shape)
@@ -159,7 +173,7 @@ class Backprop:
         pattern = self._buffer(block, "pattern", len(query), query.shape[1], key.shape[1])
         d_value = torch.bmm(pattern.transpose(1, 2), gradient, out=self._buffer(block, "d_value", *value.shape))
         d_pattern = torch.bmm(gradient, value.transpose(1, 2), out=self._buffer(block, "d_pattern", *pattern.shape))
-        d_scores = aten._softmax_backward_data(d_pattern, pattern, -1, torch.float32).mul_(1 / math.sqrt(self.shape.d_head))
+        d_scores = aten._softmax_backward_data(d_pattern, pattern, -1, self._dtype).mul_(1 / math.sqrt(self.shape.d_head))
         d_query = torch.bmm(d_scores, key, out=self._buffer(block, "d_query", *query.shape))
         d_key = torch.bmm(d_scores.transpose(1, 2), query, out=self._buffer(block, "d_key", *key.shape))
         return self._rows(d_query), self._rows(d_key), self._rows(d_value)

@@ -43,6 +43,12 @@ class Built:
         return sum(self.manifest.examples.values())
 
 
+def data_files(manifest: Manifest) -> list[dict[str, str]]:
+    """Where `load_dataset` finds the splits of a configuration, as its card says it."""
+    folder = f"{manifest.task}-{manifest.variant}"
+    return [{"split": split, "path": f"{folder}/{split}.parquet"} for split in manifest.examples]
+
+
 def features(task: Task) -> Any:
     """The columns of a task's data set, as `datasets` knows them."""
     from datasets import Features, List, Value
@@ -72,6 +78,9 @@ MEANINGS = {
     "position": "where the key stands, counted from 0, or null",
     "rival_inferential": "the answer by composing the rule, also where another one is trained, or null",
     "rival_symmetric": "the answer of a model that ignores the order of the anchors, where that is another one, else null",
+    "rival_shortcut": "the answer of a model that takes a shortcut, which its task explains, where that is another one, else null",
+    "rival_other_set": "the answer by the rule set of the other pairs, in held-out groups, else null",
+    "rival_swapped": "the answer with the two anchors in the other order, where that is another one, else null",
     "target": "the probability of each token id, where the answer is random; `label` is one draw",
 }
 
@@ -163,7 +172,7 @@ def _header(title: str, built: list[Built]) -> str:
             dataset_size=sum(b.arrow_bytes.values()),
             config_name=name,
         )
-        configs[name] = {"data_files": [{"split": split, "path": f"{name}/{split}.parquet"} for split in splits]}
+        configs[name] = {"data_files": data_files(b.manifest)}
     header = DatasetCardData(license="apache-2.0", pretty_name=title, tags=["anchorbench", "interpretability", "synthetic"])
     configs.to_dataset_card_data(header)
     infos.to_dataset_card_data(header)

@@ -34,6 +34,7 @@ def run(
     seeds: Annotated[int, typer.Option(help="Seeds a condition.")] = 4,
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay.")] = None,
+    precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: bf16 where the processor has it.")] = "auto",
     axis: Annotated[list[str] | None, typer.Option(help="Another axis, as FIELD=VALUE,...: model.n_layer=2,3.")] = None,
     keep_steps: Annotated[str | None, typer.Option(help="Steps whose weights are kept as well, separated by commas.")] = None,
     memory: Annotated[float | None, typer.Option(help="GiB that training may take; 60% of what is free if not given.")] = None,
@@ -51,6 +52,7 @@ def run(
         seeds=seeds,
         steps=steps,
         weight_decay=weight_decay,
+        precision=precision,
         axes=axis or (),
     )
     folder = out if out is not None else Path("anchorbench-out") / f"{sweep.base.task}-{sweep.base.variant}-{preset}"
@@ -245,7 +247,7 @@ def main() -> None:
     except ValueError as error:
         _fail(str(error))
     except OSError as error:
-        _fail(f"cannot read or write {error.filename or 'a file'}: {error.strerror}")
+        _fail(f"cannot read or write {error.filename or 'a file'}: {error.strerror or error}")
     except USAGE_ERROR as error:
         _fail(error.format_message())
     if code == INTERRUPTED:

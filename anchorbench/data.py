@@ -22,19 +22,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
+import yaml
 from pydantic import ValidationError
 from rich.console import Console
 
 from anchorbench import __version__
-from anchorbench.card import Built, Manifest, card, features
+from anchorbench.card import Built, Manifest, card, data_files, features
 from anchorbench.gallery import config_name, find_tasks
 from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Split, Task, first_sentence, list_tasks, load_task
 
 pc: Any = pyarrow.compute  # its functions are made at import, unseen by type checkers
 ROWS = 2**16
 """Rows that are written and checked at a time."""
+CARD = "README.md"
 MANIFEST = "anchorbench.json"
-MAX_JSON_BYTES = 2**20
+MAX_SMALL_BYTES = 2**20
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -62,7 +64,7 @@ def build(
         common = _tokenizer_files(tasks)
         _write(common or {}, folder)
         options = ("" if size is None else f" --size {size}") + f" --seed {seed}"
-        (folder / "README.md").write_text(card(f"data build {name} --out DIR{options}", built, one_tokenizer=common is not None))
+        (folder / CARD).write_text(card(f"data build {name} --out DIR{options}", built, one_tokenizer=common is not None))
     return built
 
 
@@ -219,6 +221,7 @@ def verify(folder: Path) -> list[Manifest]:
     if (folder / _TOKENIZER[0]).exists():
         order = list_tasks()
         _check_tokenizer(folder, sorted(tasks, key=lambda task: order.index((task.name, task.variant))))
+    _check_card(folder / CARD, {config_name(task): manifest for task, manifest in zip(tasks, manifests, strict=True)})
     return manifests
 
 
@@ -232,19 +235,19 @@ def _configs(folder: Path) -> list[Path]:
     return found
 
 
-def _read_json(path: Path) -> bytes:
+def _read_small(path: Path) -> bytes:
     if not path.is_file():
         raise ValueError(f"{path} is missing")
     size = path.stat().st_size
-    if size > MAX_JSON_BYTES:
-        raise ValueError(f"{path} has {size} bytes; allowed: at most {MAX_JSON_BYTES}")
+    if size > MAX_SMALL_BYTES:
+        raise ValueError(f"{path} has {size} bytes; allowed: at most {MAX_SMALL_BYTES}")
     return path.read_bytes()
 
 
 def _read_manifest(config: Path) -> tuple[Manifest, Task]:
     path = config / MANIFEST
     try:
-        manifest = Manifest.model_validate_json(_read_json(path))
+        manifest = Manifest.model_validate_json(_read_small(path))
     except ValidationError as error:
         raise ValueError(f"{path} is damaged: {first_sentence(error)}") from None
     task = load_task(manifest.task, manifest.variant)
@@ -263,13 +266,28 @@ def _check_tokenizer(folder: Path, tasks: list[Task]) -> None:
     """Raises ValueError unless the tokenizer in `folder` is the one that `build` writes for `tasks`."""
     right = _tokenizer_files(tasks) or {}
     for name in _TOKENIZER:
-        content = _read_json(folder / name)
+        content = _read_small(folder / name)
         try:
             same = name in right and json.loads(content) == json.loads(right[name])
         except (ValueError, RecursionError):
             raise ValueError(f"{folder / name} is not complete JSON") from None
         if not same:
             raise ValueError(f"{folder / name} is not the tokenizer of {', '.join(map(config_name, tasks[:3]))}")
+
+
+def _check_card(path: Path, manifests: dict[str, Manifest]) -> None:
+    """Raises ValueError unless the card sends `load_dataset` to the files of each configuration, and to no others."""
+    content = _read_small(path)
+    try:
+        configs = yaml.safe_load(content.split(b"---\n")[1])["configs"]
+        said = {config["config_name"]: config["data_files"] for config in configs}
+    except (yaml.YAMLError, LookupError, TypeError, ValueError, RecursionError):
+        raise ValueError(f"{path} does not begin with the YAML that load_dataset reads") from None
+    if said.keys() != manifests.keys():
+        raise ValueError(f"{path} lists {len(said)} configurations, not those of the {len(manifests)} folders beside it")
+    for name, manifest in manifests.items():
+        if said[name] != data_files(manifest):
+            raise ValueError(f"{path} does not send load_dataset to the files of {name}")
 
 
 def _read_split(path: Path, task: Task, n: int) -> Iterator[pa.Table]:
@@ -346,7 +364,7 @@ def _matrix(column: pa.ChunkedArray, width: int, missing: int | float) -> np.nda
 def uploads(folder: Path) -> list[Path]:
     """The files of a verified data set that `push` uploads. Raises ValueError as `verify`, or for a file that is a link."""
     verify(folder)
-    names = ["README.md", *(name for name in _TOKENIZER if (folder / name).exists())]
+    names = [CARD, *(name for name in _TOKENIZER if (folder / name).exists())]
     for config in _configs(folder):
         manifest, _ = _read_manifest(config)
         names += [f"{config.name}/{name}" for name in (MANIFEST, *_TOKENIZER, *(f"{split}.parquet" for split in manifest.examples))]

@@ -1,7 +1,9 @@
 """The task catalogue for people: the list, and a task explained with drawn examples, on screen and in tasks/README.md."""
 
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 
@@ -11,8 +13,8 @@ from rich.table import Table
 
 from anchorbench.task import NO_ANSWER, SPLITS, Examples, Task, list_tasks, load_task
 
-WIDTH = 100
-"""Examples wider than this are drawn on several lines."""
+WIDTH = 76
+"""Examples wider than this are drawn on several lines; with their margin they fit a terminal of 80 columns."""
 ARXIV = r"\d{4}\.\d{5}(?:v\d+)?"
 
 
@@ -49,10 +51,17 @@ def listing() -> Table:
     return table
 
 
-def explanation(name: str) -> str:
-    """One task explained, with three drawn examples. Raises ValueError for an unknown name."""
-    tasks = find_tasks(name)
-    return "\n\n".join([docstring(tasks[0]), *facts(tasks), "\n".join(drawn_examples(tasks[0]))])
+def explanation(name: str, width: int | None = None) -> str:
+    """The tasks that `name` stands for explained, each with three drawn examples, in lines of at most `width`.
+
+    Without a width it is the terminal's, or that of the text where there is none. Raises ValueError for an unknown name.
+    """
+    columns = shutil.get_terminal_size(fallback=(140, 24)).columns if width is None else width
+    texts: list[str] = []
+    for tasks in by_name(find_tasks(name)):
+        texts += [fitted(text, columns) for text in (docstring(tasks[0]), *facts(tasks))]
+        texts.append("\n".join(drawn_examples(tasks[0])))
+    return "\n\n".join(texts)
 
 
 def markdown() -> str:
@@ -90,9 +99,27 @@ def docstring(task: Task) -> str:
     return (sys.modules[type(task).__module__].__doc__ or type(task).__doc__ or task.description).strip()
 
 
+def fitted(text: str, width: int) -> str:
+    """`text` with its wide paragraphs filled anew, and wide entries of lists and drawings carried on below their last column."""
+    items: list[tuple[str, list[str]]] = []  # a paragraph or an entry: the margin of its lines after the first, and its lines
+    for line in text.split("\n"):
+        gap = re.match(r" *\S.*? {2,}(?=\S)", line)
+        margin = line[: len(line) - len(line.lstrip())]
+        if items and line and items[-1][1][-1] and not gap and margin == items[-1][0]:
+            items[-1][1].append(line)
+        else:
+            items.append((" " * gap.end() if gap else margin, [line]))
+    lines: list[str] = []
+    for below, item in items:
+        whole = " ".join([item[0], *(line.strip() for line in item[1:])])
+        anew = textwrap.wrap(whole, width, subsequent_indent=below, break_long_words=False, break_on_hyphens=False)
+        lines += anew if max(map(len, item)) > width else item
+    return "\n".join(lines)
+
+
 def facts(tasks: list[Task]) -> list[str]:
     """What holds for a task's variants: a table, the groups that are not simply trained, and the words of the vocabulary."""
-    header = ["variant", "train", "iid", "ood", "tokens", "vocabulary", "chance", "fingerprint"]
+    header = ["variant", "train", "iid", "ood", "tokens", "words", "chance", "fingerprint"]
     table = [header]
     for task in tasks:
         sizes = [f"{task.sizes[split]:,}" if split in task.splits else "-" for split in ("train", "iid", "ood")]
@@ -102,7 +129,7 @@ def facts(tasks: list[Task]) -> list[str]:
     numbers = sum(token.word.isdigit() for token in task.vocabulary)
     more = ["     ..."] if len(words) > 12 else []
     longest = max(len(task.variant) for task in tasks)
-    others = [f"{numbers:>8}  more, which are numbers"] if numbers else []
+    others = [f"{numbers:>8}  {'more, which are ' * bool(words)}numbers"] if numbers else []
     return [
         f"Paper    {task.paper}\nVersion  {task.version}",
         "Sizes, if no others are asked for\n" + "\n".join("  " + line for line in _aligned(table)),
@@ -146,7 +173,7 @@ def _sequence(task: Task, examples: Examples, marks: dict[int, str]) -> list[str
     columns = [(word, marks.get(i, "")) for i, word in enumerate(words)]
     if padding > 2:
         columns = [("...", ""), *columns[padding - 1 :]]
-    columns += [("  -> ", ""), (task.vocabulary[examples.label[0]].word, "")]
+    columns.append((f"  ->  {task.vocabulary[examples.label[0]].word}", ""))
     lines, top, below = [], "", ""
     for word, mark in columns:
         if len(top) + len(word) > WIDTH:
@@ -154,7 +181,11 @@ def _sequence(task: Task, examples: Examples, marks: dict[int, str]) -> list[str
             top = below = ""
         top += word + " "
         below += mark.rjust(len(word)) + " "
-    lines += [top + _competing(task, examples), below]
+    competing = _competing(task, examples)
+    if len(top) + len(competing) <= WIDTH:
+        lines += [top + competing, below]
+    else:
+        lines += [top, below, *textwrap.wrap(competing, WIDTH)]
     return [line.rstrip() for line in lines if line.strip()]
 
 
@@ -168,7 +199,7 @@ def _competing(task: Task, examples: Examples) -> str:
     if examples.target is not None:
         target = examples.target[0]
         likely = [i for i in np.argsort(-target, kind="stable") if target[i] > 0]
-        answers += [f"{task.vocabulary[i].word} with probability {target[i]:.2g}" for i in likely[:3]] + ["..."] * (len(likely) > 3)
+        answers += [f"P({task.vocabulary[i].word}) = {target[i]:.2g}" for i in likely[:3]] + ["..."] * (len(likely) > 3)
     return f"  ({', '.join(answers)})" if answers else ""
 
 
@@ -186,6 +217,6 @@ def _aligned(rows: list[list[str]]) -> list[str]:
 
     def line(row: list[str]) -> str:
         rest = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
-        return "  ".join([row[0].ljust(widths[0]), *rest])
+        return " ".join([row[0].ljust(widths[0]), *rest])
 
     return [line(row) for row in rows]

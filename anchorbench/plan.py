@@ -43,7 +43,7 @@ def load_sweep(path: Path, axes: Sequence[str]) -> Sweep:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no recipe; allowed: a mapping of fields")
     preset = content.pop("preset", "laptop")
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}; allowed: {', '.join(PRESETS)}")
     chosen = content.pop("axes", {})
     if not isinstance(chosen, dict):
@@ -67,8 +67,8 @@ def parse_axis(text: str) -> tuple[str, tuple[Any, ...]]:
 
 
 def _values(path: str, values: Any) -> tuple[Any, ...]:
-    if path == "seed" and isinstance(values, int):
-        values = list(range(values))
+    if path == "seed" and type(values) is int:
+        values = list(range(values)) or values
     if not isinstance(values, list) or not values:
         raise ValueError(f"axis {path} is {values!r}; allowed: a list of at least one value")
     return tuple(values)

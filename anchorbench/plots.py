@@ -9,13 +9,14 @@ import numpy as np
 from anchorbench.hub import open_model
 from anchorbench.store import Run, write_atomically
 from anchorbench.summary import Condition, conditions
-from anchorbench.task import Task
+from anchorbench.task import SPLITS, Task
 
 # Okabe and Ito's palette: told apart by colour-blind readers.
 COLORS = {
     "iid": "#0072B2",
     "inferential": "#D55E00",
     "symmetric": "#CC79A7",
+    "ordered": "#009E73",
     "key": "#009E73",
     "anchor": "#D55E00",
     "filler": "#999999",
@@ -28,14 +29,8 @@ SHADES = {
     "symmetric": "#CC79A7",
     "other": "#ffffff",
 }
-LABELS = {
-    "unfit": "poor fit",
-    "memorizing": "memorizing",
-    "mixed": "mixed",
-    "inferential": "inferential",
-    "symmetric": "symmetric",
-    "other": "other",
-}
+POOR_FIT, NO_MAJORITY = "poor fit", "seeds differ"
+"""What a shade is labelled: `unfit` as in the papers, and where no verdict has more than half of the seeds."""
 
 
 def phase_figure(runs: list[Run], path: Path) -> Path:
@@ -59,7 +54,11 @@ def phase_figure(runs: list[Run], path: Path) -> Path:
     axes[0].set_ylabel("share of answers")
     result = runs[0].result
     seeds = len({run.recipe.seed for run in runs})
-    figure.suptitle(f"{result.task}, {result.variant}: {seeds} seeds, {runs[0].recipe.steps} steps", fontsize=12)
+    plural = "s" if seeds > 1 else ""
+    figure.suptitle(f"{result.task}, {result.variant}: {seeds} seed{plural}, {runs[0].recipe.steps} steps", fontsize=12)
+    handles, labels = axes[0].get_legend_handles_labels()
+    note = "dot: a seed; line and band: mean and 95% interval over seeds; shade: the verdict of most seeds"
+    figure.legend(handles, labels, frameon=False, fontsize=8.5, loc="outside lower center", ncols=2, title=note, title_fontsize=8)
     return _save(figure, path)
 
 
@@ -68,22 +67,28 @@ def _phase_panel(axis: Any, grouped: list[Condition]) -> None:
     middles = (gammas[1:] + gammas[:-1]) / 2
     margin = np.diff(gammas).min() / 2 if len(gammas) > 1 else 0.05
     edges = np.concatenate([[gammas[0] - margin], middles, [gammas[-1] + margin]])
-    previous = None
+    phases: list[tuple[str, float, float]] = []
     for condition, left, right in zip(grouped, edges[:-1], edges[1:], strict=True):
         if not condition.verdicts:
             continue
         most, count = condition.verdicts.most_common(1)[0]
-        if count * 2 <= condition.verdicts.total():
-            most = "mixed" if "mixed" in SHADES and condition.verdicts["other"] == 0 else "other"
-        axis.axvspan(left, right, color=SHADES[most], alpha=0.28, lw=0)
-        if most != previous:
-            axis.text(left + margin * 0.15, 1.075, LABELS[most], fontsize=8.5, va="center", color="#444444")
+        agreed = count * 2 > condition.verdicts.total()
+        axis.axvspan(left, right, color=SHADES[most if agreed else "mixed"], alpha=0.28, lw=0)
+        label = NO_MAJORITY if not agreed else POOR_FIT if most == "unfit" else most
+        start = phases.pop()[1] if phases and phases[-1][0] == label else left
+        phases.append((label, start, right))
+    for number, (label, left, right) in enumerate(phases):
+        height = 1.13 if number % 2 else 1.08  # neighbours do not meet, however narrow their phases are
+        axis.text((left + right) / 2, height, label, fontsize=8.5, ha="center", va="center", color="#444444")
+        if number:
             axis.axvline(left, color="#888888", lw=0.6, ls=":")
-        previous = most
     curves = [("accuracy_iid", COLORS["iid"], "o", "seen pairs, unseen key and position (iid)")]
     composes = any(run.result.composes for condition in grouped for run in condition.runs)
-    curves.append(("inferential", COLORS["inferential"], "s", "held-out pairs, composed" if composes else "(4,3) composed"))
-    curves.append(("symmetric", COLORS["symmetric"], "^", "exception's mirror, answered as the exception"))
+    mirror = "the exception's mirror"
+    curves.append(("inferential", COLORS["inferential"], "s", "held out, composed" if composes else f"{mirror}, composed"))
+    if composes:
+        curves.append(("ordered", COLORS["ordered"], "D", f"{mirror}, composed"))
+    curves.append(("symmetric", COLORS["symmetric"], "^", f"{mirror}, answered as the exception"))
     jitter = margin * 0.16
     for number, (field, color, marker, label) in enumerate(curves):
         means = [mean for condition in grouped if (mean := condition.mean(field)) is not None]
@@ -98,11 +103,10 @@ def _phase_panel(axis: Any, grouped: list[Condition]) -> None:
             spread = condition.gamma + jitter * (np.arange(len(values)) - (len(values) - 1) / 2) / max(1, len(values) - 1)
             offset = jitter * (number - 1)
             axis.scatter(spread + offset, values, s=20, marker=marker, color=color, edgecolor="white", lw=0.5, zorder=4)
-    axis.set(xlim=(edges[0], edges[-1]), ylim=(-0.03, 1.12), xlabel=r"initialization rate $\gamma$   (weights shrink to the right)")
+    axis.set(xlim=(edges[0], edges[-1]), ylim=(-0.03, 1.18), xlabel=r"initialization rate $\gamma$   (weights shrink to the right)")
     axis.set_xticks(gammas)
     axis.set_yticks(np.linspace(0, 1, 6))
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=8.5, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3 if len(curves) < 3 else 2)
 
 
 def clearest(runs: list[Run]) -> list[Run]:
@@ -121,8 +125,12 @@ def attention_flow_figure(runs: list[Run], path: Path) -> Path:
 
     figure = Figure(figsize=(6.4 * max(1, len(runs)), 4.6), layout="constrained")
     axes = figure.subplots(1, max(1, len(runs)), squeeze=False)[0]
-    task = runs[0].recipe.load_task()
-    tokens = task.sample("ood" if "ood" in task.splits else "iid", 200, seed=0).tokens
+    tasks = [run.recipe.load_task() for run in runs]
+    task, split = tasks[0], "ood" if "ood" in tasks[0].splits else "iid"
+    tokens = task.sample(split, 200, seed=0).tokens
+    # What one member holds out, another may train on (conflict-control): one sequence that none has seen.
+    unseen = np.all([other.answer(tokens).split == SPLITS.index(split) for other in tasks], axis=0)
+    tokens = tokens[unseen] if unseen.any() else tokens
     # Key and anchors in the middle, so that filler stands on both sides.
     middle = np.abs(task.landmarks(tokens)["key"] - (task.seq_len - 4) / 2).argmin()
     for axis, run in zip(axes, runs, strict=True):
@@ -130,6 +138,8 @@ def attention_flow_figure(runs: list[Run], path: Path) -> Path:
         share, init = run.result.inferential, run.recipe.init
         title = f"{run.result.verdict or 'member'}: gamma {init.gamma:g}, {run.recipe.model.norm}-LN, seed {run.recipe.seed}"
         axis.set_title(title + ("" if share is None else f", composes {share:.0%}"), fontsize=10.5)
+    note = "width: attention, heads averaged, of one sequence; colour: where it reads; pale: cannot reach the answer"
+    figure.supxlabel(note, fontsize=8.5, color="#444444")
     return _save(figure, path)
 
 

@@ -60,6 +60,8 @@ class Recipe(BaseModel):
     steps: int = Field(default=1800, ge=1)
     stop: Literal["end", "settled"] = "end"
     """Whether a member may end early once its verdict is settled (the rule is in anchorbench.train)."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of activations and products in training; weights, moments and evaluation are fp32 always."""
     data_size: int = Field(default=100_000, ge=1)
     """Training examples, drawn once; batches are drawn from them with replacement."""
     seed: int = Field(default=0, ge=0, lt=2**31)
@@ -100,11 +102,12 @@ class Recipe(BaseModel):
         return parse_recipe(content)
 
 
-def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested dictionary by dotted paths; an empty dictionary stays a value."""
+def flatten(content: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """A recipe's fields by dotted paths; an empty dictionary, and each field of the task's configuration, stays a value."""
     flat: dict[str, Any] = {}
     for key, value in content.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
+        nested = isinstance(value, dict) and value and prefix != "task_config."
+        flat |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
     return flat
 
 

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from anchorbench.summary import Condition, Mean, conditions
 from anchorbench.sweep import Progress as Event
 from anchorbench.sweep import Sweep, SweepFolder, run_sweep
 
-LISTED = ("verdicts", "exception")
-"""Columns that count several things; they break into lines."""
+PRECISIONS = ("auto", "fp32", "bf16")
+
 
 GAMMAS = {
     "laptop": (0.34, 0.4, 0.45, 0.5, 0.6, 0.7),
@@ -37,6 +38,7 @@ def make_sweep(
     seeds: int,
     steps: int | None,
     weight_decay: float | None,
+    precision: str = "auto",
     axes: Sequence[str] = (),
 ) -> Sweep:
     """The sweep that command-line options describe. Raises ValueError with one sentence for a value that makes no sense."""
@@ -53,6 +55,11 @@ def make_sweep(
         fields["optimizer.warmup"] = min(base.optimizer.warmup, steps // 4) if steps > 0 else 0
     if weight_decay is not None:
         fields["optimizer.weight_decay"] = weight_decay
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; allowed: {', '.join(PRECISIONS)}")
+    from anchorbench.train import native_bf16
+
+    fields["precision"] = precision if precision != "auto" else "bf16" if native_bf16() else "fp32"
     base = base.override(fields)
     loaded = base.load_task()
     base = base.override({"variant": loaded.variant})
@@ -93,10 +100,12 @@ def run_and_show(sweep: Sweep, out: Path, *, memory: float | None = None, keep_s
         console.print(f"All {len(recipes)} runs are finished; nothing is trained.")
         runs = run_sweep(sweep, folder, keep_steps=keep_steps)
     else:
-        console.print(
-            f"{sweep.base.task}, variant {sweep.base.variant}: {len(recipes)} runs"
-            + (f", {len(finished)} of them finished" if finished else ""),
-        )
+        already = f", {len(finished)} of them finished" if finished else ""
+        console.print(f"{sweep.base.task}, variant {sweep.base.variant}: {len(recipes)} runs{already}")
+        if sweep.base.precision == "bf16":
+            console.print(
+                "Products in bf16, which this processor has; weights, moments and evaluation in fp32 (--precision fp32 for all)."
+            )
         runs = _train_with_progress(sweep, folder, len(recipes) - len(finished), console, memory, keep_steps)
     show(runs, console)
     from anchorbench.plots import attention_flow_figure, clearest, phase_figure
@@ -137,53 +146,49 @@ def _train_with_progress(
                 composed = condition.mean("inferential")
                 held_out = "" if composed is None else f", composed {composed.value:.2f}"
                 seen = _cell(condition.mean("accuracy_iid"))
-                console.print(f"  [{done:>3}/{missing}] {where}: iid {seen}{held_out}; {_counts(condition)}", highlight=False)
+                console.print(
+                    f"  [{done:>3}/{missing}] {where}: iid {seen}{held_out}; {_counts(condition.verdicts)}", highlight=False
+                )
 
         return run_sweep(sweep, folder, report, memory=memory, keep_steps=keep_steps)
 
 
 def show(runs: list[Run], console: Console) -> None:
-    """Prints the sweep's table: a row a gamma (and combination of other axes)."""
+    """Prints the sweep's table: a row a gamma, and a table for each combination of the other axes."""
     grouped = conditions(runs)
-    others = any(condition.others for condition in grouped)
+    result = runs[0].result
+    console.print(f"\n{result.task}, {result.variant}: means over seeds at the last step, with 95% intervals", highlight=False)
+    if any(condition.verdicts for condition in grouped):
+        console.print(
+            "composed: of the held-out answers; agree: both orders of a held-out pair get the same answer", highlight=False
+        )
+    for others in dict.fromkeys(condition.others for condition in grouped):
+        console.print(_table(others, [condition for condition in grouped if condition.others == others]))
+
+
+def _table(title: str, grouped: list[Condition]) -> Table:
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     exception = any(condition.exceptions for condition in grouped)
     asks = any(condition.verdicts for condition in grouped)
-    result = runs[0].result
-    table = Table(
-        title=f"{result.task}, {result.variant}: means over seeds at the last step, with 95% intervals",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    headers = [*(["model"] if others else []), "gamma", "members", "train", "iid"]
+    both = exception and any(run.result.composes for condition in grouped for run in condition.runs)
+    headers = ["gamma", "members", "train", "iid"]
     if asks:
-        headers += ["composed", *(["symmetric"] if exception else []), "agree", "verdicts"]
-    if exception and any(run.result.composes for run in runs):
-        headers.append("exception")
+        headers += ["composed", *(["symmetric"] if exception else []), "agree", "verdicts", *(["exception"] if both else [])]
     for header in [*headers, "time"]:
-        left = header == "model" or header in LISTED
-        table.add_column(
-            header, justify="left" if left else "right", no_wrap=header not in LISTED, min_width=13 if header in LISTED else None
-        )
+        counts = header in ("verdicts", "exception")
+        table.add_column(header, justify="left" if counts else "right", no_wrap=True)
     for condition in grouped:
-        cells = [condition.others] if others else []
-        cells += [
-            f"{condition.gamma:g}",
-            str(len(condition.runs)),
-            *(_cell(condition.mean(f"accuracy_{split}")) for split in ("train", "iid")),
-        ]
+        cells = [f"{condition.gamma:g}", str(len(condition.runs))]
+        cells += [_cell(condition.mean(f"accuracy_{split}")) for split in ("train", "iid")]
         if asks:
             cells.append(_cell(condition.mean("inferential"), interval=True))
             if exception:
                 cells.append(_cell(condition.mean("symmetric")))
-            cells += [_cell(condition.mean("commutes")), _counts(condition)]
-        if "exception" in headers:
-            cells.append(", ".join(f"{count} {name}" for name, count in condition.exceptions.most_common()))
+            cells += [_cell(condition.mean("commutes")), _counts(condition.verdicts, "\n")]
+        if both:
+            cells.append(_counts(condition.exceptions, "\n"))
         table.add_row(*cells, f"{condition.seconds:.0f} s")
-    if asks:
-        table.caption = "composed: of the held-out answers; agree: both orders of a held-out pair get the same answer"
-        table.caption_justify = "left"
-    console.print(table)
+    return table
 
 
 def _cell(mean: Mean | None, *, interval: bool = False) -> str:
@@ -192,5 +197,5 @@ def _cell(mean: Mean | None, *, interval: bool = False) -> str:
     return f"{mean.value:.2f}" + (f" [{mean.low:.2f}, {mean.high:.2f}]" if interval else "")
 
 
-def _counts(condition: Condition) -> str:
-    return ", ".join(f"{count} {name}" for name, count in condition.verdicts.most_common()) or "no verdict: nothing is held out"
+def _counts(counted: Counter[str], separator: str = ", ") -> str:
+    return separator.join(f"{count} {name}" for name, count in counted.most_common()) or "no verdict: nothing is held out"

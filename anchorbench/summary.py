@@ -69,10 +69,11 @@ def conditions(runs: Iterable[Run]) -> list[Condition]:
     flat = [(run, flatten(run.recipe.model_dump())) for run in runs]
     varying = [path for path in flat[0][1] if path != "seed" and len({str(fields.get(path)) for _, fields in flat}) > 1]
     paths = [*(path for path in varying if path != "init.gamma"), "init.gamma"]
-    grouped: dict[tuple[Any, ...], list[Run]] = {}
+    grouped: dict[str, tuple[dict[str, Any], list[Run]]] = {}
     for run, fields in flat:
-        grouped.setdefault(tuple(fields.get(path) for path in paths), []).append(run)
-    found = [Condition(dict(zip(paths, values, strict=True)), tuple(members)) for values, members in grouped.items()]
+        values = {path: fields.get(path) for path in paths}
+        grouped.setdefault(str(values), (values, []))[1].append(run)  # values may be lists
+    found = [Condition(values, tuple(members)) for values, members in grouped.values()]
     order = {others: i for i, others in enumerate(dict.fromkeys(condition.others for condition in found))}
     return sorted(found, key=lambda condition: (order[condition.others], condition.gamma))
 

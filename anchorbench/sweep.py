@@ -39,8 +39,9 @@ class Sweep:
         for path, values in self.axes.items():
             if not values:
                 raise ValueError(f"axis {path} has no values; allowed: at least 1")
-        combinations = itertools.product(*(dict.fromkeys(values) for values in self.axes.values()))
-        return [self.base.override(dict(zip(self.axes, values, strict=True))) for values in combinations]
+        combinations = itertools.product(*self.axes.values())
+        recipes = [self.base.override(dict(zip(self.axes, values, strict=True))) for values in combinations]
+        return list({recipe.run_id: recipe for recipe in recipes}.values())
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def stacks(recipes: Sequence[Recipe], memory: float | None = None) -> list[list[
             raise ValueError(
                 f"one member takes {each / 2**30:.2f} GiB of memory; allowed here: {budget / 2**30:.2f} GiB (--memory)"
             )
-        count = -(-len(alike) // min(STACK_MEMBERS, int(budget // each)))  # balanced, none larger than allowed
+        count = -(-len(alike) // int(min(STACK_MEMBERS, budget / each)))  # balanced, none larger than allowed
         edges = [len(alike) * i // count for i in range(count + 1)]
         grouped += [(each * alike[0].steps, alike[left:right]) for left, right in itertools.pairwise(edges)]
     return [stack for _, stack in sorted(grouped, key=lambda item: -item[0])]
@@ -153,6 +154,7 @@ def run_sweep(
     for problem in problems:
         report(Progress([], message=f"{problem}; it is trained again"))
     done = {run.result.run_id: run for run in runs}
+    waiting = 0
     while missing := [recipe for recipe in recipes if recipe.run_id not in done]:
         busy = 0
         for stack in _planned(missing, recipes, folder, memory):
@@ -164,7 +166,9 @@ def run_sweep(
                 if any(recipe.run_id not in done for recipe in mine):
                     done |= {run.result.run_id: run for run in _train(mine, folder, report, keep_steps)}
         if busy:
-            report(Progress([], message=f"waiting for {busy} runs that another process trains"))
+            if busy != waiting:
+                report(Progress([], message=f"waiting for {busy} runs that another process trains"))
+            waiting = busy
             time.sleep(POLL_SECONDS)
             runs, _ = folder.finished(missing, keep_steps)
             done |= {run.result.run_id: run for run in runs}

@@ -165,12 +165,15 @@ class Task(ABC):
     """Variant name -> fields of the configuration; the first is the default."""
     description: ClassVar[str]
     """One or two sentences for a listing."""
-    sizes: ClassVar[Mapping[str, int]] = {"train": 100_000, "iid": 10_000, "ood": 10_000}
+    sizes: Mapping[str, int] = {"train": 100_000, "iid": 10_000, "ood": 10_000}
     """Default number of examples a split; the paper's where it has one."""
+    variant_sizes: ClassVar[Mapping[str, Mapping[str, int]]] = {}
+    """Variant name -> its sizes, where they are not the task's."""
 
     def __init__(self, variant: str = "default", config: TaskConfig | None = None) -> None:
         self.variant = variant
         self.config = config if config is not None else self.Config()
+        self.sizes = self.variant_sizes.get(variant, self.sizes)
 
     @property
     @abstractmethod

@@ -31,6 +31,7 @@ EVALUATIONS = 12
 EVALUATION_SIZE, FINAL_SIZE = 256, 1000
 """Sequences a split, during training and at its end."""
 FIRST_EVALUATION = 50
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 ORDER_BLOCK = 64
 """Steps whose batches are drawn together; which examples a step sees depends on its number and the seed alone."""
 CHECKPOINT_SECONDS = 15.0
@@ -78,7 +79,7 @@ def structure(recipe: Recipe) -> tuple[Any, ...]:
     """What the members of one stack must have in common."""
     task = recipe.load_task()
     evaluated = (task.name, task.splits, min(recipe.data_size, FINAL_SIZE))  # evaluation sets of one size
-    return (recipe.model, recipe.batch, recipe.steps, recipe.stop, task.seq_len, task.vocab_size, evaluated)
+    return (recipe.model, recipe.batch, recipe.steps, recipe.stop, recipe.precision, task.seq_len, task.vocab_size, evaluated)
 
 
 def evaluation_steps(recipe: Recipe) -> set[int]:
@@ -99,6 +100,14 @@ def learning_rate(optimizer: Optimizer, step: int, steps: int) -> float:
     return optimizer.lr * (optimizer.end + (1 - optimizer.end) * left)
 
 
+def native_bf16() -> bool:
+    """Whether this machine multiplies bf16 in hardware; elsewhere it is emulated, slowly."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_capability() >= (8, 0)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
 def weight_decay(optimizer: Optimizer, step: int) -> float:
     """The decay's strength at `step`: constant within its window, else zero."""
     inside = optimizer.decay_from < step and (optimizer.decay_until is None or step <= optimizer.decay_until)
@@ -113,7 +122,7 @@ def memory_of_member(recipe: Recipe) -> float:
     task = recipe.load_task()
     with torch.device("meta"):
         model = GPT(recipe.model, members=1, vocab_size=task.vocab_size, seq_len=task.seq_len)
-        backprop = Backprop(model, recipe.batch)
+        backprop = Backprop(model, recipe.batch, PRECISIONS[recipe.precision])
         backprop(torch.zeros(1, recipe.batch, task.seq_len, dtype=torch.long), torch.zeros(1, recipe.batch, dtype=torch.long))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     # Five rows of parameters: weights, gradients as computed and as collected, and two moments; data once as drawn, once as int16.
@@ -153,7 +162,7 @@ class Stack:
             view.copy_(parameter.data)
             parameter.data = view
         self._gradient_views = self._views(self.gradients)
-        self._backprop = Backprop(self.model, first.batch)
+        self._backprop = Backprop(self.model, first.batch, PRECISIONS[first.precision])
         self._largest_norm = torch.tensor([recipe.optimizer.clip for recipe in recipes], device=self.device)
         self._decayed = self._decay_mask()
         self._adam = self._make_adam()

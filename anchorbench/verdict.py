@@ -14,7 +14,8 @@ from scipy.stats import binomtest
 
 from anchorbench.task import NO_ANSWER, Examples, Split, Task
 
-# The thresholds, all in one place. A share counts as above (below) one only if its 95% Wilson interval lies wholly above (below).
+# The thresholds, all in one place. A share counts as above MOST (below FEW) only if its 95% Wilson interval lies wholly above
+# (below); FIT and AGREE, as in the papers, are compared with the share itself.
 FIT = 0.9
 """Least accuracy on seen groups at unseen (key, position): below it a run counts as not fit (the shading of 2405.05409)."""
 MOST = 0.75
@@ -64,9 +65,9 @@ class EvalSet:
     @classmethod
     def of(cls, task: Task, n: int, seed: int, train: Examples | None = None) -> "EvalSet":
         """Draws the set; `train` are training examples to use instead of fresh ones of that split."""
-        examples: dict[Split, Examples] = {split: task.sample(split, n, seed) for split in task.splits}
-        if train is not None:
-            examples["train"] = train[:n]
+        examples: dict[Split, Examples] = {
+            split: task.sample(split, n, seed) if split != "train" or train is None else train[:n] for split in task.splits
+        }
         return cls(task, examples, task.mirror(examples["ood"].tokens) if "ood" in examples else None)
 
     def head(self, n: int) -> "EvalSet":

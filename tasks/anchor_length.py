@@ -85,11 +85,7 @@ class AnchorLength(KeyTask):
 
     def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
         config = self.config
-        is_anchor = np.isin(tokens, config.anchor)
-        is_key = (tokens >= config.key_min) & (tokens <= config.key_max)
-        parser.require(np.all(is_anchor | is_key, axis=1), "it holds a token that is neither anchor nor key")
-        parser.require(is_anchor.sum(1) == len(config.anchor), "it does not hold exactly one anchor")
-        at = is_anchor.argmax(1)
+        at = self.find_anchors(tokens, parser, len(config.anchor))
         for i, token in enumerate(config.anchor):
             parser.require(read(tokens, at + i) == token, "its anchor is not whole and in order")
         key_at = at + len(config.anchor)

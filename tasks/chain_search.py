@@ -9,7 +9,7 @@ Variants
     single     one chain of 6 edges; the query is any node that has two more hops
     order      one chain of 6 edges; after the query stands the number of hops, 1, 2 or 3, which is the group
     two        two chains of 3 edges, mixed; the query lies exactly two hops before the end of one of them
-    two-noise  two, and into each chain leads one more edge from a node outside it, which is not on any way to the answer
+    two-noise  two, and into each chain leads one more edge from a node outside it, which no way from the query passes
 
 The rival `shortcut` of two chains is the end of the other chain: to know the two ends, a model need not match a single edge.
 
@@ -83,7 +83,7 @@ class ChainSearch(Task):
     """The node some hops after the query, along shuffled edges (2405.15302)."""
 
     name = "chain-search"
-    paper = "2405.15302"
+    paper = "2405.15302, chain search"
     Config = ChainSearchConfig
     config: ChainSearchConfig
     description = "The node some hops after the query, in one or two chains whose edges are shuffled."
@@ -93,7 +93,7 @@ class ChainSearch(Task):
         "two": {"chains": 2, "edges": 3},
         "two-noise": {"chains": 2, "edges": 3, "noise": True},
     }
-    sizes: ClassVar[Mapping[str, int]] = {"train": 10_000, "iid": 2_000}
+    sizes = {"train": 10_000, "iid": 2_000}
 
     @property
     def _edges(self) -> int:

@@ -8,7 +8,7 @@ ordered pairs (a1, a2) are the groups. A key x at position p is in `iid` if x an
 `ood` holds the untrained pairs on the training residues.
 
 Variants
-    heldout-both      (3,4) and (4,3) are never trained: does the model compose? (PAMI, 2501.08537, section on composite functions)
+    heldout-both      (3,4) and (4,3) are never trained: does the model compose? (2501.08537, phase diagram)
     conflict          (3,4) is trained as x-6 instead of x-10, (4,3) held out: an ordered reading of it says x-10, a symmetric
                       one x-6 (2405.05409, section 3). A symmetric answer does not prove memorizing: see the README.
     conflict-control  conflict, and an ordinary mirrored pair held out as well, which rotates over seeds: both questions at once.
@@ -26,7 +26,7 @@ from pydantic import Field, model_validator
 
 from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Group, Parser, Role, Split, Task, register
 
-from .sequence import KeyConfig, KeyTask, cells, filler, read, residue_split, write
+from .sequence import KeyConfig, KeyTask, cells, filler, read, residue_split, swap_anchors, write
 
 
 class Override(NamedTuple):
@@ -87,7 +87,7 @@ class Composite(KeyTask):
     """Key, first anchor, second anchor: the answer adds both anchors' offsets to the key (2405.05409; 2501.08537)."""
 
     name = "composite"
-    paper = "2405.05409, section 3; 2501.08537 (both pairs held out)"
+    paper = "2405.05409, section 3; 2501.08537, phase diagram (both pairs held out)"
     Config = CompositeConfig
     config: CompositeConfig
     description = "Composition of two anchors applied to a key; labels may equal an anchor's id, as in the papers' setting."
@@ -96,7 +96,10 @@ class Composite(KeyTask):
         "conflict": CONFLICT,
         "conflict-control": {**CONFLICT, "held_out": [(4, 3), CONTROL_PAIRS[0], CONTROL_PAIRS[0][::-1]]},
     }
-    sizes: ClassVar[Mapping[str, int]] = {"train": 157_500, "iid": 17_500, "ood": 22_500}
+    sizes = {"train": 157_500, "iid": 17_500, "ood": 22_500}
+    variant_sizes: ClassVar[Mapping[str, Mapping[str, int]]] = {
+        "conflict": {"train": 759_375, "iid": 84_375, "ood": 50_625},
+    }
 
     def for_seed(self, seed: int) -> Task:
         """In `conflict-control`, the ordinary pair that is held out rotates over seeds, so that no single choice decides."""
@@ -168,11 +171,7 @@ class Composite(KeyTask):
 
     def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
         config = self.config
-        is_anchor = np.isin(tokens, list(config.offsets))
-        is_key = (tokens >= config.key_min) & (tokens <= config.key_max)
-        parser.require((is_anchor | is_key).all(1), "it holds a token that is neither anchor nor key")
-        parser.require(is_anchor.sum(1) == 2, "it does not hold exactly two anchors")
-        at = is_anchor.argmax(1)
+        at = self.find_anchors(tokens, parser, 2, "two anchors")
         first, second = read(tokens, at), read(tokens, at + 1)
         parser.require(np.isin(second, list(config.offsets)), "its anchors are not neighbours")
         key_at = at - 1 if config.key_first else at + 2
@@ -216,8 +215,4 @@ class Composite(KeyTask):
 
     def mirror(self, tokens: Int[np.ndarray, "n seq_len"]) -> Int[np.ndarray, "n seq_len"]:
         """The same sequences with the two anchors swapped."""
-        at = np.isin(tokens, list(self.config.offsets)).argmax(1)
-        swapped = tokens.copy()
-        write(swapped, at, read(tokens, at + 1))
-        write(swapped, at + 1, read(tokens, at))
-        return swapped
+        return swap_anchors(tokens, self.config.offsets)

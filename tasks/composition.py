@@ -51,4 +51,4 @@ class Composition(Composite):
         "anchors-first-43": {"key_first": False, "held_out": [(4, 3)]},
         "anchors-first-minus-8": {"key_first": False, **MINUS_8},
     }
-    sizes: ClassVar[Mapping[str, int]] = {"train": 20_000, "iid": 500, "ood": 500}
+    sizes = {"train": 20_000, "iid": 500, "ood": 500}

@@ -11,7 +11,8 @@ Variants
 
 The generator is known from the bytecode in the code of 2501.08537 only, which names the tokens and the label. There is no key, and
 no unseen data: our `iid` has the sets of places whose positions add up to a multiple of `modulus`, which are never trained. With
-modulus 9, the length of the sequence, that is a ninth of the sets, and every place is trained with every k in other sets.
+modulus 9, the length of the sequence, that is about a ninth of the sets of each k, and every place is trained with every k in other
+sets, except for place 0 as the only one.
 """
 
 from collections.abc import Mapping
@@ -68,7 +69,7 @@ class CountAnchor(KeyTask):
     config: CountAnchorConfig
     description = "The number of anchors in the sequence."
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"one-token": {}, "four-tokens": {"anchors": (16, 17, 18, 19)}}
-    sizes: ClassVar[Mapping[str, int]] = {"train": 100_000, "iid": 10_000}
+    sizes = {"train": 100_000, "iid": 10_000}
 
     @property
     def anchors(self) -> dict[int, str]:

@@ -31,4 +31,4 @@ class DataComplexity(Composite):
     paper = "2405.05409v1, section on data complexity; 2501.08537, figure 8"
     description = "Composition of two anchors, all pairs trained, K of the six unordered pairs with a symmetric wrong offset."
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {f"wrong-{k}": {"exceptions": WRONG[: 2 * k]} for k in range(7)}
-    sizes: ClassVar[Mapping[str, int]] = {"train": 90_000, "iid": 10_000}
+    sizes = {"train": 90_000, "iid": 10_000}

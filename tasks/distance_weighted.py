@@ -74,11 +74,7 @@ class DistanceWeighted(KeyTask):
 
     def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
         config, (n, length) = self.config, tokens.shape
-        is_anchor = tokens == config.anchor
-        is_key = (tokens >= config.key_min) & (tokens <= config.key_max)
-        parser.require((is_anchor | is_key).all(1), "it holds a token that is neither anchor nor key")
-        parser.require(is_anchor.sum(1) == 1, "it does not hold exactly one anchor")
-        at = is_anchor.argmax(1)
+        at = self.find_anchors(tokens, parser)
 
         apart = np.abs(np.arange(length) - at[:, None])
         distance = np.minimum(apart, length - apart)

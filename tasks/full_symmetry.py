@@ -15,9 +15,6 @@ do, and so does `other_set`. Chosen is +5: the offsets of both sets then have th
 same sum; and no label is an anchor's id.
 """
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import numpy as np
 from jaxtyping import Int
 from pydantic import Field, model_validator
@@ -63,7 +60,7 @@ class FullSymmetry(PairTask):
     Config = FullSymmetryConfig
     config: FullSymmetryConfig
     description = "Two rule sets, chosen by the unordered anchor pair; only (4,3) is never trained, and only symmetry answers it."
-    sizes: ClassVar[Mapping[str, int]] = {"train": 270_000, "iid": 30_000, "ood": 15_000}
+    sizes = {"train": 270_000, "iid": 30_000, "ood": 15_000}
 
     @property
     def anchors(self) -> dict[int, str]:

@@ -17,8 +17,6 @@ of two layers.
 
 import functools
 import itertools
-from collections.abc import Mapping
-from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Int
@@ -81,7 +79,7 @@ class InverseMatching(Task):
     Config = InverseMatchingConfig
     config: InverseMatchingConfig
     description = "The place of the one among five shuffles of three tokens that is the query in reverse."
-    sizes: ClassVar[Mapping[str, int]] = {"train": 80_000, "iid": 10_000, "ood": 10_000}
+    sizes = {"train": 80_000, "iid": 10_000, "ood": 10_000}
 
     @property
     def seq_len(self) -> int:

@@ -66,12 +66,12 @@ class MemoryReasoning(PairTask):
     """Key and two anchors that either add to it or stand for a random table (2502.04375)."""
 
     name = "memory-reasoning"
-    paper = "2502.04375"
+    paper = "2502.04375, memory and reasoning anchors"
     Config = MemoryReasoningConfig
     config: MemoryReasoningConfig
     description = "Two reasoning anchors add their ids to the key; two memory anchors stand for a fixed random answer."
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"default": {}, "near": {"memory_labels": "near"}}
-    sizes: ClassVar[Mapping[str, int]] = {"train": 180_000, "iid": 20_000, "ood": 2_000}
+    sizes = {"train": 180_000, "iid": 20_000, "ood": 2_000}
 
     @property
     def anchors(self) -> dict[int, str]:

@@ -10,9 +10,6 @@ is in `iid` if x and q have the same residue, else in `train`: the key's own pos
 varies. The authors' public generator never sets the label; the rule follows from the name. No function is held out.
 """
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import numpy as np
 from jaxtyping import Int
 from pydantic import Field, model_validator
@@ -62,7 +59,7 @@ class MiddleWord(KeyTask):
     Config = MiddleWordConfig
     config: MiddleWordConfig
     description = "The middle one of the 1, 3 or 5 tokens between two anchors."
-    sizes: ClassVar[Mapping[str, int]] = {"train": 30_000, "iid": 500}
+    sizes = {"train": 30_000, "iid": 500}
 
     @property
     def anchors(self) -> dict[int, str]:

@@ -27,7 +27,7 @@ from pydantic import Field, model_validator
 
 from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Group, Parser, Split, register
 
-from .sequence import KeyConfig, KeyTask, cells, filler, read, residue_split, write
+from .sequence import KeyConfig, KeyTask, cells, filler, read, residue_split, swap_anchors, write
 
 Pairs = tuple[tuple[int, int], ...]
 OFFSETS = {1: 5, 2: 1, 3: -2, 4: -8, 9: -2}
@@ -77,7 +77,7 @@ class NearSynonym(KeyTask):
         "add-doubled": {"augmentation": "doubled"},
         "add-nothing": {"augmentation": "nothing"},
     }
-    sizes: ClassVar[Mapping[str, int]] = {"train": 20_000, "iid": 500, "ood": 500}
+    sizes = {"train": 20_000, "iid": 500, "ood": 500}
 
     @property
     def anchors(self) -> dict[int, str]:
@@ -118,11 +118,7 @@ class NearSynonym(KeyTask):
 
     def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
         config = self.config
-        is_anchor = np.isin(tokens, list(OFFSETS))
-        is_key = (tokens >= config.key_min) & (tokens <= config.key_max)
-        parser.require((is_anchor | is_key).all(1), "it holds a token that is neither anchor nor key")
-        parser.require(is_anchor.sum(1) == 2, "it does not hold exactly two anchors")
-        at = is_anchor.argmax(1)
+        at = self.find_anchors(tokens, parser, 2, "two anchors")
         first, second, key = (read(tokens, at + i) for i in range(3))
         parser.require(np.isin(second, list(OFFSETS)), "its anchors are not neighbours")
         parser.require(key != NO_ANSWER, "no key stands after its anchors")
@@ -146,8 +142,4 @@ class NearSynonym(KeyTask):
 
     def mirror(self, tokens: Int[np.ndarray, "n seq_len"]) -> Int[np.ndarray, "n seq_len"]:
         """The same sequences with the two anchors swapped."""
-        at = np.isin(tokens, list(OFFSETS)).argmax(1)
-        swapped = tokens.copy()
-        write(swapped, at, read(tokens, at + 1))
-        write(swapped, at + 1, read(tokens, at))
-        return swapped
+        return swap_anchors(tokens, OFFSETS)

@@ -16,8 +16,7 @@ Within a group and a split, all such sequences are equally likely.
 """
 
 import itertools
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -71,7 +70,7 @@ class NearestValue(KeyTask):
     Config = NearestValueConfig
     config: NearestValueConfig
     description = "Examples of value and class, then a value to classify: the class of the nearest one."
-    sizes: ClassVar[Mapping[str, int]] = {"train": 100_000, "iid": 500, "ood": 500}
+    sizes = {"train": 100_000, "iid": 500, "ood": 500}
 
     @property
     def anchors(self) -> dict[int, str]:

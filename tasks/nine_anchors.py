@@ -44,4 +44,5 @@ class NineAnchors(Composite):
         "heldout-ten": {"held_out": [*TEN_PAIRS, *(pair[::-1] for pair in TEN_PAIRS)]},
         "conflict": {"exceptions": [{"pair": (3, 4), "offset": 1}], "held_out": [(4, 3)]},
     }
-    sizes: ClassVar[Mapping[str, int]] = {"train": 180_000, "iid": 20_000, "ood": 20_000}
+    sizes = {"train": 180_000, "iid": 20_000, "ood": 20_000}
+    variant_sizes = {}

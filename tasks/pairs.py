@@ -8,7 +8,7 @@ from jaxtyping import Int
 
 from anchorbench.task import NO_ANSWER, SPLITS, Parser, Split
 
-from .sequence import KeyTask, cells, filler, read, residue_split, write
+from .sequence import KeyTask, cells, filler, read, residue_split, swap_anchors, write
 
 
 class KeyAndPair(NamedTuple):
@@ -46,11 +46,7 @@ class PairTask(KeyTask):
     def read_pairs(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> KeyAndPair:
         """What stands in `tokens [n, seq_len]`; in rows that the parser refuses, ids that are safe to index with."""
         anchors = list(self.anchors)
-        is_anchor = np.isin(tokens, anchors)
-        is_key = (tokens >= self.config.key_min) & (tokens <= self.config.key_max)
-        parser.require((is_anchor | is_key).all(1), "it holds a token that is neither anchor nor key")
-        parser.require(is_anchor.sum(1) == 2, "it does not hold exactly two anchors")
-        at = is_anchor.argmax(1)
+        at = self.find_anchors(tokens, parser, 2, "two anchors")
         key, first, second = (read(tokens, at + column) for column in (-1, 0, 1))
         parser.require(np.isin(second, anchors), "its anchors are not neighbours")
         parser.require(key != NO_ANSWER, "no key stands before its anchors")
@@ -76,8 +72,4 @@ class PairTask(KeyTask):
 
     def mirror(self, tokens: Int[np.ndarray, "n seq_len"]) -> Int[np.ndarray, "n seq_len"]:
         """The same sequences with the two anchors swapped."""
-        at = np.isin(tokens, list(self.anchors)).argmax(1)
-        swapped = tokens.copy()
-        write(swapped, at, read(tokens, at + 1))
-        write(swapped, at + 1, read(tokens, at))
-        return swapped
+        return swap_anchors(tokens, self.anchors)

@@ -56,12 +56,13 @@ class RandomPermutations(Task):
     """Key and two anchors, each a random permutation of the keys (2605.04396)."""
 
     name = "random-permutations"
-    paper = "2605.04396"
+    paper = "2605.04396, composition of random permutations"
     Config = RandomPermutationsConfig
     config: RandomPermutationsConfig
     description = "Two random permutations applied to a key in order; 19 of 64 ordered pairs are never trained."
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"default": {}, "heldout-cells": {"modulus": 8}}
-    sizes: ClassVar[Mapping[str, int]] = {"train": 720, "iid": 90, "ood": 304}
+    sizes = {"train": 720, "iid": 90, "ood": 304}
+    variant_sizes: ClassVar[Mapping[str, Mapping[str, int]]] = {"heldout-cells": {"train": 630, "iid": 90, "ood": 266}}
 
     @property
     def seq_len(self) -> int:

@@ -13,8 +13,6 @@ residue, else `train`; `ood` holds the held-out groups on the training residues.
 """
 
 import itertools
-from collections.abc import Mapping
-from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Int
@@ -60,7 +58,7 @@ class ReadingComprehension(KeyTask):
     Config = ReadingComprehensionConfig
     config: ReadingComprehensionConfig
     description = "A text of anchors, each with a value after it; the last token asks for the value of one of them."
-    sizes: ClassVar[Mapping[str, int]] = {"train": 2_000, "iid": 500, "ood": 500}
+    sizes = {"train": 2_000, "iid": 500, "ood": 500}
 
     @property
     def anchors(self) -> dict[int, str]:

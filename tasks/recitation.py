@@ -86,11 +86,7 @@ class Recitation(KeyTask):
 
     def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
         config = self.config
-        is_anchor = np.isin(tokens, list(self.anchors))
-        is_key = (tokens >= config.key_min) & (tokens <= config.key_max)
-        parser.require((is_anchor | is_key).all(1), "it holds a token that is neither anchor nor key")
-        parser.require(is_anchor.sum(1) == config.gap, f"it does not hold exactly {config.gap} anchors")
-        at = is_anchor.argmax(1)
+        at = self.find_anchors(tokens, parser, config.gap, f"{config.gap} anchors")
         for i, anchor in enumerate(self.anchors):
             parser.require(read(tokens, at + i) == anchor, "its anchors are not neighbours in order")
         a_at, b_at = at - 1, at + config.gap

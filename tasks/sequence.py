@@ -1,13 +1,14 @@
 """Shared by the anchor tasks: keys, filler, the residue split, reading and writing tokens of rows."""
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 from pydantic import Field, model_validator
 
-from anchorbench.task import NO_ANSWER, SPLITS, Split, Task, TaskConfig, Token
+from anchorbench.task import NO_ANSWER, SPLITS, Parser, Split, Task, TaskConfig, Token
 
 
 class KeyConfig(TaskConfig):
@@ -79,11 +80,21 @@ class KeyTask(Task):
 
         return tuple(token(id_) for id_ in range(self.config.vocab_size))
 
+    def find_anchors(
+        self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser, count: int = 1, what: str = "one anchor"
+    ) -> Int[np.ndarray, " n"]:
+        """Where the first anchor of each row stands; rows must hold exactly `count` anchors, in words `what`, among keys."""
+        is_anchor = np.isin(tokens, list(self.anchors))
+        is_key = (tokens >= self.config.key_min) & (tokens <= self.config.key_max)
+        parser.require((is_anchor | is_key).all(1), "it holds a token that is neither anchor nor key")
+        parser.require(is_anchor.sum(1) == count, f"it does not hold exactly {what}")
+        return is_anchor.argmax(1)
+
 
 def residue_split(key: Int[np.ndarray, "..."], position: Int[np.ndarray, "..."], modulus: int) -> Int[np.ndarray, "..."]:
     """Index into SPLITS of each (key, position): iid where key and position have the same residue, else train.
 
-    The residue rule of 2405.05409: every key and every position is trained, a ninth of their combinations never is.
+    The residue rule of 2405.05409: every key and every position is trained, one in `modulus` of their combinations never is.
     """
     iid = key % modulus == position % modulus
     return np.where(iid, SPLITS.index("iid"), SPLITS.index("train"))
@@ -123,3 +134,12 @@ def read(tokens: Int[np.ndarray, "n seq_len"], position: Int[np.ndarray, " n"]) 
     inside = (position >= 0) & (position < tokens.shape[1])
     values = np.take_along_axis(tokens, np.where(inside, position, 0)[:, None], axis=1)[:, 0]
     return np.where(inside, values, NO_ANSWER)
+
+
+def swap_anchors(tokens: Int[np.ndarray, "n seq_len"], anchors: Iterable[int]) -> Int[np.ndarray, "n seq_len"]:
+    """The same sequences with the first of the `anchors` in each and the token after it swapped."""
+    at = np.isin(tokens, list(anchors)).argmax(1)
+    swapped = tokens.copy()
+    write(swapped, at, read(tokens, at + 1))
+    write(swapped, at + 1, read(tokens, at))
+    return swapped

@@ -106,7 +106,7 @@ class SparseBoolean(Task):
         "parity": {"function": "parity"},
         "majority": {"function": "majority"},
     }
-    sizes: ClassVar[Mapping[str, int]] = {"train": 100_000, "iid": 10_000}
+    sizes = {"train": 100_000, "iid": 10_000}
 
     @property
     def coordinates(self) -> Int[np.ndarray, " relevant"]:

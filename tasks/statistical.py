@@ -70,11 +70,7 @@ class Statistical(KeyTask):
 
     def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
         config = self.config
-        is_anchor = tokens == config.anchor
-        is_key = (tokens >= config.key_min) & (tokens <= config.key_max)
-        parser.require((is_anchor | is_key).all(1), "it holds a token that is neither anchor nor key")
-        parser.require(is_anchor.sum(1) == 1, "it does not hold exactly one anchor")
-        at = is_anchor.argmax(1)
+        at = self.find_anchors(tokens, parser)
         key = read(tokens, at + 1)
         parser.require(key != NO_ANSWER, "no key stands after its anchor")
         rows = np.flatnonzero(parser.valid)

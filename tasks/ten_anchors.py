@@ -63,4 +63,4 @@ class TenAnchors(OffsetsTask):
             "unseen_intervals": False,
         },
     }
-    sizes: ClassVar[Mapping[str, int]] = {"train": 20_000, "iid": 500, "ood": 500}
+    sizes = {"train": 20_000, "iid": 500, "ood": 500}

@@ -73,7 +73,12 @@ class OffsetsTask(KeyTask):
     """A task whose configuration is an OffsetsConfig."""
 
     config: Any  # an OffsetsConfig; each task declares its own class
-    sizes: ClassVar[Mapping[str, int]] = {"train": 2_000, "iid": 500, "ood": 500}
+    sizes = {"train": 2_000, "iid": 500, "ood": 500}
+    variant_sizes: ClassVar[Mapping[str, Mapping[str, int]]] = {
+        "overlap": {"train": 3_000, "iid": 500, "ood": 500},
+        "overlap-identities": {"train": 3_000, "iid": 500, "ood": 500},
+        "three-intervals": {"train": 18_000, "iid": 500, "ood": 500},
+    }
 
     @property
     def anchors(self) -> dict[int, str]:
@@ -120,11 +125,7 @@ class OffsetsTask(KeyTask):
 
     def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
         config = self.config
-        is_anchor = np.isin(tokens, list(config.offsets))
-        is_key = (tokens >= config.key_min) & (tokens <= config.key_max)
-        parser.require(np.all(is_anchor | is_key, axis=1), "it holds a token that is neither anchor nor key")
-        parser.require(is_anchor.sum(1) == 1, "it does not hold exactly one anchor")
-        at = is_anchor.argmax(1)
+        at = self.find_anchors(tokens, parser)
         anchor, key = read(tokens, at), read(tokens, at + 1)
         parser.require(key != NO_ANSWER, "no key stands after its anchor")
 

@@ -71,11 +71,7 @@ class TwoKeyMean(KeyTask):
 
     def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
         config = self.config
-        is_anchor = tokens == config.anchor
-        is_key = (tokens >= config.key_min) & (tokens <= config.key_max)
-        parser.require((is_anchor | is_key).all(1), "it holds a token that is neither anchor nor key")
-        parser.require(is_anchor.sum(1) == 1, "it does not hold exactly one anchor")
-        at = is_anchor.argmax(1)
+        at = self.find_anchors(tokens, parser)
         first, second = read(tokens, at + 1), read(tokens, at + 2)
         parser.require(second != NO_ANSWER, "no two keys stand after its anchor")
         of_first, of_second = residue_split(first, at, config.modulus), residue_split(second, at + 1, config.modulus)

@@ -15,8 +15,6 @@ residues.
 """
 
 import itertools
-from collections.abc import Mapping
-from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Int
@@ -68,7 +66,7 @@ class WorkingMemory(KeyTask):
     Config = WorkingMemoryConfig
     config: WorkingMemoryConfig
     description = "Two stored keys; the last two tokens say which of them is wanted and what to add to it."
-    sizes: ClassVar[Mapping[str, int]] = {"train": 40_000, "iid": 500, "ood": 500}
+    sizes = {"train": 40_000, "iid": 500, "ood": 500}
 
     @property
     def anchors(self) -> dict[int, str]:

@@ -1,4 +1,7 @@
-"""The one table of hand-worked cases. Each was worked out on paper from the task's definition, never by running it."""
+"""The one table of hand-worked cases. Each was worked out on paper from the task's definition, never by running it.
+
+Tables that a task draws at random (memory-reasoning, random-permutations) were read off first; the rest was worked out from them.
+"""
 
 from typing import Any, NamedTuple
 

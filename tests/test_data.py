@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from anchorbench import data, list_tasks, load_task
-from anchorbench.card import Built
+from anchorbench.card import Built, card
 from anchorbench.gallery import config_name, find_tasks
 from anchorbench.task import NO_ANSWER
 
@@ -43,11 +43,12 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two configurations, to be copied and damaged: one with all kinds of columns, one with a random answer."""
     out = tmp_path_factory.mktemp("data") / "whole"
-    data.build("composite-conflict", out, size=SIZE)
-    data.build("statistical", out.parent / "statistical", size=SIZE)
+    built = data.build("composite-conflict", out, size=SIZE)
+    built += data.build("statistical", out.parent / "statistical", size=SIZE)
     (out.parent / "statistical" / "statistical-default").rename(out / "statistical-default")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (out / name).unlink()  # of the first one alone
+    (out / "README.md").write_text(card("of both", built, one_tokenizer=False))
     return out
 
 
@@ -397,7 +398,6 @@ def test_a_truncated_file_is_named(copy, keep):
 def test_a_flipped_byte_is_never_an_answer(copy):
     """Damage is found, or it changed nothing that is read: never a traceback of another kind."""
     path = copy / "composite-conflict" / "ood.parquet"
-    shutil.rmtree(copy / "statistical-default")
     content = path.read_bytes()
     table = pq.read_table(path)
     found = 0
@@ -441,7 +441,7 @@ def test_a_manifest_that_lies_is_refused(copy, field, value, reason):
     refused(copy, reason)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b" " * (data.MAX_JSON_BYTES + 1)])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b" " * (data.MAX_SMALL_BYTES + 1)])
 @pytest.mark.parametrize("name", ["anchorbench.json", "tokenizer.json"])
 def test_json_that_is_none_is_refused(copy, name, content):
     (copy / "composite-conflict" / name).write_bytes(content)
@@ -463,6 +463,33 @@ def test_the_common_tokenizer_is_checked(tmp_path):
     path = tmp_path / "out" / "tokenizer.json"
     path.write_text(path.read_text().replace('"a3"', '"b3"'))
     refused(tmp_path / "out", str(path), "is not the tokenizer of recitation-gap-1, recitation-gap-2, recitation-gap-3")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("composite-conflict/ood.parquet", "composite-conflict/train.parquet", "to the files of composite-conflict"),
+        ("composite-conflict/ood.parquet", "../ood.parquet", "to the files of composite-conflict"),
+        ("- config_name: statistical-default\n  data", "- config_name: statistical\n  data", "lists 2 configurations"),
+        ("configs:", "config:", "does not begin with the YAML"),
+        ("---\n", "", "does not begin with the YAML"),
+        ("license: apache-2.0", "license: [", "does not begin with the YAML"),
+        ("license: apache-2.0", "license: " + 5_000 * "[", "does not begin with the YAML"),
+        ("license: apache-2.0", "license: 2020-13-45", "does not begin with the YAML"),
+        ("license: apache-2.0", "license: \0", "does not begin with the YAML"),
+    ],
+)
+def test_a_card_that_sends_load_dataset_elsewhere_is_refused(copy, old, new, reason):
+    path = copy / "README.md"
+    content = path.read_text()
+    assert old in content
+    path.write_text(content.replace(old, new))
+    refused(copy, str(path), reason)
+
+
+def test_without_its_card_a_data_set_is_refused(copy):
+    (copy / "README.md").unlink()
+    refused(copy, "README.md is missing")
 
 
 def test_a_renamed_configuration_is_refused(copy):

@@ -10,7 +10,7 @@ from conftest import Cli, require_one_sentence
 from rich.console import Console
 
 from anchorbench import Examples, list_tasks, load_task
-from anchorbench.gallery import _sequence, drawn_examples, explanation, facts, find_tasks, groups, link, listing
+from anchorbench.gallery import _sequence, drawn_examples, explanation, facts, find_tasks, fitted, groups, link, listing
 
 TASKS = list_tasks()
 every_task = pytest.mark.parametrize(("name", "variant"), TASKS, ids=[f"{name}-{variant}" for name, variant in TASKS])
@@ -114,9 +114,51 @@ def test_long_sequences_are_wrapped_with_their_marks():
     task, examples = example("inverse-matching", "default", [*long, *[114, 170, 141, 0, 101, 102, 103]][:29], 5, {})
     lines = _sequence(task, examples, {28: "k"})
     assert len(lines) == 3
-    assert max(map(len, lines)) <= 100
+    assert max(map(len, lines)) <= 76
     assert lines[1].split()[-1] == "5"
     assert lines[2].index("k") == lines[1].index("103") + 2
+
+
+def test_competing_answers_that_are_too_long_for_the_line_stand_below():
+    target = np.zeros((1, 120))
+    target[0, 40:44] = 0.25
+    task, examples = example("distance-weighted", "default", [40, 41, 42, 43, 3, 40, 41, 42, 43], 40, {}, target)
+    assert _sequence(task, examples, {4: "1"}) == [
+        "40 41 42 43 a3 40 41 42 43   ->  40",
+        "             1",
+        "  (P(40) = 0.25, P(41) = 0.25, P(42) = 0.25, ...)",
+    ]
+
+
+def test_texts_are_fitted_to_the_terminal():
+    text = """One sentence that is
+of two lines.
+
+Variants
+    first    is short
+    second   is longer
+             than it should be
+Alone.
+
+    token  1 2 3   ->   4
+           k"""
+    assert fitted(text, 80) == text
+    assert fitted(text, 26).splitlines() == [
+        *("One sentence that is", "of two lines.", "", "Variants", "    first    is short"),
+        *("    second   is longer", "             than it", "             should be"),
+        *("Alone.", "", "    token  1 2 3   ->   4", "           k"),
+    ]
+    assert fitted(text, 16).splitlines()[:3] == ["One sentence", "that is of two", "lines."]
+
+
+@pytest.mark.parametrize("name", ["all", *sorted(dict(TASKS))])
+def test_an_explanation_fits_the_terminal(name, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = explanation(name)
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.split() == explanation(name, width=1_000).split()
+    for task in find_tasks(name):
+        assert task.fingerprint in text
 
 
 def test_the_distribution_of_a_random_answer_is_shown():
@@ -124,7 +166,7 @@ def test_the_distribution_of_a_random_answer_is_shown():
     target[0, [40, 41]] = 0.8, 0.2
     task, examples = example("statistical", "default", [50, 3, 40, 51, 52, 53, 54, 55, 56], 41, {}, target)
     assert _sequence(task, examples, {2: "k"}) == [
-        "50 a3 40 51 52 53 54 55 56   ->  41   (40 with probability 0.8, 41 with probability 0.2)",
+        "50 a3 40 51 52 53 54 55 56   ->  41   (P(40) = 0.8, P(41) = 0.2)",
         "       k",
     ]
 
@@ -138,7 +180,7 @@ def test_groups_are_counted_by_role():
 
 def test_facts_of_composite():
     paper, table, kinds, words = facts(find_tasks("composite"))
-    assert paper == "Paper    2405.05409, section 3; 2501.08537 (both pairs held out)\nVersion  1"
+    assert paper == "Paper    2405.05409, section 3; 2501.08537, phase diagram (both pairs held out)\nVersion  1"
     assert re.search(r"^  conflict +157,500 +17,500 +22,500 +9 +120 +0.0125 +[0-9a-f]{16}$", table, re.MULTILINE)
     assert [line.split()[0] for line in kinds.splitlines()] == ["Groups", "heldout-both", "conflict", "conflict-control"]
     assert re.search(r"^ +a2  anchor 2: adds \+1", words, re.MULTILINE)
@@ -147,7 +189,7 @@ def test_facts_of_composite():
 
 @pytest.mark.parametrize("name", sorted(dict(TASKS)))
 def test_an_explanation_draws_the_sequence_and_has_all_variants(name):
-    text = explanation(name)
+    text = explanation(name, width=140)
     assert load_task(name).paper in text
     for task in find_tasks(name):
         assert re.search(rf"^  {re.escape(task.variant)} .*{task.fingerprint}$", text, re.MULTILINE)

@@ -15,6 +15,7 @@ from anchorbench.plots import SHADES, _phase_panel, attention_flow_figure, clear
 from anchorbench.store import Run, read_run
 from anchorbench.summary import conditions
 from anchorbench.sweep import Sweep, SweepFolder, run_sweep
+from anchorbench.task import SPLITS
 from anchorbench.verdict import Share
 
 CASES = {
@@ -80,6 +81,8 @@ def test_phases_are_shaded_by_the_most_frequent_verdict(runs: dict[str, list[Run
         _phase_panel(axis, conditions(shown))
         assert [to_hex(span.get_facecolor()) for span in axis.patches] == [SHADES[verdict].lower() for verdict in shades]
         assert [span.get_x() for span in axis.patches] == pytest.approx([0.4, 0.6])
+        names = {"mixed": "seeds differ", "unfit": "poor fit"}  # a seed apart is not the verdict `mixed`
+        assert [text.get_text() for text in axis.texts] == [names.get(shade, shade) for shade in shades]
         dots = np.concatenate([dots.get_offsets() for dots in axis.collections if len(dots.get_offsets()) == 2])
         assert len(dots) == 2 * 4  # every seed's iid and held-out accuracy
 
@@ -89,6 +92,19 @@ def test_an_attention_flow_figure(runs: dict[str, list[Run]], name: str, tmp_pat
     one = picture(attention_flow_figure(runs[name][:1], tmp_path / "one.png"))
     two = picture(attention_flow_figure(runs[name][:2], tmp_path / "two.png"))
     assert two.shape[1] > 1.5 * one.shape[1]
+
+
+def test_the_flow_figure_shows_a_sequence_that_neither_member_has_seen(
+    runs: dict[str, list[Run]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In conflict-control, seeds hold out different ordinary pairs."""
+    shown = list[np.ndarray]()
+    monkeypatch.setattr("anchorbench.plots.flow_panel", lambda axis, patterns, task, tokens: shown.append(tokens))
+    pair = runs["conflict-control"][:2]
+    assert len({run.result.task_fingerprint for run in pair}) == 2
+    attention_flow_figure(pair, tmp_path / "flow.png")
+    for run in pair:
+        assert (run.recipe.load_task().answer(np.stack(shown)).split == SPLITS.index("ood")).all()
 
 
 def test_a_flow_panel_draws_what_reaches_the_answer(runs: dict[str, list[Run]]) -> None:
