@@ -19,20 +19,23 @@ aten = torch.ops.aten
 class Backprop:
     """The training step of one stack at one batch size; calling it returns losses and fills `gradients`."""
 
-    def __init__(self, model: GPT, batch: int, dtype: torch.dtype = torch.float32) -> None:
-        """`dtype` is that of activations and products; weights stay float32 and are rounded for each step."""
-        self.model, self.batch, self.shape, self._dtype = model, batch, model.shape, dtype
+    def __init__(self, model: GPT, batch: int, dtype: torch.dtype | None = None) -> None:
+        """`dtype` is that of activations and products, the weights' own if None; weights are rounded to it for each step."""
+        first = next(model.parameters())
+        self._wide, self._dtype = first.dtype, dtype or first.dtype
+        self.model, self.batch, self.shape = model, batch, model.shape
         self.gradients = {
-            parameter: torch.zeros_like(parameter, dtype=dtype, memory_format=torch.contiguous_format)
+            parameter: torch.zeros_like(parameter, dtype=self._dtype, memory_format=torch.contiguous_format)
             for parameter in model.parameters()
         }
         self._rounded: dict[Tensor, Tensor] = {}
-        if dtype != torch.float32:
+        if self._dtype != self._wide:
             self._rounded = {parameter: torch.empty_like(gradient) for parameter, gradient in self.gradients.items()}
+        # LayerNorm returns its statistics in the input's type on a CPU, in the wider one on a GPU.
+        self._statistics = self._dtype if first.device.type in ("cpu", "meta") else self._wide
         self._buffers: dict[tuple[object, str], Tensor] = {}
-        device = next(model.parameters()).device
-        self._first_row = torch.arange(model.members, device=device).view(-1, 1, 1) * model.vocab_size
-        self._mask = torch.full((model.seq_len, model.seq_len), -math.inf, device=device, dtype=dtype).triu(1)
+        self._first_row = torch.arange(model.members, device=first.device).view(-1, 1, 1) * model.vocab_size
+        self._mask = torch.full((model.seq_len, model.seq_len), -math.inf, device=first.device, dtype=self._dtype).triu(1)
 
     @torch.no_grad()
     def __call__(self, tokens: Int[Tensor, "members batch seq"], labels: Int[Tensor, "members batch"]) -> Float[Tensor, " members"]:
@@ -88,11 +91,12 @@ class Backprop:
         model, d = self.model, self.shape.d_model
         torch.sum(gradient.view(*tokens.shape, d), 1, out=self.gradients[model.position_embedding])
         into = self.gradients[model.token_embedding].flatten(0, 1)
-        into.copy_(aten.embedding_dense_backward(gradient.view(-1, d), (tokens + self._first_row).flatten(), len(into), -1, False))
+        wide = gradient.view(-1, d).to(self._wide)  # in bf16 a sum of many rows would saturate
+        into.copy_(aten.embedding_dense_backward(wide, (tokens + self._first_row).flatten(), len(into), -1, False))
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        gradient = self._buffer(self.model, "d_logits", *logits.shape, dtype=torch.float32)
-        torch.log_softmax(logits, -1, dtype=torch.float32, out=gradient)
+        gradient = self._buffer(self.model, "d_logits", *logits.shape, dtype=self._wide)
+        torch.log_softmax(logits, -1, dtype=self._wide, out=gradient)
         losses = -gradient.gather(2, labels[..., None]).mean((1, 2))
         gradient.exp_().scatter_add_(2, labels[..., None], gradient.new_full((1, 1, 1), -1.0).expand(*labels.shape, 1))
         return losses, gradient.div_(self.batch).to(self._dtype)
@@ -134,7 +138,7 @@ class Backprop:
 
     def _norm_buffers(self, norm: LayerNorm, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rows = (*x.shape[:2], 1)
-        mean, scale = (self._buffer(norm, name, *rows) for name in ("mean", "scale"))
+        mean, scale = (self._buffer(norm, name, *rows, dtype=self._statistics) for name in ("mean", "scale"))
         return self._buffer(norm, "plain", *x.shape), mean, scale
 
     def _activation(self, block: Block, x: Tensor) -> Tensor:

@@ -48,7 +48,10 @@ def load_sweep(path: Path, axes: Sequence[str]) -> Sweep:
     chosen = content.pop("axes", {})
     if not isinstance(chosen, dict):
         raise ValueError(f"axes is {chosen!r}; allowed: a mapping of a recipe's fields to their values")
-    base = PRESETS[preset].override(flatten(content))
+    base = PRESETS[preset]
+    if content.get("task", base.task) != base.task:
+        base = base.override({"variant": None, "task_config": {}, "task": content["task"]})
+    base = base.override(flatten(content))
     base = base.override({"variant": base.load_task().variant})
     sweep = Sweep(base, {**{path: _values(path, values) for path, values in chosen.items()}, **dict(map(parse_axis, axes))})
     sweep.runs()

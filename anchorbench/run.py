@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -19,13 +20,16 @@ from anchorbench.sweep import Progress as Event
 from anchorbench.sweep import Sweep, SweepFolder, run_sweep
 
 PRECISIONS = ("auto", "fp32", "bf16")
-
-
-GAMMAS = {
-    "laptop": (0.34, 0.4, 0.45, 0.5, 0.6, 0.7),
-    "paper-neurips": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8),
-    "paper-pami": (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8),
+AXES: dict[str, dict[str, tuple[Any, ...]]] = {
+    "laptop": {"init.gamma": (0.34, 0.4, 0.45, 0.5, 0.6, 0.7), "seed": (0, 1, 2, 3)},
+    "paper-neurips": {"model.n_layer": (2, 3, 4, 5, 6, 7), "init.gamma": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8), "seed": (0, 1, 2)},
+    "paper-pami": {
+        "optimizer.weight_decay": (0.0, 0.01, 0.1, 1.0),
+        "init.gamma": (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8),
+        "seed": (0, 1, 2),
+    },
 }
+"""What each preset sweeps over: the papers' axes, for theirs."""
 
 
 def make_sweep(
@@ -35,10 +39,10 @@ def make_sweep(
     preset: str,
     gamma: str | None,
     norm: str | None,
-    seeds: int,
+    seeds: int | None,
     steps: int | None,
     weight_decay: float | None,
-    precision: str = "auto",
+    precision: str | None = None,
     axes: Sequence[str] = (),
 ) -> Sweep:
     """The sweep that command-line options describe. Raises ValueError with one sentence for a value that makes no sense."""
@@ -53,25 +57,35 @@ def make_sweep(
     if steps is not None:
         fields["steps"] = steps
         fields["optimizer.warmup"] = min(base.optimizer.warmup, steps // 4) if steps > 0 else 0
-    if weight_decay is not None:
-        fields["optimizer.weight_decay"] = weight_decay
+    precision = precision or ("auto" if preset == "laptop" else base.precision)
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; allowed: {', '.join(PRECISIONS)}")
-    from anchorbench.train import native_bf16
+    if precision == "auto":
+        from anchorbench.train import native_bf16
 
-    fields["precision"] = precision if precision != "auto" else "bf16" if native_bf16() else "fp32"
+        precision = "bf16" if native_bf16() else "fp32"
+    fields["precision"] = precision
     base = base.override(fields)
     loaded = base.load_task()
     base = base.override({"variant": loaded.variant})
-    gammas = GAMMAS[preset] if gamma is None else tuple(_number(text) for text in gamma.split(","))
-    norms = (base.model.norm,) if norm is None else tuple(text.strip() for text in norm.split(","))
-    for name in norms:
-        if name not in ("pre", "post"):
-            raise ValueError(f"norm is {name!r}; allowed: pre, post, or pre,post")
-    if seeds < 1:
-        raise ValueError(f"seeds is {seeds}; allowed: at least 1")
-    others = dict(map(parse_axis, axes))
-    sweep = Sweep(base, {**others, "model.norm": norms, "init.gamma": gammas, "seed": tuple(range(seeds))})
+    chosen: dict[str, tuple[Any, ...]] = {}
+    if norm is not None:
+        chosen["model.norm"] = tuple(text.strip() for text in norm.split(","))
+    if weight_decay is not None:
+        chosen["optimizer.weight_decay"] = (weight_decay,)
+    if gamma is not None:
+        chosen["init.gamma"] = tuple(_number(text) for text in gamma.split(","))
+    if seeds is not None:
+        if seeds < 1:
+            raise ValueError(f"seeds is {seeds}; allowed: at least 1")
+        chosen["seed"] = tuple(range(seeds))
+    for path, values in map(parse_axis, axes):
+        if path in chosen:
+            raise ValueError(f"axis {path} is given twice; allowed: once")
+        chosen[path] = values
+    swept = {"model.norm": (base.model.norm,), **AXES[preset], **chosen}
+    order = sorted(swept, key=lambda path: (path == "seed", path == "init.gamma"))  # gamma and seed vary fastest
+    sweep = Sweep(base, {path: swept[path] for path in order})
     sweep.runs()
     return sweep
 
@@ -89,11 +103,11 @@ def _number(text: str) -> float:
 def run_and_show(sweep: Sweep, out: Path, *, memory: float | None = None, keep_steps: Sequence[int] = ()) -> list[Run]:
     """Trains what is missing of the sweep in `out`, then prints the table and writes the figures."""
     console = Console(markup=False)  # paths may hold brackets
-    folder = SweepFolder(out, sweep)
-    recipes = sweep.runs()
     for step in keep_steps:
         if not 0 < step < sweep.base.steps:
             raise ValueError(f"keep-steps has {step}; allowed: steps between 1 and {sweep.base.steps - 1}")
+    folder = SweepFolder(out, sweep)
+    recipes = sweep.runs()
     finished, _ = folder.finished(recipes, keep_steps)
     start = time.perf_counter()
     if len(finished) == len(recipes):
@@ -114,8 +128,11 @@ def run_and_show(sweep: Sweep, out: Path, *, memory: float | None = None, keep_s
     shown = clearest(runs)
     if shown:
         attention_flow_figure(shown, out / "attention_flow.png")
+    else:
+        (out / "attention_flow.png").unlink(missing_ok=True)  # of an earlier call
     console.print(f"{time.perf_counter() - start:.0f} s. Results: {out / 'results.jsonl'}", soft_wrap=True)
-    console.print(f"Figures: {out / 'phase.png'}" + (f", {out / 'attention_flow.png'}" if shown else ""), soft_wrap=True)
+    flow = f", {out / 'attention_flow.png'}" if shown else "; no attention flow, as no member fits the seen pairs"
+    console.print(f"Figures: {out / 'phase.png'}{flow}", soft_wrap=True)
     return runs
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,15 @@ class SweepFolder:
             if finished >= set(checkpoint_runs(path)):
                 path.unlink(missing_ok=True)
 
+    def others(self, known: set[str]) -> list[Run]:
+        """The finished runs in the folder, of earlier calls with other axes, that are not `known`."""
+        runs: list[Run] = []
+        for path in sorted((self.out / "runs").iterdir()):
+            if path.name not in known and not path.name.startswith("."):
+                with suppress(DamagedRunError):
+                    runs.append(read_run(path))
+        return runs
+
     def finished(self, recipes: Sequence[Recipe], keep_steps: Sequence[int] = ()) -> tuple[list[Run], list[str]]:
         """The finished runs among `recipes` that also kept the weights at `keep_steps`, and a sentence for each damaged folder."""
         runs: list[Run] = []
@@ -107,7 +116,7 @@ class SweepFolder:
                     run = read_run(self.path(recipe))
                     if run.recipe != recipe or run.result.run_id != recipe.run_id:
                         raise DamagedRunError(f"{self.path(recipe)} holds another run's recipe")
-                    if set(keep_steps) <= set(run.result.kept_steps):
+                    if {step for step in keep_steps if step < run.result.steps_trained} <= set(run.result.kept_steps):
                         runs.append(run)
                 except DamagedRunError as problem:
                     problems.append(str(problem))
@@ -127,9 +136,9 @@ def stacks(recipes: Sequence[Recipe], memory: float | None = None) -> list[list[
     grouped: list[tuple[float, list[Recipe]]] = []
     for alike in by_structure.values():
         each = memory_of_member(alike[0])
-        if each > budget:
+        if 2 * each > budget:  # a lone member is trained as two
             raise ValueError(
-                f"one member takes {each / 2**30:.2f} GiB of memory; allowed here: {budget / 2**30:.2f} GiB (--memory)"
+                f"the smallest stack takes {2 * each / 2**30:.2f} GiB of memory; allowed here: {budget / 2**30:.2f} GiB (--memory)"
             )
         count = -(-len(alike) // int(min(STACK_MEMBERS, budget / each)))  # balanced, none larger than allowed
         edges = [len(alike) * i // count for i in range(count + 1)]
@@ -157,14 +166,18 @@ def run_sweep(
     waiting = 0
     while missing := [recipe for recipe in recipes if recipe.run_id not in done]:
         busy = 0
-        for stack in _planned(missing, recipes, folder, memory):
+        for stack, checkpoint in _planned(missing, recipes, folder, memory):
             with ExitStack() as held:
-                mine = [recipe for recipe in stack if _lock(folder, recipe, held)]
+                locks = {recipe.run_id: lock for recipe in stack if (lock := _lock(folder, recipe, held))}
+                mine = [recipe for recipe in stack if recipe.run_id in locks]
                 busy += len(stack) - len(mine)
+                if checkpoint.exists() and len(mine) < len(stack):
+                    continue  # another process goes on with this stack
                 meanwhile, _ = folder.finished([recipe for recipe in mine if recipe.run_id not in done], keep_steps)
                 done |= {run.result.run_id: run for run in meanwhile}
                 if any(recipe.run_id not in done for recipe in mine):
-                    done |= {run.result.run_id: run for run in _train(mine, folder, report, keep_steps)}
+                    trained = _train(mine, folder, report, keep_steps, checkpoint, locks)
+                    done |= {run.result.run_id: run for run in trained}
         if busy:
             if busy != waiting:
                 report(Progress([], message=f"waiting for {busy} runs that another process trains"))
@@ -174,39 +187,49 @@ def run_sweep(
             done |= {run.result.run_id: run for run in runs}
     ordered = [done[recipe.run_id] for recipe in recipes]
     folder.remove_checkpoints(set(done))
-    write_tables(folder.out, ordered)
+    write_tables(folder.out, [*ordered, *folder.others(set(done))])
     return ordered
 
 
-def _lock(folder: SweepFolder, recipe: Recipe, held: ExitStack) -> bool:
-    """Takes the run's lock until `held` is closed; False if another process has it."""
+def _lock(folder: SweepFolder, recipe: Recipe, held: ExitStack) -> RunLock | None:
+    """Takes the run's lock until `held` is closed; None if another process has it."""
     lock = RunLock.acquire(folder.out / "locks" / recipe.run_id)
-    if lock is not None:
-        held.enter_context(lock)
-    return lock is not None
+    return None if lock is None else held.enter_context(lock)
 
 
-def _planned(missing: list[Recipe], recipes: list[Recipe], folder: SweepFolder, memory: float | None) -> Iterator[list[Recipe]]:
-    """The stacks to train: first those that a checkpoint holds, just as they were, then the rest."""
+def _planned(
+    missing: list[Recipe], recipes: list[Recipe], folder: SweepFolder, memory: float | None
+) -> Iterator[tuple[list[Recipe], Path]]:
+    """The stacks to train, each with its checkpoint: first those that a checkpoint holds, just as they were, then the rest."""
     known = {recipe.run_id: recipe for recipe in recipes}
     wanted = {recipe.run_id for recipe in missing}
     for path in sorted((folder.out / "checkpoints").glob("*.safetensors")):
         held = checkpoint_runs(path)
         if wanted & set(held) and known.keys() >= set(held):
             wanted -= set(held)
-            yield [known[run_id] for run_id in held]
+            yield [known[run_id] for run_id in held], path
     if wanted:
-        yield from stacks([recipe for recipe in missing if recipe.run_id in wanted], memory)
+        for stack in stacks([recipe for recipe in missing if recipe.run_id in wanted], memory):
+            yield stack, folder.checkpoint(stack)
 
 
-def _train(stack: list[Recipe], folder: SweepFolder, report: Callable[[Progress], None], keep_steps: Sequence[int]) -> list[Run]:
+def _train(
+    stack: list[Recipe],
+    folder: SweepFolder,
+    report: Callable[[Progress], None],
+    keep_steps: Sequence[int],
+    checkpoint: Path,
+    locks: dict[str, RunLock],
+) -> list[Run]:
     from anchorbench.train import train
 
-    report(Progress(stack))
-    checkpoint = folder.checkpoint(stack)
-    for member in train(stack, lambda step: report(Progress(stack, step)), checkpoint, keep_steps):
-        if not folder.finished([member.recipe], keep_steps)[0]:  # one of a resumed stack may have been written before
+    def write(member: Any) -> None:
+        written = folder.finished([member.recipe], keep_steps)[0]  # by this stack before it was interrupted
+        if not written and locks[member.recipe.run_id].still_mine():
             write_run(folder.path(member.recipe), member)
+
+    report(Progress(stack))
+    train(stack, lambda step: report(Progress(stack, step)), checkpoint, keep_steps, write)
     checkpoint.unlink(missing_ok=True)
     finished = [read_run(folder.path(recipe)) for recipe in stack]
     report(Progress(stack, stack[0].steps, finished))

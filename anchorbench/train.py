@@ -31,13 +31,14 @@ EVALUATIONS = 12
 EVALUATION_SIZE, FINAL_SIZE = 256, 1000
 """Sequences a split, during training and at its end."""
 FIRST_EVALUATION = 50
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
+"""The type of activations and products; None is that of the weights."""
 ORDER_BLOCK = 64
 """Steps whose batches are drawn together; which examples a step sees depends on its number and the seed alone."""
 CHECKPOINT_SECONDS = 15.0
 SETTLED_EVALUATIONS, SETTLED_LOSS, SETTLED_EVERY = 3, 0.01, 0.05
-"""With `stop: settled`, a member ends early once its last 3 evaluations (one each 5% of the steps) name the same inferential,
-memorizing, ordered or symmetric solution, with a training loss below 0.01 in each."""
+"""With `stop: settled`, a member ends early once its last 3 evaluations (at least one each 5% of the steps) name the same
+inferential, memorizing, ordered or symmetric solution, with a training loss below 0.01 in each."""
 
 
 @dataclass(frozen=True)
@@ -387,24 +388,26 @@ def train(
     progress: Callable[[int], None] = lambda step: None,
     checkpoint: Path | None = None,
     keep_steps: Sequence[int] = (),
+    finished: Callable[[Member], None] = lambda member: None,
 ) -> list[Member]:
     """Trains the recipes as one stack and returns its members in the same order.
 
-    `progress` is called after every step with its number. With `checkpoint`, the state is saved there every 15 seconds, and
-    training goes on from what is found there; a damaged file is ignored. `keep_steps` are steps whose weights are kept as well.
-    Raises ValueError if the recipes differ in structure.
+    `progress` is called after every step with its number, `finished` with each member as soon as it has ended. With
+    `checkpoint`, the state is saved there every 15 seconds, and training goes on from what is found there; a file that is damaged
+    or lacks one of `keep_steps`, the steps whose weights are kept as well, is ignored. Raises ValueError if the recipes differ in
+    structure.
     """
-    stack = Stack(recipes)
-    if checkpoint is not None and checkpoint.exists():
-        try:
-            stack = Stack.resume(recipes, checkpoint)
-        except ValueError:
-            checkpoint.unlink()
+    stack = _resumed(recipes, checkpoint, keep_steps) or Stack(recipes)
     done: dict[str, Member] = {}
     evaluate_at = evaluation_steps(recipes[0])
     saved = time.perf_counter()
-    running = True
-    while running and stack.step < recipes[0].steps:
+
+    def end(members: list[Member]) -> None:
+        for member in members:
+            done[member.recipe.run_id] = member
+            finished(member)
+
+    while stack.step < recipes[0].steps:
         start = time.perf_counter()
         losses = stack.advance()
         if stack.step in keep_steps:
@@ -413,22 +416,33 @@ def train(
             stack.evaluate(losses)
         spent = (time.perf_counter() - start) / stack.asked
         stack.seconds = [seconds + spent for seconds in stack.seconds]
+        progress(stack.step)
         if stack.step in evaluate_at and stack.step < recipes[0].steps:
-            ended = [member for member in range(stack.asked) if stack.settled(member)]
-            if ended:
+            settled = [member for member in range(stack.asked) if stack.settled(member)]
+            if settled:
                 members = stack.members()
-                done |= {members[member].recipe.run_id: members[member] for member in ended}
-                left = [member for member in range(stack.asked) if member not in ended]
-                running = bool(left)
-                stack = stack.subset(left) if left else stack
-        # A stack that has lost members to early stopping is not saved: its settled members would be lost.
-        if checkpoint is not None and not done and time.perf_counter() - saved > CHECKPOINT_SECONDS:
+                end([members[member] for member in settled])
+                left = [member for member in range(stack.asked) if member not in settled]
+                if not left:
+                    break
+                stack = stack.subset(left)
+        if checkpoint is not None and time.perf_counter() - saved > CHECKPOINT_SECONDS:
             stack.save(checkpoint)
             saved = time.perf_counter()
-        progress(stack.step)
-    if running:
-        done |= {member.recipe.run_id: member for member in stack.members()}
+    else:
+        end(stack.members())
     return [done[recipe.run_id] for recipe in recipes]
+
+
+def _resumed(recipes: Sequence[Recipe], checkpoint: Path | None, keep_steps: Sequence[int]) -> Stack | None:
+    """The stack that a checkpoint holds, or None if there is none, or none that will do."""
+    if checkpoint is None or not checkpoint.exists():
+        return None
+    try:
+        stack = Stack.resume(recipes, checkpoint)
+    except ValueError:
+        return None
+    return stack if {step for step in keep_steps if step <= stack.step} <= stack.kept.keys() else None
 
 
 @torch.no_grad()

@@ -70,6 +70,14 @@ def _offline() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _fp32() -> Iterator[None]:
+    """The same precision on every machine, unless a test asks for another."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("anchorbench.train.native_bf16", lambda: False)
+        yield
+
+
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """Runs a command in this process, where the laptop preset is TINY."""

@@ -45,7 +45,7 @@ BAD_INPUT: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "unknown variant": (("run", "--variant", "heldout"), ("'heldout'", "heldout-both")),
     "unknown variant of another task": (("run", "--task", "identity", "--variant", "conflict"), ("'conflict'", "reverse")),
     "unknown preset": (("run", "--preset", "desktop"), ("'desktop'", "laptop")),
-    "unknown norm": (("run", "--norm", "pre,middle"), ("'middle'", "pre, post")),
+    "unknown norm": (("run", "--norm", "pre,middle"), ("'middle'", "'pre' or 'post'")),
     "gamma in words": (("run", "--gamma", "0.5,half"), ("'half'", "finite numbers")),
     "gamma nan": (("run", "--gamma", "nan"), ("'nan'", "finite numbers")),
     "gamma infinite": (("run", "--gamma", "0.5,-inf"), ("'-inf'", "finite numbers")),

@@ -16,6 +16,7 @@ from anchorbench.tasks.composite import Composite
 
 BASE = Recipe(variant="heldout-both")
 OTHER: dict[str, Any] = {
+    "precision": "bf16",
     "task": "identity",
     "variant": "conflict",
     "task_config": {"vocab_size": 201},
