@@ -181,7 +181,7 @@ def test_groups_are_counted_by_role():
 def test_facts_of_composite():
     paper, table, kinds, words = facts(find_tasks("composite"))
     assert paper == "Paper    2405.05409, section 3; 2501.08537, phase diagram (both pairs held out)\nVersion  1"
-    assert re.search(r"^  conflict +157,500 +17,500 +22,500 +9 +120 +0.0125 +[0-9a-f]{16}$", table, re.MULTILINE)
+    assert re.search(r"^  conflict +759,375 +84,375 +50,625 +9 +120 +0.0125 +[0-9a-f]{16}$", table, re.MULTILINE)
     assert [line.split()[0] for line in kinds.splitlines()] == ["Groups", "heldout-both", "conflict", "conflict-control"]
     assert re.search(r"^ +a2  anchor 2: adds \+1", words, re.MULTILINE)
     assert re.search(r"^ +116  more, which are numbers$", words, re.MULTILINE)
