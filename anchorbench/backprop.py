@@ -31,8 +31,8 @@ class Backprop:
         self._rounded: dict[Tensor, Tensor] = {}
         if self._dtype != self._wide:
             self._rounded = {parameter: torch.empty_like(gradient) for parameter, gradient in self.gradients.items()}
-        # LayerNorm returns its statistics in the input's type on a CPU, in the wider one on a GPU.
-        self._statistics = self._dtype if first.device.type in ("cpu", "meta") else self._wide
+        self._normalized: dict[LayerNorm, tuple[Tensor, Tensor, Tensor]] = {}
+        """Of each LayerNorm: its output before gain and bias, and each row's mean and scale."""
         self._buffers: dict[tuple[object, str], Tensor] = {}
         self._first_row = torch.arange(model.members, device=first.device).view(-1, 1, 1) * model.vocab_size
         self._mask = torch.full((model.seq_len, model.seq_len), -math.inf, device=first.device, dtype=self._dtype).triu(1)
@@ -61,7 +61,7 @@ class Backprop:
     @property
     def buffers(self) -> list[Tensor]:
         """All arrays allocated so far, gradients aside."""
-        return list(self._buffers.values())
+        return [*self._buffers.values(), *(array for arrays in self._normalized.values() for array in arrays)]
 
     def _buffer(self, owner: object, name: str, *size: int, dtype: torch.dtype | None = None) -> Tensor:
         """The array that `owner` calls `name`, allocated on first use."""
@@ -122,24 +122,18 @@ class Backprop:
         return torch.bmm(dy, back, out=self._buffer(linear, "dx", *x.shape))
 
     def _norm(self, norm: LayerNorm, x: Tensor) -> Tensor:
-        plain, mean, scale = self._norm_buffers(norm, x)
-        aten.native_layer_norm.out(x, x.shape[-1:], None, None, EPSILON, out0=plain, out1=mean, out2=scale)
+        self._normalized[norm] = plain, _, _ = torch.native_layer_norm(x, x.shape[-1:], None, None, EPSILON)
         return torch.addcmul(
             self._value(norm.bias)[:, None], plain, self._value(norm.weight)[:, None], out=self._buffer(norm, "y", *x.shape)
         )
 
     def _norm_back(self, norm: LayerNorm, x: Tensor, dy: Tensor) -> Tensor:
-        plain, mean, scale = self._norm_buffers(norm, x)
+        plain, mean, scale = self._normalized[norm]
         torch.sum(dy, 1, out=self.gradients[norm.bias])
         product = torch.mul(dy, plain, out=self._buffer(norm, "product", *x.shape))
         torch.sum(product, 1, out=self.gradients[norm.weight])
         torch.mul(dy, self._value(norm.weight)[:, None], out=product)
         return aten.native_layer_norm_backward(product, x, x.shape[-1:], mean, scale, None, None, [True, False, False])[0]
-
-    def _norm_buffers(self, norm: LayerNorm, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        rows = (*x.shape[:2], 1)
-        mean, scale = (self._buffer(norm, name, *rows, dtype=self._statistics) for name in ("mean", "scale"))
-        return self._buffer(norm, "plain", *x.shape), mean, scale
 
     def _activation(self, block: Block, x: Tensor) -> Tensor:
         y = self._buffer(block, "activated", *x.shape)

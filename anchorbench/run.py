@@ -21,7 +21,7 @@ from anchorbench.sweep import Sweep, SweepFolder, run_sweep
 
 PRECISIONS = ("auto", "fp32", "bf16")
 AXES: dict[str, dict[str, tuple[Any, ...]]] = {
-    "laptop": {"init.gamma": (0.34, 0.4, 0.45, 0.5, 0.6, 0.7), "seed": (0, 1, 2, 3)},
+    "laptop": {"init.gamma": (0.34, 0.4, 0.5, 0.6, 0.7), "seed": (0, 1, 2, 3)},
     "paper-neurips": {"model.n_layer": (2, 3, 4, 5, 6, 7), "init.gamma": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8), "seed": (0, 1, 2)},
     "paper-pami": {
         "optimizer.weight_decay": (0.0, 0.01, 0.1, 1.0),
@@ -57,7 +57,8 @@ def make_sweep(
     if steps is not None:
         fields["steps"] = steps
         fields["optimizer.warmup"] = min(base.optimizer.warmup, steps // 4) if steps > 0 else 0
-    precision = precision or ("auto" if preset == "laptop" else base.precision)
+    if precision is None:
+        precision = "auto" if preset == "laptop" else base.precision
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; allowed: {', '.join(PRECISIONS)}")
     if precision == "auto":
