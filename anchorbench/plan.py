@@ -13,7 +13,7 @@ from rich.table import Table
 
 from anchorbench.recipe import PRESETS, Recipe, flatten
 from anchorbench.store import Run, write_atomically, write_tables
-from anchorbench.sweep import Sweep, SweepFolder, run_sweep, stacks
+from anchorbench.sweep import MAX_RUNS, Sweep, SweepFolder, run_sweep, stacks
 
 MAX_YAML_BYTES = 2**20
 TIMED_STEPS = 5
@@ -35,7 +35,10 @@ def load_sweep(path: Path, axes: Sequence[str]) -> Sweep:
     try:
         if path.stat().st_size > MAX_YAML_BYTES:
             raise ValueError(f"{path} has {path.stat().st_size} bytes; allowed: at most {MAX_YAML_BYTES}")
-        content = yaml.safe_load(path.read_text())
+        text = path.read_text()
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):  # a few can unfold to gigabytes
+            raise ValueError(f"{path} is not YAML of the allowed kind: it has aliases (*name)")
+        content = yaml.safe_load(text)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -71,6 +74,8 @@ def parse_axis(text: str) -> tuple[str, tuple[Any, ...]]:
 
 def _values(path: str, values: Any) -> tuple[Any, ...]:
     if path == "seed" and type(values) is int:
+        if values > MAX_RUNS:
+            raise ValueError(f"axis seed is {values}; allowed: at most {MAX_RUNS} seeds")
         values = list(range(values)) or values
     if not isinstance(values, list) or not values:
         raise ValueError(f"axis {path} is {values!r}; allowed: a list of at least one value")

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import itertools
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,8 @@ from anchorbench.store import DamagedRunError, Run, read_run, write_atomically, 
 
 STACK_MEMBERS = 8
 """Members trained at once: enough to fill two cores; results come stack by stack."""
+MAX_RUNS = 100_000
+"""More than any machine trains: a slip in a recipe."""
 POLL_SECONDS = 2.0
 """How often is looked after runs that another process trains."""
 
@@ -39,6 +42,8 @@ class Sweep:
         for path, values in self.axes.items():
             if not values:
                 raise ValueError(f"axis {path} has no values; allowed: at least 1")
+        if (count := math.prod(map(len, self.axes.values()))) > MAX_RUNS:
+            raise ValueError(f"the axes make {count} runs; allowed: at most {MAX_RUNS}")
         combinations = itertools.product(*self.axes.values())
         recipes = [self.base.override(dict(zip(self.axes, values, strict=True))) for values in combinations]
         return list({recipe.run_id: recipe for recipe in recipes}.values())

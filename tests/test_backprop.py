@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anchorbench.backprop import Backprop
-from anchorbench.model import GPT
+from anchorbench.initialize import Init, initialize
+from anchorbench.model import GPT, Shape
 
 MEMBERS, BATCH = 3, 6
 TOKENS = random_tokens(MEMBERS, BATCH, SEQ_LEN)
@@ -119,3 +120,96 @@ def test_one_token_everywhere_sums_its_gradient(double: None) -> None:
     rows = gradients["token_embedding"]
     assert rows[:, torch.arange(VOCAB_SIZE) != 3].eq(0).all()
     torch.testing.assert_close(rows[:, 3], gradients["position_embedding"].sum(1), rtol=1e-12, atol=1e-14)
+
+
+# bf16
+
+
+def exact_gradients(model: GPT, tokens: Tensor, labels: Tensor, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    """Autograd's, everything computed in `dtype`."""
+    torch.set_default_dtype(dtype)
+    try:
+        copy = GPT(model.shape, members=MEMBERS, vocab_size=VOCAB_SIZE, seq_len=SEQ_LEN)
+        copy.load_state_dict(model.state_dict())
+        logits = copy(tokens).flatten(0, 1).to(torch.promote_types(dtype, torch.float32))
+        F.cross_entropy(logits, labels.flatten(), reduction="sum").div(tokens.shape[1]).backward()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    return {name: parameter.grad.double() for name, parameter in copy.named_parameters() if parameter.grad is not None}
+
+
+def rounded_gradients(model: GPT, tokens: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    backprop = Backprop(model, tokens.shape[1], torch.bfloat16)
+    backprop(tokens, labels)
+    return {name: backprop.gradients[parameter].double() for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bf16_loses_only_rounding(shape: str) -> None:
+    """From ordinary initial weights. bf16 rounds by 2^-9 = .002, some ten times on the way there and back, in directions that do
+    not add up: 1% of error perpendicular to a gradient is a cosine of .99995, 4% one of .999. With ReLU, rounding turns a few
+    hidden units on or off: one of 9 x 64 x 32 is nothing, but near the output, where one position is left, each of 64 x 32 is seen.
+    """
+    bound = 0.95 if "relu" in shape else 0.999
+    fields = {"n_layer": 2, "n_head": 1, "d_model": 16, "d_head": 16, "d_ff": 32} | SHAPES[shape]
+    model = GPT(Shape(**fields), members=MEMBERS, vocab_size=VOCAB_SIZE, seq_len=SEQ_LEN)
+    initialize(model, [Init(gamma=0.5)] * MEMBERS, list(range(MEMBERS)))
+    tokens, labels = random_tokens(MEMBERS, 64, SEQ_LEN), random_tokens(MEMBERS, 64, seed=1)
+    exact, rounded = exact_gradients(model, tokens, labels), rounded_gradients(model, tokens, labels)
+    compared = 0
+    for member in range(MEMBERS):
+        largest = max(gradient[member].norm() for gradient in exact.values())
+        for name, gradient in exact.items():
+            if gradient[member].norm() > largest / 20:  # the bias on keys has none but for rounding
+                cosine = F.cosine_similarity(gradient[member].flatten(), rounded[name][member].flatten(), dim=0)
+                assert cosine > bound, name
+                assert rounded[name][member].norm().item() == pytest.approx(gradient[member].norm().item(), rel=0.05)
+                compared += 1
+    assert compared > 5 * MEMBERS
+    assert any(not torch.equal(gradient, exact[name]) for name, gradient in rounded.items())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bf16_loses_no_more_than_autograd_does(shape: str) -> None:
+    """With weights so large that rounding grows: in the mean, at most twice the error of autograd on a model in bf16."""
+    ratios: list[float] = []
+    for seed in range(3):
+        model = small_stack(shape, MEMBERS, seed)
+        tokens, labels = random_tokens(MEMBERS, 32, SEQ_LEN, seed=seed), random_tokens(MEMBERS, 32, seed=10 + seed)
+        exact = exact_gradients(model, tokens, labels)
+
+        def errors(gradients: dict[str, Tensor], exact: dict[str, Tensor] = exact) -> Tensor:
+            return sum((gradients[name] - exact[name]).flatten(1).square().sum(1) for name in exact).sqrt()
+
+        ours = errors(rounded_gradients(model, tokens, labels))
+        autograds = errors(exact_gradients(model, tokens, labels, torch.bfloat16))
+        ratios += (ours / autograds).tolist()
+    assert math.exp(sum(map(math.log, ratios)) / len(ratios)) < 2
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bf16_leaves_weights_alone_and_members_apart(shape: str) -> None:
+    model = small_stack(shape, MEMBERS)
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    gradients = rounded_gradients(model, TOKENS, LABELS)
+    for name, weight in model.named_parameters():
+        assert weight.dtype == torch.float32
+        assert torch.equal(weight, before[name])
+        assert gradients[name].isfinite().all()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter[1] = math.nan
+    broken = rounded_gradients(model, TOKENS, LABELS)
+    for name, gradient in gradients.items():
+        assert torch.equal(gradient[[0, 2]], broken[name][[0, 2]])
+
+
+def test_bf16_sums_many_rows_without_saturating() -> None:
+    """A bf16 sum that is 256 times its next term no longer grows. One token stands at all 5 x 512 places: its gradient is the
+    sum over all of them, which is also that of the positions.
+    """
+    model = small_stack("post gelu", MEMBERS)
+    gradients = rounded_gradients(model, torch.full((MEMBERS, 512, SEQ_LEN), 3), torch.full((MEMBERS, 512), 4))
+    token, positions = gradients["token_embedding"][:, 3], gradients["position_embedding"].sum(1)
+    assert (token - positions).norm() < 0.01 * positions.norm()  # both are rounded to bf16, by .002
+    assert positions.norm() > 0.1

@@ -1,0 +1,190 @@
+"""The training benchmark: what it counts and what it compares with are right, and the file holds what is promised."""
+
+import functools
+import itertools
+import json
+import statistics
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from conftest import TINY, Cli, require_one_sentence
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from anchorbench import bench_train as module
+from anchorbench.backprop import Backprop
+from anchorbench.bench_train import bench_train, loop_steps, products_per_step, shapes
+from anchorbench.model import GPT
+from anchorbench.recipe import PRESETS, Recipe
+
+BASE = TINY.override({"variant": "heldout-both"})
+FIELDS = {"shape", "k", "path", "precision", "member_steps_per_s", "loop_member_steps_per_s", "ratio", "floor_share"}
+CLOCK = itertools.count()
+
+
+def test_products_of_a_step_by_hand() -> None:
+    """width 8 = 2 heads of 4, d 8, d_ff 16, 9 tokens, 120 words, batch 16, 2 layers; per sequence:
+
+    layer 1: query, key, value and output at 9 positions   4 x 9 x 8 x 8  = 2304
+             feed-forward, in and out                      2 x 9 x 8 x 16 = 2304
+             scores and their sums, 9 x 9 of each head     2 x 9 x 9 x 8  = 1296
+    layer 2: key and value at 9 positions                  2 x 9 x 8 x 8  = 1152
+             query, output and feed-forward at one         2 x 64 + 2 x 128 = 384
+             scores and their sums of one query            2 x 9 x 8      = 144
+    answer:                                                8 x 120        = 960     in all 8544, thrice, for 16 sequences
+    """
+    assert (BASE.load_task().seq_len, BASE.load_task().vocab_size) == (9, 120)
+    assert products_per_step(BASE) == 3 * 16 * 8544
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"model.d_head": 5},
+        {"model.n_layer": 1},
+        {"model.n_layer": 3, "model.norm": "post", "model.activation": "relu", "model.bias": False},
+        {"model.query_norm_only": True, "batch": 5},
+    ],
+    ids=str,
+)
+def test_products_are_those_that_the_step_runs(fields: dict[str, object]) -> None:
+    """As PyTorch counts them; it does not know the product that adds in place."""
+    recipe = BASE.override(fields)
+    task = recipe.load_task()
+    model = GPT(recipe.model, members=1, vocab_size=task.vocab_size, seq_len=task.seq_len)
+    backprop = Backprop(model, recipe.batch)
+
+    def adding(into: torch.Size, a: torch.Size, b: torch.Size, **_: object) -> int:
+        return 2 * a[0] * a[1] * a[2] * b[2]
+
+    tokens = torch.zeros(1, recipe.batch, task.seq_len, dtype=torch.long)
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: adding}) as counter:
+        backprop(tokens, tokens[:, :, 0])
+    assert products_per_step(recipe) * 2 == counter.get_total_flops()
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.SimpleNamespace]:
+    """What `loop_steps` makes and computes: its models, and the losses of its steps with the logits they are of."""
+    seen = types.SimpleNamespace(models=[], losses=[], logits=[])
+
+    class Watched(transformers.GPT2LMHeadModel):
+        def __init__(self, config: transformers.GPT2Config) -> None:
+            super().__init__(config)
+            seen.models.append(self)
+
+    def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+        loss = real(logits, labels)
+        seen.losses.append(loss.item())
+        seen.logits.append((tuple(logits.shape), tuple(labels.shape)))
+        return loss
+
+    real = F.cross_entropy
+    monkeypatch.setattr("transformers.GPT2LMHeadModel", Watched)
+    monkeypatch.setattr("torch.nn.functional.cross_entropy", cross_entropy)
+    torch.manual_seed(0)
+    return seen
+
+
+def test_the_loop_trains_a_gpt2_of_the_same_shape(watched: types.SimpleNamespace) -> None:
+    """Its parameters are ours but for the output's map, which GPT-2 shares with the embedding."""
+    recipe = BASE.override({"optimizer.lr": 1e-2, "data_size": 32})  # two batches, to be learned by heart
+    loop = loop_steps(recipe)
+    next(loop)
+    [model] = watched.models
+    task = recipe.load_task()
+    ours = GPT(recipe.model, members=1, vocab_size=task.vocab_size, seq_len=task.seq_len)
+    count = sum(parameter.numel() for parameter in ours.parameters())
+    assert sum(parameter.numel() for parameter in model.parameters()) == count - ours.unembedding.weight.numel()
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    for _ in range(60):
+        next(loop)
+    for name, weight in model.named_parameters():
+        assert not torch.equal(weight, before[name]), name
+    assert set(watched.logits) == {((16, 120), (16,))}  # the last position alone
+    assert len(watched.losses) == 61
+    assert statistics.mean(watched.losses[-10:]) < statistics.mean(watched.losses[:10]) - 0.5
+
+
+def test_the_loop_sees_all_examples_again_and_again(watched: types.SimpleNamespace) -> None:
+    loop = loop_steps(BASE.override({"data_size": 40}))
+    for _ in range(7):  # two batches of 16 an epoch, what is left is dropped
+        next(loop)
+    assert len(watched.models) == 1
+    assert set(watched.logits) == {((16, 120), (16,))}
+
+
+def test_shapes() -> None:
+    small, large = shapes(large=False), shapes(large=True)
+    assert list(small) == list(large)[:1]
+    [(recipe, sizes)] = small.values()
+    assert recipe == PRESETS["laptop"]
+    assert (recipe.model.d_model, recipe.model.d_ff, recipe.model.n_layer, recipe.model.n_head, recipe.batch) == (
+        64,
+        256,
+        2,
+        1,
+        128,
+    )
+    assert 1 in sizes
+    wide, _ = list(large.values())[1]
+    assert (wide.model.d_model, wide.model.d_ff, wide.batch) == (400, 1200, 2048)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two shapes of a moment, one turn each, and a clock that moves by a second at each look."""
+
+    def small(*, large: bool) -> dict[str, tuple[Recipe, list[int]]]:
+        measured = {"one": (BASE, [1, 3])}
+        return measured | {"two": (BASE.override({"batch": 200, "model.n_layer": 1}), [2])} if large else measured
+
+    monkeypatch.setattr(module, "shapes", small)
+    monkeypatch.setattr(module, "LARGE", 32)
+    monkeypatch.setattr(module, "bench_train", functools.partial(bench_train, turns=1))
+    monkeypatch.setattr(module, "time", types.SimpleNamespace(perf_counter=lambda: next(CLOCK)))
+
+
+def test_the_file_holds_a_row_a_shape_and_stack(cli: Cli, tiny: None, tmp_path: Path) -> None:
+    """Each measurement takes a second: ten steps of the first shape, one of the second, whose batch is large."""
+    shown = cli("bench", "train", "--json", tmp_path / "bench.json")
+    assert (shown.code, shown.err) == (0, "")
+    rows = json.loads((tmp_path / "bench.json").read_text())
+    assert [(row["shape"], row["k"]) for row in rows] == [("one", 1), ("one", 3), ("two", 2)]
+    rate = 2 * 32**3  # operations a second: one product takes a second
+    for row, (steps, recipe) in zip(
+        rows, [(10, BASE), (10, BASE), (1, BASE.override({"batch": 200, "model.n_layer": 1}))], strict=True
+    ):
+        assert row.keys() == FIELDS
+        assert row["precision"] == "fp32"
+        assert row["loop_member_steps_per_s"] == pytest.approx(steps)
+        assert row["member_steps_per_s"] == pytest.approx(steps * row["k"])
+        assert row["ratio"] == pytest.approx(row["k"])
+        floor = 2 * products_per_step(recipe) / rate
+        assert row["floor_share"] == pytest.approx(floor * row["member_steps_per_s"])
+    lines = [line.split() for line in shown.out.splitlines()]
+    assert [line for line in lines if line[:2] == ["one", "3"]] == [
+        ["one", "3", "30.0", "33.33", "100.00", "3.0", f"{rows[1]['floor_share']:.0%}"]
+    ]
+
+
+def test_the_large_shape_may_be_left_out(cli: Cli, tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = cli("bench", "train", "--small")
+    assert (shown.code, shown.err) == (0, "")
+    assert "one" in shown.out
+    assert "two" not in shown.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_written_is_one_sentence(cli: Cli, tiny: None, tmp_path: Path) -> None:
+    refused = cli("bench", "train", "--small", "--json", tmp_path / "none" / "bench.json")
+    assert refused.code == 2
+    require_one_sentence(refused.err)
+    assert str(tmp_path / "none") in refused.err
