@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -15,10 +16,19 @@ from anchorbench.recipe import PRESETS, Recipe, flatten
 from anchorbench.store import Run, write_atomically, write_tables
 from anchorbench.sweep import MAX_RUNS, Sweep, SweepFolder, run_sweep, stacks
 
-MAX_YAML_BYTES = 2**20
+MAX_YAML_BYTES = 2**16
 TIMED_STEPS = 5
 INFERS = {"inferential": True, "memorizing": False, "symmetric": False}
 """The two sides of a boundary; members of other verdicts are undecided."""
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without tags and aliases: few bytes of aliases can stand for a value without end."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not allowed")
+        return super().compose_node(parent, index)
 
 
 def load_sweep(path: Path, axes: Sequence[str]) -> Sweep:
@@ -30,18 +40,16 @@ def load_sweep(path: Path, axes: Sequence[str]) -> Sweep:
 
     A number for `seed` means so many seeds. Raises ValueError with one sentence for anything that makes no sense.
     """
-    import yaml
-
     try:
-        if path.stat().st_size > MAX_YAML_BYTES:
-            raise ValueError(f"{path} has {path.stat().st_size} bytes; allowed: at most {MAX_YAML_BYTES}")
-        text = path.read_text()
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):  # a few can unfold to gigabytes
-            raise ValueError(f"{path} is not YAML of the allowed kind: it has aliases (*name)")
-        content = yaml.safe_load(text)
+        with path.open("rb") as file:
+            text = file.read(MAX_YAML_BYTES + 1)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    if len(text) > MAX_YAML_BYTES:
+        raise ValueError(f"{path} is too large; allowed: at most {MAX_YAML_BYTES} bytes")
+    try:
+        content = _PlainLoader(text).get_single_data()
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or number out of range
         raise ValueError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no recipe; allowed: a mapping of fields")
@@ -63,21 +71,19 @@ def load_sweep(path: Path, axes: Sequence[str]) -> Sweep:
 
 def parse_axis(text: str) -> tuple[str, tuple[Any, ...]]:
     """`model.n_layer=2,3` as a field and its values."""
-    import yaml
-
     path, equals, values = text.partition("=")
     try:
         return path, _values(path, [yaml.safe_load(value) for value in values.split(",")] if equals else [])
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         raise ValueError(f"axis is {text!r}; allowed: FIELD=VALUE,VALUE,..., such as model.n_layer=2,3") from None
 
 
-def _values(path: str, values: Any) -> tuple[Any, ...]:
+def _values(path: Any, values: Any) -> tuple[Any, ...]:
     if path == "seed" and type(values) is int:
         if values > MAX_RUNS:
             raise ValueError(f"axis seed is {values}; allowed: at most {MAX_RUNS} seeds")
         values = list(range(values)) or values
-    if not isinstance(values, list) or not values:
+    if not isinstance(path, str) or not isinstance(values, list) or not values:
         raise ValueError(f"axis {path} is {values!r}; allowed: a list of at least one value")
     return tuple(values)
 
@@ -92,7 +98,8 @@ def plan(sweep: Sweep, out: Path, memory: float | None) -> None:
     finished = {run.result.run_id for run in folder.finished(recipes)[0]} if folder else set[str]()
     planned = stacks([recipe for recipe in recipes if recipe.run_id not in finished], memory)
     console.print(f"{len(recipes)} runs, {len(finished)} finished; {len(planned)} stacks to train")
-    table = Table("stacks", "members", "layers", "width", "batch", "steps", "memory", "ms/step", "time", box=box.SIMPLE_HEAD)
+    headers = ("stacks", "members", "layers", "width", "batch", "steps", "memory", "ms/step", "time")
+    table = Table(*headers, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))  # fits 80 columns
     total = 0.0
     kinds: dict[tuple[Any, ...], list[list[Recipe]]] = {}
     for stack in planned:
@@ -131,11 +138,14 @@ def locate_and_show(sweep: Sweep, path: str, low: float, high: float, *, width: 
     console = Console(markup=False, highlight=False)
     if len(sweep.runs()) != len({recipe.seed for recipe in sweep.runs()}):
         raise ValueError("a recipe with axes other than seed has no single boundary; leave them out")
-    folder = SweepFolder(out, Sweep(sweep.base, {path: (low, high), "seed": (0,)}))
+    if path == "seed":
+        raise ValueError("along is 'seed'; allowed: a numeric field that members of a condition share, such as init.gamma")
+    ends = Sweep(sweep.base, {path: (low, high), "seed": (0,)})
+    ends.runs()
     trained: dict[str, Run] = {}
 
     def decide(value: float, members: list[int]) -> list[bool | None]:
-        runs = run_sweep(Sweep(sweep.base, {path: (value,), "seed": tuple(members)}), folder)
+        runs = run_sweep(Sweep(sweep.base, {path: (value,), "seed": tuple(members)}), SweepFolder(out, ends))
         trained.update({run.result.run_id: run for run in runs})
         types = [INFERS.get(run.result.verdict or "") for run in runs]
         console.print(f"  {path} {value:g}: " + ", ".join(str(run.result.verdict) for run in runs))

@@ -69,13 +69,15 @@ class SweepFolder:
         marker = out / "sweep.json"
         try:
             out.mkdir(parents=True, exist_ok=True)
+            # Looked at before the marker: another process may be making the folder. A kill -9 may leave the rest of a marker.
+            strange = any(not path.name.startswith(".sweep.json.") for path in out.iterdir())
             if marker.exists():
                 known = json.loads(marker.read_bytes())
                 # Axes may be added or left out between calls; everything else must be the same.
                 varying = {*known["axes"], *content["axes"]}
                 if difference := _difference(_without(known["base"], varying), _without(content["base"], varying)):
                     raise ValueError(f"folder {out} belongs to another recipe ({difference}); choose another --out")
-            elif any(not path.name.startswith(".sweep.json.") for path in out.iterdir()):  # what a kill -9 may leave behind
+            elif strange:
                 raise ValueError(f"folder {out} is not empty and holds no sweep; choose another --out")
             else:
                 write_atomically(marker, (json.dumps(content, indent=1) + "\n").encode())
@@ -235,8 +237,9 @@ def _train(
 
     report(Progress(stack))
     train(stack, lambda step: report(Progress(stack, step)), checkpoint, keep_steps, write)
-    checkpoint.unlink(missing_ok=True)
-    finished = [read_run(folder.path(recipe)) for recipe in stack]
+    for path in (checkpoint, *checkpoint.parent.glob(f".{checkpoint.name}.*")):  # and what kills while saving left behind
+        path.unlink(missing_ok=True)
+    finished, _ = folder.finished(stack, keep_steps)  # all, unless a lock was lost
     report(Progress(stack, stack[0].steps, finished))
     return finished
 

@@ -5,6 +5,7 @@ AdamW, and gradient clipping. Common are the model's shape, batch size, steps an
 rest of the training depends on, so that a continued run ends with the same bits.
 """
 
+import hashlib
 import json
 import math
 import time
@@ -125,10 +126,10 @@ def memory_of_member(recipe: Recipe) -> float:
         model = GPT(recipe.model, members=1, vocab_size=task.vocab_size, seq_len=task.seq_len)
         backprop = Backprop(model, recipe.batch, PRECISIONS[recipe.precision])
         backprop(torch.zeros(1, recipe.batch, task.seq_len, dtype=torch.long), torch.zeros(1, recipe.batch, dtype=torch.long))
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    # Five rows of parameters: weights, gradients as computed and as collected, and two moments; data once as drawn, once as int16.
-    floats = 5 * parameters + sum(buffer.numel() for buffer in backprop.buffers)
-    return 1.25 * (4 * floats + 10 * recipe.data_size * (task.seq_len + 1))
+    # Four rows of parameters (weights, gradients, two moments), and what the step works on; data once as drawn, once as int16.
+    rows = 4 * sum(parameter.nbytes for parameter in model.parameters())
+    step = sum(array.nbytes for array in [*backprop.gradients.values(), *backprop.buffers])
+    return 1.25 * (rows + step + 10 * recipe.data_size * (task.seq_len + 1))
 
 
 class Stack:
@@ -319,9 +320,9 @@ class Stack:
         from safetensors.torch import save
 
         seen = self._seen() | {"trajectories": [[asdict(point) for point in points] for points in self.trajectories]}
-        about = {"run_ids": self.run_ids, "step": self.step, "seen": seen}
+        about = json.dumps({"run_ids": self.run_ids, "step": self.step, "seen": seen})
         state = {name: tensor.cpu() for name, tensor in self._state().items()}
-        write_atomically(path, save(state, {"anchorbench": json.dumps(about)}))
+        write_atomically(path, save(state, {"anchorbench": about, "digest": _digest(about, state)}))
 
     @classmethod
     def resume(cls, recipes: Sequence[Recipe], path: Path) -> "Stack":
@@ -333,8 +334,11 @@ class Stack:
 
         try:
             with safe_open(path, "pt") as file:
-                about = json.loads(file.metadata()["anchorbench"])
+                metadata = file.metadata()
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
+            if metadata["digest"] != _digest(metadata["anchorbench"], state):
+                raise KeyError("digest")
+            about = json.loads(metadata["anchorbench"])
             stack = cls(recipes)
             if about["run_ids"] != stack.run_ids:
                 raise ValueError(f"checkpoint {path} belongs to another stack")
@@ -343,6 +347,15 @@ class Stack:
         except (SafetensorError, OSError, KeyError, TypeError, RuntimeError, json.JSONDecodeError):
             raise ValueError(f"checkpoint {path} is damaged") from None
         return stack
+
+
+def _digest(about: str, state: dict[str, Tensor]) -> str:
+    """Of all that a checkpoint holds: safetensors would not notice a changed step, name, type or number."""
+    digest = hashlib.sha256(about.encode())
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().data)
+    return digest.hexdigest()
 
 
 class Data:
