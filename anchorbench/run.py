@@ -175,23 +175,23 @@ def show(runs: list[Run], console: Console) -> None:
     """Prints the sweep's table: a row a gamma, and a table for each combination of the other axes."""
     grouped = conditions(runs)
     result = runs[0].result
-    console.print(f"\n{result.task}, {result.variant}: means over seeds at the last step, with 95% intervals", highlight=False)
+    console.print(f"\n{result.task}, {result.variant}: means over seeds at the last step, 95% intervals", highlight=False)
     if any(condition.verdicts for condition in grouped):
-        console.print(
-            "composed: of the held-out answers; agree: both orders of a held-out pair get the same answer", highlight=False
-        )
+        console.print("composed: of the held-out answers; agree: both orders get the same answer", highlight=False)
     for others in dict.fromkeys(condition.others for condition in grouped):
         console.print(_table(others, [condition for condition in grouped if condition.others == others]))
 
 
 def _table(title: str, grouped: list[Condition]) -> Table:
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     exception = any(condition.exceptions for condition in grouped)
     asks = any(condition.verdicts for condition in grouped)
     both = exception and any(run.result.composes for condition in grouped for run in condition.runs)
+    lines = None if both else box.SIMPLE_HEAD  # two columns of verdicts leave no room for lines in 80 columns
+    table = Table(title=title or None, title_justify="left", box=lines, padding=(0, 1, 0, 0), pad_edge=False)
     headers = ["gamma", "members", "train", "iid"]
     if asks:
-        headers += ["composed", *(["symmetric"] if exception else []), "agree", "verdicts", *(["exception"] if both else [])]
+        headers += ["composed", *(["symmetric"] if exception and not both else []), "agree", "verdicts"]
+        headers += ["exception"] if both else []
     for header in [*headers, "time"]:
         counts = header in ("verdicts", "exception")
         table.add_column(header, justify="left" if counts else "right", no_wrap=True)
@@ -200,7 +200,7 @@ def _table(title: str, grouped: list[Condition]) -> Table:
         cells += [_cell(condition.mean(f"accuracy_{split}")) for split in ("train", "iid")]
         if asks:
             cells.append(_cell(condition.mean("inferential"), interval=True))
-            if exception:
+            if exception and not both:
                 cells.append(_cell(condition.mean("symmetric")))
             cells += [_cell(condition.mean("commutes")), _counts(condition.verdicts, "\n")]
         if both:
