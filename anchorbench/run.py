@@ -186,7 +186,7 @@ def _table(title: str, grouped: list[Condition]) -> Table:
     exception = any(condition.exceptions for condition in grouped)
     asks = any(condition.verdicts for condition in grouped)
     both = exception and any(run.result.composes for condition in grouped for run in condition.runs)
-    lines = None if both else box.SIMPLE_HEAD  # two columns of verdicts leave no room for lines in 80 columns
+    lines = None if exception else box.SIMPLE_HEAD  # the columns of an exception leave no room for lines in 80
     table = Table(title=title or None, title_justify="left", box=lines, padding=(0, 1, 0, 0), pad_edge=False)
     headers = ["gamma", "members", "train", "iid"]
     if asks:
