@@ -86,28 +86,33 @@ def open_model(model: object) -> OpenModel:
     """
     if isinstance(model, OpenModel):
         return model
+    loaded = load_model(model)
+    if isinstance(loaded, Run):
+        return _open_gpt(load_member(loaded), loaded.recipe.init)
+    if isinstance(loaded, GPT):
+        return _open_gpt(loaded, Init())
+    return _open_bridge(loaded) if hasattr(loaded, "original_model") else _open_transformers(loaded)
+
+
+def load_model(model: object) -> Run | GPT | nn.Module:
+    """What `open_model` takes as a run, a stack of one, or a module: paths are read. Raises ValueError as that does."""
     if isinstance(model, str | Path):
         folder = Path(model)
         if folder.is_dir():
             if (folder / "config.json").exists():
-                return open_model(_from_pretrained(str(model)))
+                return _from_pretrained(str(model))
             if (folder / "digests.json").exists():
-                return open_model(read_run(folder))
+                return read_run(folder)
             raise ValueError(f"folder {folder} holds neither a checkpoint (config.json) nor a finished run (digests.json)")
         if isinstance(model, Path) or folder.exists() or not HUB_ID.fullmatch(model):
             raise ValueError(f"{model} is neither a folder nor a Hub id such as openai-community/gpt2")
-        return open_model(_from_pretrained(model))
-    if isinstance(model, Run):
-        return _open_gpt(load_member(model), model.recipe.init)
-    if isinstance(model, GPT):
-        if model.members != 1:
-            raise ValueError(f"the stack has {model.members} members; allowed: 1, pick one first")
-        return _open_gpt(model, Init())
-    if isinstance(model, nn.Module):
-        if hasattr(model, "original_model"):
-            return _open_bridge(model)
-        if hasattr(getattr(model, "config", None), "vocab_size"):
-            return _open_transformers(model)
+        return _from_pretrained(model)
+    if isinstance(model, GPT) and model.members != 1:
+        raise ValueError(f"the stack has {model.members} members; allowed: 1, pick one first")
+    if isinstance(model, Run | GPT):
+        return model
+    if isinstance(model, nn.Module) and (hasattr(model, "original_model") or hasattr(getattr(model, "config", None), "vocab_size")):
+        return model
     raise ValueError(f"{type(model).__name__} is not a model; allowed: a path, a run, or a causal language model")
 
 

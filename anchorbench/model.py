@@ -92,6 +92,13 @@ class Block(nn.Module):
         """The residual stream after the block, `[members, batch*seq, d]` (`[members, batch, d]` for the last position
         only), and the attention pattern `[members, batch, head, query, seq]`.
         """
+        x, pattern = self.attend(x, seq, last_only=last_only)
+        return self.feed_forward(x), pattern
+
+    def attend(
+        self, x: Float[Tensor, "members batch_seq d"], seq: int, *, last_only: bool = False
+    ) -> tuple[Float[Tensor, "members rows d"], Float[Tensor, "members batch head query seq"]]:
+        """The first half: the stream after attention (with post-LN, after its LayerNorm), and the attention pattern."""
         members, rows, d = x.shape
         pre = self.shape.norm == "pre"
         attended = self.norm_1(x) if pre else x
@@ -100,10 +107,14 @@ class Block(nn.Module):
             x, attended = (t.view(members, rows // seq, seq, d)[:, :, -1] for t in (x, attended))
         mixed, pattern = self._attention(attended, source, seq)
         x = x + self.output(mixed)
-        if pre:
-            return x + self._feed_forward(self.norm_2(x)), pattern
-        x = self.norm_1(x)
-        return self.norm_2(x + self._feed_forward(x)), pattern
+        return (x if pre else self.norm_1(x)), pattern
+
+    def feed_forward(self, x: Float[Tensor, "members rows d"]) -> Float[Tensor, "members rows d"]:
+        """The second half: the stream after the feed-forward layer."""
+        pre = self.shape.norm == "pre"
+        hidden = self.ff_in(self.norm_2(x) if pre else x)
+        x = x + self.ff_out(F.gelu(hidden) if self.shape.activation == "gelu" else F.relu(hidden))
+        return x if pre else self.norm_2(x)
 
     def _attention(self, attended: Tensor, source: Tensor, seq: int) -> tuple[Tensor, Tensor]:
         members, batch = source.shape[0], source.shape[1] // seq
@@ -119,10 +130,6 @@ class Block(nn.Module):
         pattern = scores.softmax(-1)
         mixed = torch.bmm(pattern, value).view(members * batch, head, length, d_head).transpose(1, 2)
         return mixed.reshape(members, batch * length, head * d_head), pattern.view(members, batch, head, length, seq)
-
-    def _feed_forward(self, x: Tensor) -> Tensor:
-        hidden = self.ff_in(x)
-        return self.ff_out(F.gelu(hidden) if self.shape.activation == "gelu" else F.relu(hidden))
 
 
 class GPT(nn.Module):
@@ -143,24 +150,26 @@ class GPT(nn.Module):
 
     def forward(self, tokens: Int[Tensor, "members batch seq"]) -> Float[Tensor, "members batch vocab"]:
         """Logits at the last position, `[members, batch, vocab]`, of `tokens [members, batch, seq]`."""
-        x = self._embed(tokens)
+        x = self.embed(tokens)
         for number, block in enumerate(self.layers, 1):
             x, _ = block(x, self.seq_len, last_only=number == len(self.blocks))
-        return self._unembed(x)
+        return self.unembed(x)
 
     def attention(self, tokens: Int[Tensor, "members batch seq"]) -> list[Float[Tensor, "members batch head seq seq"]]:
         """The attention pattern of each layer, `[members, batch, head, query, key]`."""
-        x, patterns = self._embed(tokens), []
+        x, patterns = self.embed(tokens), []
         for block in self.layers:
             x, pattern = block(x, self.seq_len, last_only=False)
             patterns.append(pattern)
         return patterns
 
-    def _embed(self, tokens: Tensor) -> Tensor:
+    def embed(self, tokens: Int[Tensor, "members batch seq"]) -> Float[Tensor, "members batch_seq d"]:
+        """Token plus position embeddings."""
         members, batch, seq = tokens.shape
         first_row = torch.arange(members, device=tokens.device).view(-1, 1, 1) * self.vocab_size
         embedded = F.embedding(tokens + first_row, self.token_embedding.flatten(0, 1))
         return (embedded + self.position_embedding[:, None]).view(members, batch * seq, self.shape.d_model)
 
-    def _unembed(self, x: Tensor) -> Tensor:
+    def unembed(self, x: Float[Tensor, "members rows d"]) -> Float[Tensor, "members rows vocab"]:
+        """Logits of the rows of the last block's output."""
         return self.unembedding(x if self.final_norm is None else self.final_norm(x))

@@ -1,0 +1,193 @@
+"""What goes on inside models: activations, edits of the residual stream, and weights, under one set of names.
+
+Our own models are read side by side (`members` first), in one forward pass; any other causal language model is opened through
+TransformerLens and is a stack of one. Layers are counted from 0.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from anchorbench.hub import UNKNOWN_WORD, load_member, load_model
+from anchorbench.initialize import Init, initialize
+from anchorbench.model import GPT
+from anchorbench.store import Run
+
+Edits = Mapping[int, Callable[[Tensor], Tensor]]
+"""Layer -> what replaces the residual stream `[members, batch, seq, d]` after it; not the last, which only the output reads."""
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What a forward pass leaves behind; lists have an item per layer."""
+
+    logits: Float[Tensor, "members batch vocab"]
+    """At the last position."""
+    patterns: list[Float[Tensor, "members batch head query key"]]
+    """Attention."""
+    attended: list[Float[Tensor, "members batch seq d"]]
+    """The residual stream after attention (with post-LN, after the LayerNorm that follows it)."""
+    streams: list[Float[Tensor, "members batch seq d"]]
+    """The residual stream at the end of the layer, edited where an edit was asked for."""
+
+    @property
+    def answers(self) -> Int[Tensor, "members batch"]:
+        """The most probable token after each sequence."""
+        return self.logits.argmax(-1)
+
+
+@dataclass(frozen=True)
+class Internals:
+    """Models of one shape, as the probes read them."""
+
+    n_layer: int
+    members: int
+    vocab_size: int
+    forward: Callable[[Tensor, Edits], Activations]
+    """Of `tokens [members, batch, seq]`."""
+    weights: dict[str, Float[Tensor, "members d_in d_out"]]
+    """`embedding` (a row a token), `unembedding`, and of each layer `query.0`, `key.0`, `value.0` (heads side by side) and
+    `ff_in.0`."""
+    untrained: Callable[[int], "Internals"]
+    """seed -> models of the same shape with fresh initial weights."""
+
+    @torch.no_grad()
+    def run(self, tokens: Int[Tensor, "... batch seq"], edits: Edits | None = None) -> Activations:
+        """A forward pass over `tokens`: `[members, batch, seq]`, or `[batch, seq]`, the same for all members.
+
+        Raises ValueError for a token outside the vocabulary, or logits that are not finite.
+        """
+        if int(tokens.max()) >= self.vocab_size:
+            raise ValueError(f"the task uses token {int(tokens.max())}, but the model's vocabulary is 0..{self.vocab_size - 1}")
+        activations = self.forward(tokens if tokens.ndim == 3 else tokens.expand(self.members, -1, -1), edits or {})
+        if not activations.logits.isfinite().all():
+            raise ValueError("the model's output is not finite (NaN or infinity): its weights are damaged or it diverged")
+        return activations
+
+
+def open_internals(model: object) -> Internals:
+    """The inside of anything that `anchorbench.classify` takes. Raises ValueError with one sentence as that does."""
+    if isinstance(model, Internals):
+        return model
+    loaded = load_model(model)
+    if isinstance(loaded, Run):
+        return runs_internals([loaded])
+    return stack_internals(loaded) if isinstance(loaded, GPT) else _of_bridge(loaded)
+
+
+def runs_internals(runs: Sequence[Run], step: int | None = None) -> Internals:
+    """Finished runs of one shape side by side; at an intermediate step that was kept, if given.
+
+    Raises ValueError if they differ in shape, vocabulary or length.
+    """
+    members = [load_member(run, step) for run in runs]
+    if len({(member.shape, member.vocab_size, member.seq_len) for member in members}) != 1:
+        raise ValueError("the runs differ in shape, vocabulary or length; allowed: runs of one shape")
+    first = members[0]
+    stack = GPT(first.shape, members=len(members), vocab_size=first.vocab_size, seq_len=first.seq_len)
+    states = [member.state_dict() for member in members]
+    stack.load_state_dict({name: torch.cat([state[name] for state in states]) for name in states[0]})
+    return stack_internals(stack, [run.recipe.init for run in runs])
+
+
+def stack_internals(model: GPT, inits: Sequence[Init] | None = None) -> Internals:
+    """The inside of a stack; `inits` are what its members' untrained counterparts are drawn by, gamma 0.5 if not given."""
+    drawn_by = list(inits or [Init()] * model.members)
+
+    def forward(tokens: Tensor, edits: Edits) -> Activations:
+        shape = (*tokens.shape, -1)
+        patterns, attended, streams = [], [], []
+        x = model.embed(tokens)
+        for layer, block in enumerate(model.layers):
+            x, pattern = block.attend(x, model.seq_len)
+            patterns.append(pattern)
+            attended.append(x.view(shape))
+            x = block.feed_forward(x)
+            if layer in edits:
+                x = edits[layer](x.view(shape)).reshape(x.shape)
+            streams.append(x.view(shape))
+        return Activations(model.unembed(streams[-1][:, :, -1]), patterns, attended, streams)
+
+    def untrained(seed: int) -> Internals:
+        fresh = GPT(model.shape, members=model.members, vocab_size=model.vocab_size, seq_len=model.seq_len)
+        initialize(fresh, drawn_by, [seed] * model.members)
+        return stack_internals(fresh, drawn_by)
+
+    weights = {"embedding": model.token_embedding.detach(), "unembedding": model.unembedding.weight.detach()}
+    for layer, block in enumerate(model.layers):
+        for name in ("query", "key", "value", "ff_in"):
+            weights[f"{name}.{layer}"] = getattr(block, name).weight.detach()
+    return Internals(len(model.layers), model.members, model.vocab_size, forward, weights, untrained)
+
+
+def _of_bridge(model: nn.Module) -> Internals:
+    """A Hugging Face causal language model, or a TransformerBridge."""
+    bridge: Any = model if hasattr(model, "original_model") else _bridge(model)
+    blocks = [f"blocks.{layer}" for layer in range(bridge.cfg.n_layers)]
+
+    def forward(tokens: Tensor, edits: Edits) -> Activations:
+        seen: dict[str, Tensor] = {}
+
+        def keep(name: str, x: Tensor, hook: Any) -> Tensor:
+            if ends.get(name, -1) in edits:
+                x = edits[ends[name]](x[None])[0]
+            seen[name] = x
+            return x
+
+        # The end of a layer is what the next one reads: post-LN blocks of TransformerLens have no hook for it.
+        ends = {f"{block}.hook_in": layer - 1 for layer, block in enumerate(blocks)}
+        last = "ln_final.hook_in" if "ln_final.hook_in" in bridge.hook_dict else "unembed.hook_in"
+        kept = ("hook_in", "hook_attn_out", "hook_resid_mid", "attn.hook_pattern")
+        wanted = [f"{block}.{name}" for block in blocks for name in kept]
+        names = [name for name in (*wanted, last) if name in bridge.hook_dict]
+        logits = bridge.run_with_hooks(tokens[0].to(device), fwd_hooks=[(name, partial(keep, name)) for name in names])
+        attended = [  # blocks with attention and feed-forward layer in parallel have no stream between the two
+            seen[f"{block}.hook_resid_mid"]
+            if f"{block}.hook_resid_mid" in seen
+            else seen[f"{block}.hook_in"] + seen[f"{block}.hook_attn_out"]
+            for block in blocks
+        ]
+        streams = [*(seen[f"{block}.hook_in"] for block in blocks[1:]), seen[last]]
+        patterns = [seen[f"{block}.attn.hook_pattern"] for block in blocks]
+        return Activations(logits[:, -1][None], *([x[None] for x in layers] for layers in (patterns, attended, streams)))
+
+    def untrained(seed: int) -> Internals:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            original = bridge.original_model
+            return _of_bridge(type(original)(original.config).eval())
+
+    device = next(bridge.parameters()).device
+    weights = {"embedding": bridge.W_E, "unembedding": bridge.W_U}
+    for layer, block in enumerate(bridge.blocks):
+        for name in ("query", "key", "value"):
+            weights[f"{name}.{layer}"] = getattr(block.attn, f"W_{name[0].upper()}").transpose(0, 1).flatten(1)
+        weights[f"ff_in.{layer}"] = block.mlp.W_in
+    return Internals(
+        len(blocks), 1, bridge.cfg.d_vocab, forward, {name: weight.detach()[None] for name, weight in weights.items()}, untrained
+    )
+
+
+def _bridge(model: Any) -> Any:
+    """A TransformerBridge of a copy, as it takes the model apart. Raises ValueError for an architecture that it does not know."""
+    from tokenizers import Tokenizer, models
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedTokenizerFast
+
+    model = copy.deepcopy(model)
+    name = type(model).__name__
+    # A subclass of ours has the modules of its parent, which TransformerLens knows.
+    model.config.architectures = ["OpenAIGPTLMHeadModel" if name == "AnchorGPTForCausalLM" else name]
+    # A bridge insists on a tokenizer and would look for one on the Hub; probes speak in token ids.
+    word_level = Tokenizer(models.WordLevel({UNKNOWN_WORD: 0}, unk_token=UNKNOWN_WORD))
+    words = PreTrainedTokenizerFast(tokenizer_object=word_level, unk_token=UNKNOWN_WORD)
+    try:
+        return TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=words)
+    except Exception as error:
+        raise ValueError(f"TransformerLens cannot open {name}: {str(error).strip().splitlines()[0]}") from None
