@@ -18,18 +18,23 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from anchorbench.compiled import can_compile
 from anchorbench.model import Shape
 from anchorbench.recipe import PRESETS, Recipe
-from anchorbench.train import Stack
+from anchorbench.run import AXES
+from anchorbench.sweep import Sweep
+from anchorbench.train import PRECISIONS, Stack, evaluation_steps, native_bf16
 
 TURNS = 7
 LARGE = 2048
 """Side of the square product whose rate counts as the machine's."""
+TITLE = "A: width 64, batch 128; B: width 400, batch 2048"
+PAPER_RUNS = "paper-neurips"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measured shape and stack size."""
+    """One measured shape, stack size and way of taking the step."""
 
     shape: str
     k: int
@@ -39,61 +44,97 @@ class Row:
     loop_member_steps_per_s: float
     ratio: float
     floor_share: float
-    """The floor's time divided by the stack's."""
+    """The floor's time, at the rate of products of this precision, divided by the stack's."""
 
 
-def shapes(*, large: bool) -> dict[str, tuple[Recipe, list[int]]]:
-    """Name -> a recipe and the stack sizes to measure it at."""
+@dataclass(frozen=True)
+class Case:
+    """A shape, and the stacks to measure it with: (precision, compiled, members)."""
+
+    recipe: Recipe
+    stacks: list[tuple[str, bool, int]]
+    steps: int
+    """Taken in a turn."""
+
+
+def cases(*, large: bool) -> dict[str, Case]:
+    """Name -> what is measured: fp32, and where the processor has them bf16 and where there is a compiler compiled steps."""
+    bf16, compiled = native_bf16(), can_compile()
     laptop = PRESETS["laptop"]
-    wide = Shape(d_model=400, d_head=200, d_ff=1200)
-    measured = {"A (d 64, batch 128)": (laptop, [1, 2, 4, 8, 16])}
+    sizes = [("fp32", False, 1), ("fp32", False, 8)] + [("bf16", False, k) for k in (1, 2, 4, 8, 16) if bf16]
+    found = {"A": Case(laptop, sizes + [("bf16" if bf16 else "fp32", True, 8)] * compiled, steps=10)}
     if large:
-        measured["B (d 400, batch 2048)"] = (laptop.override({"model": wide.model_dump(), "batch": 2048}), [2])
-    return measured
+        # One head of the model's width, as GPT-2 has no other; the paper's is half as wide.
+        wide = laptop.override({"model": Shape(d_model=400, d_head=400, d_ff=1200).model_dump(), "batch": 2048})
+        best = "bf16" if bf16 else "fp32"
+        found["B"] = Case(wide, [("fp32", False, 2), (best, False, 2)] + [(best, True, 2)] * compiled, steps=1)
+    return found
 
 
 def bench_train(console: Console, *, large: bool = True, turns: int = TURNS) -> list[Row]:
     """Measures all shapes, prints a table, and returns its rows."""
     rows: list[Row] = []
-    for name, (recipe, sizes) in shapes(large=large).items():
-        loop = loop_steps(recipe)
-        stacks = {k: Stack([recipe.override({"seed": seed}) for seed in range(k)]) for k in sizes}
-        square = torch.randn(LARGE, LARGE)
+    table = Table(box=box.SIMPLE_HEAD, title=f"{TITLE}; {torch.get_num_threads()} threads", title_justify="left")
+    for header in ("shape", "step", "precision", "members", "ms", "loop, ms", "ratio", "floor"):
+        table.add_column(header, justify="left" if header in ("shape", "step", "precision") else "right")
+    waits: list[str] = []
+    for name, case in cases(large=large).items():
+        loop = loop_steps(case.recipe)
+        stacks: list[Stack] = []
+        for precision, compiled, k in case.stacks:
+            recipes = [case.recipe.override({"seed": seed, "precision": precision}) for seed in range(k)]
+            stacks.append(Stack(recipes, compiled=compiled))
+            wait = _timed(stacks[-1].advance, 1)
+            if compiled:
+                waits.append(f"{name}: compiling and the first step took {wait:.0f} s")
+        squares = {p: torch.randn(LARGE, LARGE, dtype=PRECISIONS[p]) for p in {precision for precision, _, _ in case.stacks}}
         loops: list[float] = []
-        products: list[float] = []
-        times: dict[int, list[float]] = {k: [] for k in sizes}
-        steps = 10 if recipe.batch <= 128 else 1
+        products: dict[str, list[float]] = {precision: [] for precision in squares}
+        times: list[list[float]] = [[] for _ in stacks]
         for turn in range(turns + 1):  # the first warms up
             for seconds, action, repeats in [
-                (loops, lambda: next(loop), steps),  # noqa: B023
-                (products, lambda: square @ square, 1),  # noqa: B023
-                *((times[k], stack.advance, steps) for k, stack in stacks.items()),
+                (loops, lambda: next(loop), case.steps),  # noqa: B023
+                *((products[precision], lambda square=square: square @ square, 1) for precision, square in squares.items()),
+                *((times[i], stack.advance, case.steps) for i, stack in enumerate(stacks)),
             ]:
                 spent = _timed(action, repeats)
                 if turn:
                     seconds.append(spent)
-        rate = 2 * LARGE**3 / statistics.median(products)
-        floor = 2 * products_per_step(recipe) / rate
-        for k, seconds in times.items():
+        single = statistics.median(loops)
+        for (precision, compiled, k), seconds in zip(case.stacks, times, strict=True):
             each = statistics.median(seconds) / k
-            single = statistics.median(loops)
-            rows.append(Row(name, k, "written-out step", "fp32", 1 / each, 1 / single, single / each, floor / each))
-    table = Table(box=box.SIMPLE_HEAD, title=f"training on {torch.get_num_threads()} threads", title_justify="left")
-    for header in ("shape", "members", "member-steps/s", "ms", "loop, ms", "ratio", "share of floor"):
-        table.add_column(header, justify="left" if header == "shape" else "right")
-    for row in rows:
-        each, single = 1000 / row.member_steps_per_s, 1000 / row.loop_member_steps_per_s
-        table.add_row(
-            row.shape,
-            str(row.k),
-            f"{row.member_steps_per_s:.1f}",
-            f"{each:.2f}",
-            f"{single:.2f}",
-            f"{row.ratio:.1f}",
-            f"{row.floor_share:.0%}",
-        )
+            floor = 2 * products_per_step(case.recipe) * statistics.median(products[precision]) / (2 * LARGE**3)
+            path = "compiled" if compiled else "eager"
+            rows.append(Row(name, k, path, precision, 1 / each, 1 / single, single / each, floor / each))
+            cells = (f"{1000 * each:.2f}", f"{1000 * single:.1f}", f"{single / each:.1f}", f"{floor / each:.0%}")
+            table.add_row(name, path, precision, str(k), *cells)
+        share = evaluation_share(stacks[-1])
+        waits.append(f"{name}: evaluations during {case.recipe.steps} steps take {share:.1%} of the time of training")
     console.print(table)
+    for line in waits:
+        console.print(line)
+    if large:
+        console.print(f"The {len(paper_runs())} runs of {PAPER_RUNS} would take about {paper_days(rows[-1]):.0f} days here.")
     return rows
+
+
+def evaluation_share(stack: Stack) -> float:
+    """Time of a run's evaluations, those of its trajectory and the final one, over that of its steps."""
+    losses = stack.advance()
+    step = min(_timed(stack.advance, 1) for _ in range(3))
+    during, final = _timed(lambda: stack.evaluate(losses), 1), _timed(stack.members, 1)
+    return (len(evaluation_steps(stack.recipes[0])) * during + final) / (stack.recipes[0].steps * step)
+
+
+def paper_runs() -> list[Recipe]:
+    """The 108 runs of the phase diagram of 2405.05409."""
+    return Sweep(PRESETS[PAPER_RUNS], AXES[PAPER_RUNS]).runs()
+
+
+def paper_days(row: Row) -> float:
+    """How long they would take at the products per second of a measured row."""
+    rate = row.member_steps_per_s * products_per_step(cases(large=True)[row.shape].recipe)
+    return sum(run.steps * products_per_step(run) for run in paper_runs()) / rate / 86_400
 
 
 def as_json(rows: list[Row]) -> list[dict[str, object]]:

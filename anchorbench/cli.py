@@ -234,6 +234,8 @@ def bench_train_(
     from anchorbench.bench_train import as_json, bench_train
     from anchorbench.store import write_atomically
 
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise ValueError(f"folder {json_file.absolute().parent} does not exist; choose another --json")
     rows = bench_train(Console(highlight=False), large=not small)
     if json_file is not None:
         write_atomically(json_file, (json.dumps(as_json(rows), indent=1) + "\n").encode())

@@ -125,7 +125,7 @@ class Block(nn.Module):
 
         query, key, value = heads(self.query(attended)), heads(self.key(source)), heads(self.value(source))
         length = query.shape[1]
-        mask = torch.full((length, seq), -math.inf, device=query.device).triu(seq - length + 1)
+        mask = torch.full((length, seq), -math.inf, device=query.device, dtype=query.dtype).triu(seq - length + 1)
         scores = torch.baddbmm(mask, query, key.transpose(1, 2), alpha=1 / math.sqrt(d_head))
         pattern = scores.softmax(-1)
         mixed = torch.bmm(pattern, value).view(members * batch, head, length, d_head).transpose(1, 2)
@@ -150,7 +150,10 @@ class GPT(nn.Module):
 
     def forward(self, tokens: Int[Tensor, "members batch seq"]) -> Float[Tensor, "members batch vocab"]:
         """Logits at the last position, `[members, batch, vocab]`, of `tokens [members, batch, seq]`."""
-        x = self.embed(tokens)
+        return self.answer(self.embed(tokens))
+
+    def answer(self, x: Float[Tensor, "members batch_seq d"]) -> Float[Tensor, "members batch vocab"]:
+        """Logits at the last position, from embedded tokens."""
         for number, block in enumerate(self.layers, 1):
             x, _ = block(x, self.seq_len, last_only=number == len(self.blocks))
         return self.unembed(x)

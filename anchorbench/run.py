@@ -117,10 +117,6 @@ def run_and_show(sweep: Sweep, out: Path, *, memory: float | None = None, keep_s
     else:
         already = f", {len(finished)} of them finished" if finished else ""
         console.print(f"{sweep.base.task}, variant {sweep.base.variant}: {len(recipes)} runs{already}")
-        if sweep.base.precision == "bf16":
-            console.print(
-                "Products in bf16, which this processor has; weights, moments and evaluation in fp32 (--precision fp32 for all)."
-            )
         runs = _train_with_progress(sweep, folder, len(recipes) - len(finished), console, memory, keep_steps)
     show(runs, console)
     from anchorbench.plots import attention_flow_figure, clearest, phase_figure

@@ -134,14 +134,11 @@ def stacks(recipes: Sequence[Recipe], memory: float | None = None) -> list[list[
     """Groups runs of one structure into stacks, the longest first: at most STACK_MEMBERS, and as many as fit in `memory` bytes
     (by default 60% of what is free). Raises ValueError if not even one member fits.
     """
-    from anchorbench.train import memory_of_member, structure
+    from anchorbench.train import memory_of_member
 
     budget = 0.6 * psutil.virtual_memory().available if memory is None else memory
-    by_structure: dict[Any, list[Recipe]] = {}
-    for recipe in recipes:
-        by_structure.setdefault(structure(recipe), []).append(recipe)
     grouped: list[tuple[float, list[Recipe]]] = []
-    for alike in by_structure.values():
+    for alike in _by_structure(recipes):
         each = memory_of_member(alike[0])
         if 2 * each > budget:  # a lone member is trained as two
             raise ValueError(
@@ -170,6 +167,7 @@ def run_sweep(
     for problem in problems:
         report(Progress([], message=f"{problem}; it is trained again"))
     done = {run.result.run_id: run for run in runs}
+    compiled = _compiled(recipes, report) if len(done) < len(recipes) else set()
     waiting = 0
     while missing := [recipe for recipe in recipes if recipe.run_id not in done]:
         busy = 0
@@ -183,7 +181,7 @@ def run_sweep(
                 meanwhile, _ = folder.finished([recipe for recipe in mine if recipe.run_id not in done], keep_steps)
                 done |= {run.result.run_id: run for run in meanwhile}
                 if any(recipe.run_id not in done for recipe in mine):
-                    trained = _train(mine, folder, report, keep_steps, checkpoint, locks)
+                    trained = _train(mine, folder, report, keep_steps, checkpoint, locks, compiled=mine[0].run_id in compiled)
                     done |= {run.result.run_id: run for run in trained}
         if busy:
             if busy != waiting:
@@ -196,6 +194,43 @@ def run_sweep(
     folder.remove_checkpoints(set(done))
     write_tables(folder.out, [*ordered, *folder.others(set(done))])
     return ordered
+
+
+def _by_structure(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
+    from anchorbench.train import structure
+
+    alike: dict[Any, list[Recipe]] = {}
+    for recipe in recipes:
+        alike.setdefault(structure(recipe), []).append(recipe)
+    return list(alike.values())
+
+
+def _compiled(recipes: list[Recipe], report: Callable[[Progress], None]) -> set[str]:
+    """The ids of the runs to train by a compiled step, said in a line for each precision and choice.
+
+    It depends on the whole sweep, not on what is left of it, so that an interrupted sweep goes on in the same way.
+    """
+    from anchorbench.compiled import COMPILE_SECONDS, can_compile, seconds_saved
+    from anchorbench.train import memory_of_member
+
+    chosen: set[str] = set()
+    lines: dict[str, None] = {}
+    for alike in _by_structure(recipes):
+        saved = seconds_saved(len(alike), alike[0].steps, memory_of_member(alike[0]))
+        if alike[0].stop == "settled":
+            why = "written out, as stacks shrink when members settle"
+        elif saved < COMPILE_SECONDS:
+            why = f"written out: compiling would take {COMPILE_SECONDS:.0f} s and save {saved:.0f} s"
+        elif not can_compile():
+            why = f"written out: compiling would save {saved:.0f} s, but needs a C++ compiler and Python's headers"
+        else:
+            why = f"compiled: that takes {COMPILE_SECONDS:.0f} s and saves {saved:.0f} s"
+            chosen |= {recipe.run_id for recipe in alike}
+        products = "fp32" if alike[0].precision == "fp32" else "bf16 (weights, moments and evaluation in fp32)"
+        lines[f"{len(alike)} runs of one shape: products in {products}, the step {why}."] = None
+    for line in lines:
+        report(Progress([], message=line))
+    return chosen
 
 
 def _lock(folder: SweepFolder, recipe: Recipe, held: ExitStack) -> RunLock | None:
@@ -227,6 +262,8 @@ def _train(
     keep_steps: Sequence[int],
     checkpoint: Path,
     locks: dict[str, RunLock],
+    *,
+    compiled: bool,
 ) -> list[Run]:
     from anchorbench.train import train
 
@@ -236,7 +273,7 @@ def _train(
             write_run(folder.path(member.recipe), member)
 
     report(Progress(stack))
-    train(stack, lambda step: report(Progress(stack, step)), checkpoint, keep_steps, write)
+    train(stack, lambda step: report(Progress(stack, step)), checkpoint, keep_steps, write, compiled=compiled)
     for path in (checkpoint, *checkpoint.parent.glob(f".{checkpoint.name}.*")):  # and what kills while saving left behind
         path.unlink(missing_ok=True)
     finished, _ = folder.finished(stack, keep_steps)  # all, unless a lock was lost

@@ -5,11 +5,13 @@ AdamW, and gradient clipping. Common are the model's shape, batch size, steps an
 rest of the training depends on, so that a continued run ends with the same bits.
 """
 
+import ctypes
 import hashlib
 import json
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from anchorbench.backprop import Backprop
+from anchorbench.compiled import CompiledBackprop
 from anchorbench.initialize import initialize, stream_seed
 from anchorbench.model import GPT
 from anchorbench.recipe import Optimizer, Recipe
@@ -37,6 +40,8 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 ORDER_BLOCK = 64
 """Steps whose batches are drawn together; which examples a step sees depends on its number and the seed alone."""
 CHECKPOINT_SECONDS = 15.0
+M_TRIM_THRESHOLD = -1
+"""Of mallopt(3)."""
 SETTLED_EVALUATIONS, SETTLED_LOSS, SETTLED_EVERY = 3, 0.01, 0.05
 """With `stop: settled`, a member ends early once its last 3 evaluations (at least one each 5% of the steps) name the same
 inferential, memorizing, ordered or symmetric solution, with a training loss below 0.01 in each."""
@@ -135,8 +140,9 @@ def memory_of_member(recipe: Recipe) -> float:
 class Stack:
     """Members in training: model, optimizer state, and what was seen of each. One buffer row a member, `[members, size]`."""
 
-    def __init__(self, recipes: Sequence[Recipe], device: torch.device | None = None) -> None:
+    def __init__(self, recipes: Sequence[Recipe], device: torch.device | None = None, *, compiled: bool = False) -> None:
         """Members at step 0. Raises ValueError if the recipes differ in structure."""
+        _keep_freed_memory()
         structures = {structure(recipe) for recipe in recipes}
         if len(structures) != 1:
             raise ValueError(f"a stack holds recipes of one structure; these have {len(structures)}")
@@ -164,7 +170,9 @@ class Stack:
             view.copy_(parameter.data)
             parameter.data = view
         self._gradient_views = self._views(self.gradients)
-        self._backprop = Backprop(self.model, first.batch, PRECISIONS[first.precision])
+        self.compiled = compiled
+        dtype = PRECISIONS[first.precision]
+        self._backprop = CompiledBackprop(self.model, dtype) if compiled else Backprop(self.model, first.batch, dtype)
         self._largest_norm = torch.tensor([recipe.optimizer.clip for recipe in recipes], device=self.device)
         self._decayed = self._decay_mask()
         self._adam = self._make_adam()
@@ -290,7 +298,7 @@ class Stack:
     def subset(self, members: list[int]) -> "Stack":
         """The same training with only these members left."""
         members = members * 2 if len(members) == 1 else members
-        stack = Stack([self.recipes[member] for member in dict.fromkeys(members)], self.device)
+        stack = Stack([self.recipes[member] for member in dict.fromkeys(members)], self.device, compiled=self.compiled)
         stack._restore(
             {name: tensor[members] for name, tensor in self._state().items()},
             {name: [values[member] for member in members] for name, values in self._seen().items()},
@@ -320,7 +328,7 @@ class Stack:
         from safetensors.torch import save
 
         seen = self._seen() | {"trajectories": [[asdict(point) for point in points] for points in self.trajectories]}
-        about = json.dumps({"run_ids": self.run_ids, "step": self.step, "seen": seen})
+        about = json.dumps({"run_ids": self.run_ids, "step": self.step, "compiled": self.compiled, "seen": seen})
         state = {name: tensor.cpu() for name, tensor in self._state().items()}
         write_atomically(path, save(state, {"anchorbench": about, "digest": _digest(about, state)}))
 
@@ -339,7 +347,7 @@ class Stack:
             if metadata["digest"] != _digest(metadata["anchorbench"], state):
                 raise KeyError("digest")
             about = json.loads(metadata["anchorbench"])
-            stack = cls(recipes)
+            stack = cls(recipes, compiled=about["compiled"])
             if about["run_ids"] != stack.run_ids:
                 raise ValueError(f"checkpoint {path} belongs to another stack")
             points = [[Point(**point) for point in points] for points in about["seen"]["trajectories"]]
@@ -347,6 +355,12 @@ class Stack:
         except (SafetensorError, OSError, KeyError, TypeError, RuntimeError, json.JSONDecodeError):
             raise ValueError(f"checkpoint {path} is damaged") from None
         return stack
+
+
+def _keep_freed_memory() -> None:
+    """Or glibc hands it back and gets it again, cleared, in every step: a quarter of a compiled step's time."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _digest(about: str, state: dict[str, Tensor]) -> str:
@@ -402,15 +416,17 @@ def train(
     checkpoint: Path | None = None,
     keep_steps: Sequence[int] = (),
     finished: Callable[[Member], None] = lambda member: None,
+    *,
+    compiled: bool = False,
 ) -> list[Member]:
     """Trains the recipes as one stack and returns its members in the same order.
 
     `progress` is called after every step with its number, `finished` with each member as soon as it has ended. With
     `checkpoint`, the state is saved there every 15 seconds, and training goes on from what is found there; a file that is damaged
-    or lacks one of `keep_steps`, the steps whose weights are kept as well, is ignored. Raises ValueError if the recipes differ in
-    structure.
+    or lacks one of `keep_steps`, the steps whose weights are kept as well, is ignored. `compiled` is for many members of one
+    structure: see `anchorbench.compiled`. Raises ValueError if the recipes differ in structure.
     """
-    stack = _resumed(recipes, checkpoint, keep_steps) or Stack(recipes)
+    stack = _resumed(recipes, checkpoint, keep_steps) or Stack(recipes, compiled=compiled)
     done: dict[str, Member] = {}
     evaluate_at = evaluation_steps(recipes[0])
     saved = time.perf_counter()

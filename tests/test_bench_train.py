@@ -18,13 +18,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from anchorbench import bench_train as module
 from anchorbench.backprop import Backprop
-from anchorbench.bench_train import bench_train, loop_steps, products_per_step, shapes
+from anchorbench.bench_train import Case, Row, bench_train, cases, loop_steps, paper_days, paper_runs, products_per_step
 from anchorbench.model import GPT
-from anchorbench.recipe import PRESETS, Recipe
+from anchorbench.recipe import PRESETS
+from anchorbench.train import evaluation_steps
 
 BASE = TINY.override({"variant": "heldout-both"})
 FIELDS = {"shape", "k", "path", "precision", "member_steps_per_s", "loop_member_steps_per_s", "ratio", "floor_share"}
 CLOCK = itertools.count()
+LARGE_SHAPE = "B"
 
 
 def test_products_of_a_step_by_hand() -> None:
@@ -120,32 +122,33 @@ def test_the_loop_sees_all_examples_again_and_again(watched: types.SimpleNamespa
     assert set(watched.logits) == {((16, 120), (16,))}
 
 
-def test_shapes() -> None:
-    small, large = shapes(large=False), shapes(large=True)
+def test_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bf16 and compiled steps are measured where they can be."""
+    monkeypatch.setattr(module, "can_compile", lambda: False)
+    monkeypatch.setattr(module, "native_bf16", lambda: False)
+    small, large = cases(large=False), cases(large=True)
     assert list(small) == list(large)[:1]
-    [(recipe, sizes)] = small.values()
-    assert recipe == PRESETS["laptop"]
-    assert (recipe.model.d_model, recipe.model.d_ff, recipe.model.n_layer, recipe.model.n_head, recipe.batch) == (
-        64,
-        256,
-        2,
-        1,
-        128,
-    )
-    assert 1 in sizes
-    wide, _ = list(large.values())[1]
+    [laptop] = small.values()
+    assert laptop.recipe == PRESETS["laptop"]
+    assert laptop.stacks == [("fp32", False, 1), ("fp32", False, 8)]
+    wide = list(large.values())[1].recipe
     assert (wide.model.d_model, wide.model.d_ff, wide.batch) == (400, 1200, 2048)
+    monkeypatch.setattr(module, "can_compile", lambda: True)
+    monkeypatch.setattr(module, "native_bf16", lambda: True)
+    best = {case.stacks[-1] for case in cases(large=True).values()}
+    assert best == {("bf16", True, 8), ("bf16", True, 2)}
 
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two shapes of a moment, one turn each, and a clock that moves by a second at each look."""
 
-    def small(*, large: bool) -> dict[str, tuple[Recipe, list[int]]]:
-        measured = {"one": (BASE, [1, 3])}
-        return measured | {"two": (BASE.override({"batch": 200, "model.n_layer": 1}), [2])} if large else measured
+    def small(*, large: bool) -> dict[str, Case]:
+        measured = {"one": Case(BASE, [("fp32", False, 1), ("bf16", False, 3)], steps=10)}
+        other = BASE.override({"batch": 200, "model.n_layer": 1})
+        return measured | {"two": Case(other, [("fp32", False, 2)], steps=1)} if large else measured
 
-    monkeypatch.setattr(module, "shapes", small)
+    monkeypatch.setattr(module, "cases", small)
     monkeypatch.setattr(module, "LARGE", 32)
     monkeypatch.setattr(module, "bench_train", functools.partial(bench_train, turns=1))
     monkeypatch.setattr(module, "time", types.SimpleNamespace(perf_counter=lambda: next(CLOCK)))
@@ -162,16 +165,30 @@ def test_the_file_holds_a_row_a_shape_and_stack(cli: Cli, tiny: None, tmp_path: 
         rows, [(10, BASE), (10, BASE), (1, BASE.override({"batch": 200, "model.n_layer": 1}))], strict=True
     ):
         assert row.keys() == FIELDS
-        assert row["precision"] == "fp32"
+        assert (row["path"], row["precision"]) == ("eager", "bf16" if row["k"] == 3 else "fp32")
         assert row["loop_member_steps_per_s"] == pytest.approx(steps)
         assert row["member_steps_per_s"] == pytest.approx(steps * row["k"])
         assert row["ratio"] == pytest.approx(row["k"])
         floor = 2 * products_per_step(recipe) / rate
         assert row["floor_share"] == pytest.approx(floor * row["member_steps_per_s"])
     lines = [line.split() for line in shown.out.splitlines()]
-    assert [line for line in lines if line[:2] == ["one", "3"]] == [
-        ["one", "3", "30.0", "33.33", "100.00", "3.0", f"{rows[1]['floor_share']:.0%}"]
+    assert [line for line in lines if line[:1] == ["one"] and "bf16" in line] == [
+        ["one", "eager", "bf16", "3", "33.33", "100.0", "3.0", f"{rows[1]['floor_share']:.0%}"]
     ]
+    # Each evaluation takes a second, and so does a step.
+    evaluations = len(evaluation_steps(BASE)) + 1
+    assert f"one: evaluations during {BASE.steps} steps take {evaluations / BASE.steps:.1%} of the time of training" in shown.out
+    assert "The 108 runs of paper-neurips would take about" in shown.out
+
+
+def test_the_papers_diagram_is_projected_by_its_products() -> None:
+    """By hand: were every run as the measured one but for its depth and steps, at one member-step a second."""
+    runs = paper_runs()
+    assert len(runs) == 108
+    row = Row(LARGE_SHAPE, 1, "eager", "fp32", 1.0, 1.0, 1.0, 1.0)
+    measured = products_per_step(cases(large=True)[LARGE_SHAPE].recipe)
+    days = sum(77_700 * products_per_step(run) / measured for run in runs) / 86_400
+    assert paper_days(row) == pytest.approx(days)
 
 
 def test_the_large_shape_may_be_left_out(cli: Cli, tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
