@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from anchorbench.hub import UNKNOWN_WORD, load_member, load_model
+from anchorbench.hub import ANY_LENGTH, UNKNOWN_WORD, load_member, load_model
 from anchorbench.initialize import Init, initialize
 from anchorbench.model import GPT
 from anchorbench.store import Run
@@ -56,13 +56,18 @@ class Internals:
     `ff_in.0`."""
     untrained: Callable[[int], "Internals"]
     """seed -> models of the same shape with fresh initial weights."""
+    max_length: int = ANY_LENGTH
+    min_length: int = 1
 
     @torch.no_grad()
     def run(self, tokens: Int[Tensor, "... batch seq"], edits: Edits | None = None) -> Activations:
         """A forward pass over `tokens`: `[members, batch, seq]`, or `[batch, seq]`, the same for all members.
 
-        Raises ValueError for a token outside the vocabulary, or logits that are not finite.
+        Raises ValueError for a token outside the vocabulary, another length, or logits that are not finite.
         """
+        if not self.min_length <= tokens.shape[-1] <= self.max_length:
+            allowed = f"at most {self.max_length}" if self.min_length == 1 else f"exactly {self.max_length}"
+            raise ValueError(f"the task's sequences have {tokens.shape[-1]} tokens; the model takes {allowed}")
         if int(tokens.max()) >= self.vocab_size:
             raise ValueError(f"the task uses token {int(tokens.max())}, but the model's vocabulary is 0..{self.vocab_size - 1}")
         activations = self.forward(tokens if tokens.ndim == 3 else tokens.expand(self.members, -1, -1), edits or {})
@@ -123,7 +128,7 @@ def stack_internals(model: GPT, inits: Sequence[Init] | None = None) -> Internal
     for layer, block in enumerate(model.layers):
         for name in ("query", "key", "value", "ff_in"):
             weights[f"{name}.{layer}"] = getattr(block, name).weight.detach()
-    return Internals(len(model.layers), model.members, model.vocab_size, forward, weights, untrained)
+    return Internals(len(model.layers), model.members, model.vocab_size, forward, weights, untrained, model.seq_len, model.seq_len)
 
 
 def _of_bridge(model: nn.Module) -> Internals:
@@ -169,9 +174,8 @@ def _of_bridge(model: nn.Module) -> Internals:
         for name in ("query", "key", "value"):
             weights[f"{name}.{layer}"] = getattr(block.attn, f"W_{name[0].upper()}").transpose(0, 1).flatten(1)
         weights[f"ff_in.{layer}"] = block.mlp.W_in
-    return Internals(
-        len(blocks), 1, bridge.cfg.d_vocab, forward, {name: weight.detach()[None] for name, weight in weights.items()}, untrained
-    )
+    named = {name: weight.detach()[None] for name, weight in weights.items()}
+    return Internals(len(blocks), 1, bridge.cfg.d_vocab, forward, named, untrained, bridge.cfg.n_ctx)
 
 
 def _bridge(model: Any) -> Any:

@@ -1,20 +1,27 @@
 """Attention flow: from where do the anchor positions and the last position read, layer by layer? (2405.05409, section 4.1)
 
 In the papers' inferential circuit, layer 1 moves the key to each anchor and layer 2 moves both anchors to the last position; in
-their symmetric circuit, layer 1 merges both anchors at the last position and layer 2 fetches the key.
+their symmetric circuit, layer 1 merges both anchors at the last position and layer 2 fetches the key. With one anchor, layer 1
+shifts - the later of key and anchor reads the other - and layer 2 broadcasts what was moved there (2401.08309, mechanism).
 
 It does not show how a model answers: pre-LN members of two layers move the key to the anchors whether they compose or memorize,
 and attention to a position does not prove that what stands there is used.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from anchorbench.hub import open_model
+from anchorbench.internals import Internals
 from anchorbench.task import Task
 
+from .reading import open_one, read, trained_examples
+from .score import Score, mean_scores
+
+LAST = "last position"
 DOES_NOT_SHOW = "Attention to a position does not prove that what stands there is used, nor that the model composes."
 
 
@@ -22,6 +29,9 @@ DOES_NOT_SHOW = "Attention to a position does not prove that what stands there i
 class AttentionFlow:
     """Mean share of attention, `[layer, reader, source]`, with the half-width of its 95% interval over sequences, and the same
     measure on an untrained model of the same shape (`control`).
+
+    Scores, layers counted from 0: `key_to_anchors`, how much the anchors read the key in layer 0; of each layer `anchors_to_last`
+    and `key_to_last`, how much the last position reads them; with one anchor `shift` in layer 0 and `broadcast` in the last layer.
     """
 
     readers: tuple[str, ...]
@@ -29,7 +39,28 @@ class AttentionFlow:
     share: Float[np.ndarray, "layer reader source"]
     half_width: Float[np.ndarray, "layer reader source"]
     control: Float[np.ndarray, "layer reader source"]
+    table: dict[str, Score]
     does_not_show: str = DOES_NOT_SHOW
+    size: ClassVar[tuple[float, float]] = (7.4, 2.6)
+
+    def scores(self) -> dict[str, Score]:
+        return self.table
+
+    def draw(self, figure: Any) -> None:
+        """A heat map a layer: who reads from where, with the untrained model's share in brackets."""
+        panels = figure.subplots(1, len(self.share), squeeze=False, sharey=True)[0]
+        for layer, axes in enumerate(panels):
+            axes.imshow(self.share[layer], cmap="Blues", vmin=0, vmax=1, aspect="auto")
+            for (reader, source), share in np.ndenumerate(self.share[layer]):
+                words = f"{share:.2f}\n({self.control[layer, reader, source]:.2f})"
+                axes.text(source, reader, words, ha="center", va="center", fontsize=7.5, color="white" if share > 0.6 else "black")
+            axes.set_xticks(range(len(self.sources)), [source.replace(" ", "\n") for source in self.sources], fontsize=8)
+            axes.set_yticks(range(len(self.readers)), self.readers, fontsize=8)
+            axes.set(title=f"layer {layer + 1}", xlabel="reads from")
+            axes.tick_params(length=0)
+            axes.spines[:].set_visible(False)
+        panels[0].set_ylabel("reader")
+        figure.colorbar(panels[0].images[0], ax=panels, label="share of attention\n(in brackets: untrained)")
 
 
 def attention_flow(model: object, task: Task, n: int = 500, seed: int = 0) -> AttentionFlow:
@@ -37,26 +68,64 @@ def attention_flow(model: object, task: Task, n: int = 500, seed: int = 0) -> At
 
     `model` is anything that `anchorbench.classify` takes. Where reader and source coincide, the share is the position's
     attention to itself; a last position that is an anchor counts as that anchor. Heads are averaged. Raises ValueError for fewer
-    than two sequences, and as `classify` does.
+    than two sequences, for a task without a key, and as `classify` does.
     """
     if n < 2:
         raise ValueError(f"n is {n}; allowed: at least 2 sequences, so that there is an interval")
-    opened = open_model(model)
-    tokens = task.sample("iid", n, seed).tokens
+    opened, task = open_one(model, task)
+    tokens = trained_examples(task, n, seed).tokens
     marks = task.landmarks(tokens)
-    last = np.full(n, task.seq_len - 1)
-    readers = {name: at for name, at in marks.items() if name != "key"} | {"last position": last}
+    if (marks["key"] < 0).any():
+        raise ValueError(f"probe attention_flow needs a task with a key; {task.name} has none")
+    readers = {name: at for name, at in marks.items() if name != "key"} | {LAST: np.full(n, task.seq_len - 1)}
+    found, control = (attention(which, tokens) for which in (opened, opened.untrained(seed)))
+    share, untrained = flow(found, readers, marks), flow(control, readers, marks)
+    return AttentionFlow(
+        tuple(readers),
+        (*marks, "filler"),
+        share=share[0].mean(0),
+        half_width=1.96 * share[0].std(0, ddof=1) / np.sqrt(n),
+        control=untrained[0].mean(0),
+        table=mean_scores(summary(found, marks), summary(control, marks)),
+    )
 
-    def measure(patterns: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        rows = np.arange(n)
-        per_sequence = np.empty((n, len(patterns), len(readers), len(marks) + 1))
-        for layer, pattern in enumerate(patterns):
-            for reader, at in enumerate(readers.values()):
-                attention = pattern.mean(1)[rows, at]  # [n, seq]
-                shares = [attention[rows, source] for source in marks.values()]
-                per_sequence[:, layer, reader] = np.stack([*shares, 1 - sum(shares)], axis=-1)
-        return per_sequence.mean(0), 1.96 * per_sequence.std(0, ddof=1) / np.sqrt(n)
 
-    share, half_width = measure(opened.attention(tokens))
-    control, _ = measure(opened.untrained(seed).attention(tokens))
-    return AttentionFlow(tuple(readers), (*marks, "filler"), share, half_width, control)
+def attention(opened: Internals, tokens: Int[np.ndarray, "n seq"]) -> list[Float[np.ndarray, "members n query key"]]:
+    """The attention of each layer, heads averaged."""
+    return read(opened, tokens, lambda a: [pattern.mean(2) for pattern in a.patterns])
+
+
+def flow(
+    patterns: list[Float[np.ndarray, "members n query key"]],
+    readers: Mapping[str, Int[np.ndarray, " n"]],
+    sources: Mapping[str, Int[np.ndarray, " n"]],
+) -> Float[np.ndarray, "members n layer reader source"]:
+    """The share of attention that each reader's position gives to each source's, and last to all others."""
+    members, n = patterns[0].shape[:2]
+    rows = np.arange(n)
+    shares = np.empty((members, n, len(patterns), len(readers), len(sources) + 1))
+    for layer, pattern in enumerate(patterns):
+        for reader, at in enumerate(readers.values()):
+            given = pattern[:, rows, at]  # [members, n, seq]
+            named = [given[:, rows, source] for source in sources.values()]
+            shares[:, :, layer, reader] = np.stack([*named, 1 - np.sum(named, axis=0)], axis=-1)
+    return shares
+
+
+def summary(
+    patterns: list[Float[np.ndarray, "members n query key"]], marks: Mapping[str, Int[np.ndarray, " n"]]
+) -> dict[str, Float[np.ndarray, "members n"]]:
+    """What the scores of AttentionFlow are the means of."""
+    n, seq = patterns[0].shape[1:3]
+    rows, key = np.arange(n), marks["key"]
+    anchors = [at for name, at in marks.items() if "anchor" in name]
+    last = [pattern[:, :, seq - 1] for pattern in patterns]
+    named: dict[str, np.ndarray] = {f"key_to_last.{layer}": given[:, rows, key] for layer, given in enumerate(last)}
+    if anchors:
+        named["key_to_anchors"] = np.mean([patterns[0][:, rows, at, key] for at in anchors], axis=0)
+    for layer, given in enumerate(last if anchors else []):
+        named[f"anchors_to_last.{layer}"] = np.sum([given[:, rows, at] for at in anchors], axis=0)
+    if len(anchors) == 1:
+        earlier, later = np.sort([key, anchors[0]], axis=0)
+        named |= {"shift": patterns[0][:, rows, later, earlier], "broadcast": last[-1][:, rows, later]}
+    return named

@@ -92,6 +92,10 @@ def test_what_does_not_fit_is_one_sentence() -> None:
     internals = open_internals(stack("pre"))
     with pytest.raises(ValueError, match=r"the task uses token 5000, but the model's vocabulary is 0\.\.\d+$"):
         internals.run(torch.full((1, 9), 5000))
+    with pytest.raises(ValueError, match=r"the task's sequences have 8 tokens; the model takes exactly 9$"):
+        internals.run(TOKENS[:, :8])
+    with pytest.raises(ValueError, match=r"the task's sequences have 18 tokens; the model takes at most 9$"):
+        open_internals(to_transformers(stack("pre"))).run(TOKENS.repeat(1, 2))
     broken = stack("pre")
     broken.token_embedding[0, 3] = np.nan
     with pytest.raises(ValueError, match="not finite"):

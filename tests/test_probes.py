@@ -1,6 +1,6 @@
 """Attention flow against shares worked out by hand, and against a slow loop."""
 
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ import torch
 from conftest import random_gpt
 
 from anchorbench import load_task
-from anchorbench.hub import OpenModel, open_model
+from anchorbench.internals import Activations, Internals, open_internals
 from anchorbench.probes import attention_flow
 from anchorbench.store import Run
 
@@ -16,16 +16,26 @@ TASK = load_task("composite")
 MODEL = random_gpt(n_layer=3, n_head=2, d_model=8, d_head=4, d_ff=16)
 
 
-def fixed(patterns: list[np.ndarray]) -> OpenModel:
+def fixed(patterns: list[np.ndarray]) -> Internals:
     """A model whose attention is `patterns` (each `[head, query, key]`) for every sequence, and whose untrained twin is uniform."""
 
-    def give(arrays: list[np.ndarray]):
-        return lambda tokens: [torch.from_numpy(array).expand(len(tokens), *array.shape) for array in arrays]
+    def with_patterns(arrays: list[np.ndarray], untrained: Internals | None) -> Internals:
+        def forward(tokens: torch.Tensor, edits: object) -> Activations:
+            given = [torch.from_numpy(array).expand(1, tokens.shape[1], *array.shape) for array in arrays]
+            return Activations(torch.zeros(1, tokens.shape[1], 120), given, [], [])
+
+        return Internals(len(arrays), 1, 120, forward, {}, lambda seed: untrained)
 
     causal = np.tril(np.ones((9, 9)))
     uniform = [np.tile(causal / causal.sum(1, keepdims=True), (len(pattern), 1, 1)) for pattern in patterns]
-    opened = replace(open_model(MODEL), patterns=give(patterns))
-    return replace(opened, untrained=lambda seed: replace(opened, patterns=give(uniform)))
+    return with_patterns(patterns, with_patterns(uniform, None))
+
+
+def shifted(by: int) -> np.ndarray:
+    """Every position reads the one `by` before it; the first ones read position 0."""
+    pattern = np.zeros((1, 9, 9))
+    pattern[0, np.arange(9), np.maximum(np.arange(9) - by, 0)] = 1
+    return pattern
 
 
 def test_shapes_and_names() -> None:
@@ -106,7 +116,7 @@ def test_it_agrees_with_a_loop_over_sequences() -> None:
 
 def test_the_control_is_an_untrained_model() -> None:
     flow = attention_flow(MODEL, TASK, n=50, seed=1)
-    untrained = attention_flow(open_model(MODEL).untrained(1), TASK, n=50, seed=1)
+    untrained = attention_flow(open_internals(MODEL).untrained(1), TASK, n=50, seed=1)
     np.testing.assert_allclose(flow.control, untrained.share)
     assert np.abs(flow.share - flow.control).max() > 0.01
 
@@ -135,3 +145,36 @@ def test_a_task_with_only_a_key() -> None:
 def test_too_few_sequences_are_refused(n: int) -> None:
     with pytest.raises(ValueError, match="at least"):
         attention_flow(MODEL, TASK, n=n)
+
+
+def test_scores_of_the_key_to_anchors_circuit() -> None:
+    """Layer 1: the first anchor reads the key, the second reads the first; layer 2: the last position reads 7 and 6 by halves."""
+    flow = attention_flow(fixed([shifted(1), (shifted(1) + shifted(2)) / 2]), TASK, n=400)
+    at = TASK.sample("iid", 400, 0).position
+    scores = flow.scores()
+    assert scores["key_to_anchors"].value == pytest.approx(0.5)  # one anchor of two
+    assert scores["key_to_last.0"].value == pytest.approx((at == 7).mean())
+    assert scores["key_to_last.1"].value == pytest.approx((at == 6).mean() / 2)
+    # Anchors at p + 1 and p + 2: with p = 4 they are 5 and 6, with p = 5 both, with p = 6 they are 7 and 8.
+    assert scores["anchors_to_last.1"].value == pytest.approx(((at == 4) / 2 + (at == 5) + (at == 6) / 2).mean())
+    assert scores["key_to_anchors"].control == pytest.approx(((1 / (at + 2) + 1 / (at + 3)) / 2).mean())
+    assert "shift" not in scores
+
+
+@pytest.mark.parametrize("variant", ["default", "reverse"])
+def test_shift_and_broadcast(variant: str) -> None:
+    """Anchor and key are neighbours; in layer 1 each position reads the one before it, in layer 2 the last one reads position 5."""
+    task = load_task("identity", variant, vocab_size=120)
+    broadcast = np.zeros((1, 9, 9))
+    broadcast[0, :, 5] = 1
+    scores = attention_flow(fixed([shifted(1), broadcast]), task, n=400).scores()
+    marks = task.landmarks(task.sample("iid", 400, 0).tokens)
+    assert scores["shift"].value == 1
+    assert scores["broadcast"].value == pytest.approx((np.maximum(marks["key"], marks["anchor"]) == 5).mean())
+    backwards = attention_flow(fixed([shifted(0), shifted(1)]), task, n=400).scores()
+    assert backwards["shift"].value == 0
+
+
+def test_a_task_without_a_key_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^probe attention_flow needs a task with a key; scan has none$"):
+        attention_flow(MODEL, load_task("scan"))

@@ -1,0 +1,135 @@
+"""Anchor value: does the first anchor's position carry g(key, a1), the key after the first anchor? (2405.05409, section 4.1)
+
+The papers compare the rows of the second layer's value matrix at the first anchor's position: in their inferential solution they
+are alike where g is equal, whichever key and anchor made it, so that sorted by g the cosines form blocks. A position sees only
+what stands before it, so the second anchor does not matter: one that is trained with the most first anchors is written there, and
+g is equal where the answers with it are. As in `fused_vector`, the mean of each base sequence is taken off first.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from anchorbench.internals import Internals
+from anchorbench.task import Task
+
+from .pair_grid import (
+    FIRST,
+    Grid,
+    by_difference,
+    centred,
+    cosines,
+    draw_by_difference,
+    equal_against_unequal,
+    require_pairs,
+    trained_keys_and_pairs,
+    write_grid,
+)
+from .reading import open_one, read, trained_examples
+from .score import Score, mean_scores
+
+PROBE = "anchor_value"
+BLOCKS = 6
+"""Values of g in the heat map."""
+
+
+@dataclass(frozen=True)
+class AnchorValue:
+    """Mean cosines of value vectors at the first anchor with 95% intervals over base sequences; the control is an untrained model.
+
+    `equal_g`, `unequal_g` and their difference: different keys and different first anchors.
+    """
+
+    table: dict[str, Score]
+    by_difference: Float[np.ndarray, " difference"]
+    """Mean cosine by the difference of g, 0 to FARTHEST, for different anchors; NaN where the task has none."""
+    by_difference_control: Float[np.ndarray, " difference"]
+    blocks: Float[np.ndarray, "cell cell"]
+    """Mean cosines of neighbouring values of g, each made by every first anchor in turn."""
+    block_keys: Int[np.ndarray, " cell"]
+    block_anchors: Int[np.ndarray, " cell"]
+    does_not_show: str = (
+        "It does not show that layer 1 reads the vector, and vectors that only follow the number line are alike for equal g too."
+    )
+    size: ClassVar[tuple[float, float]] = (7.4, 3.4)
+
+    def scores(self) -> dict[str, Score]:
+        return self.table
+
+    def draw(self, figure: Any) -> None:
+        """Similarity by difference of g, and the equal-output blocks."""
+        from matplotlib.patches import Rectangle
+
+        curve, heat = figure.subplots(1, 2)
+        draw_by_difference(curve, self.by_difference, self.by_difference_control)
+        curve.set(xlabel="difference of g(key, first anchor)", title="value vector at the first anchor")
+        cells = len(self.blocks)
+        each = len(np.unique(self.block_anchors))
+        image = heat.imshow(self.blocks, cmap="RdBu_r", vmin=-1, vmax=1)
+        for start in range(0, cells, max(each, 1)):
+            heat.add_patch(Rectangle((start - 0.5, start - 0.5), each, each, fill=False, lw=0.9))
+        labels = [f"{key}, a{anchor}" for key, anchor in zip(self.block_keys, self.block_anchors, strict=True)]
+        heat.set_yticks(range(cells), labels, fontsize=6)
+        heat.set(xticks=[], xlabel="the same cells", title="boxes: equal g")
+        heat.tick_params(length=0)
+        figure.colorbar(image, ax=heat, shrink=0.8, label="mean cosine")
+
+
+def anchor_value(model: object, task: Task, n: int = 16, seed: int = 0) -> AnchorValue:
+    """Similarity of value vectors at the first anchor over `n` base sequences, each with every key and first anchor.
+
+    The vector is the stream after layer 0 times the value matrix of layer 1 (without the LayerNorm between the two), or the
+    stream itself in a model of one layer. `model` is anything that `anchorbench.classify` takes. Raises ValueError as `classify`
+    does, for a task without two anchors or whose key stands after them, and for fewer than two base sequences.
+    """
+    if n < 2:
+        raise ValueError(f"n is {n}; allowed: at least 2 base sequences, so that there is an interval")
+    opened, task = open_one(model, task)
+    require_pairs(PROBE, task)
+    bases = trained_examples(task, n, seed)
+    marks = task.landmarks(bases.tokens)
+    if (marks["key"] > marks[FIRST]).any():
+        raise ValueError(f"probe {PROBE} needs a task whose key stands before its anchors; in {task.name} it stands after them")
+    keys, pairs = trained_keys_and_pairs(task, seed)
+    second = np.bincount(pairs[:, 1]).argmax()
+    if (pairs[:, 1] == second).sum() < 2:
+        raise ValueError(f"probe {PROBE} needs a task that trains two first anchors with one second anchor; {task.name} does not")
+    grid = write_grid(PROBE, task, bases, np.tile(keys, (n, 1)), pairs[pairs[:, 1] == second])
+    found, control = (values_at_first_anchor(which, grid) for which in (opened, opened.untrained(seed)))
+    cells = _neighbours(grid)
+    key, anchor = np.divmod(cells, len(grid.pairs))
+    return AnchorValue(
+        table=mean_scores(similarities(found, grid), similarities(control, grid)),
+        by_difference=by_difference(found, grid)[0],
+        by_difference_control=by_difference(control, grid)[0],
+        blocks=cosines(centred(found)[0].reshape(n, -1, found.shape[-1])[:, cells]).mean(0),
+        block_keys=keys[key],
+        block_anchors=grid.pairs[anchor, 0],
+    )
+
+
+def values_at_first_anchor(opened: Internals, grid: Grid) -> Float[np.ndarray, "members base key anchor d"]:
+    """The value vectors, by the models side by side."""
+    at = np.repeat(grid.first_anchor, grid.label[0].size)
+    [stream] = read(opened, grid.flat, lambda a: [a.streams[0]])
+    stream = stream[:, np.arange(len(at)), at]
+    if opened.n_layer > 1:
+        stream = stream @ opened.weights["value.1"].float().cpu().numpy()
+    return stream.reshape(len(stream), *grid.label.shape, -1)
+
+
+def similarities(codes: Float[np.ndarray, "members base key anchor d"], grid: Grid) -> dict[str, Float[np.ndarray, "members base"]]:
+    """The mean cosines that AnchorValue names, a value a base; NaN where a base has no two such sequences."""
+    equal, unequal = equal_against_unequal(codes, grid)
+    return {"equal_g": equal, "unequal_g": unequal, "equal_minus_unequal": equal - unequal}
+
+
+def _neighbours(grid: Grid) -> Int[np.ndarray, " cell"]:
+    """The cells (key, anchor) of BLOCKS neighbouring values of g in the middle of those that every anchor makes, in order of g."""
+    answer = grid.label[0].ravel()
+    values, count = np.unique(answer, return_counts=True)
+    by_all = values[count == len(grid.pairs)]
+    middle = max(0, (len(by_all) - BLOCKS) // 2)
+    return np.concatenate([np.flatnonzero(answer == value) for value in by_all[middle : middle + BLOCKS]] or [np.arange(0)])

@@ -1,0 +1,45 @@
+"""What probes share: one model opened with its own task, its activations read in batches, sequences of trained groups."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from anchorbench.internals import Activations, Internals, open_internals
+from anchorbench.store import Run, read_run
+from anchorbench.task import Examples, Task
+
+BATCH = 1024
+"""Sequences at a time, over all members."""
+
+
+def open_one(model: object, task: Task) -> tuple[Internals, Task]:
+    """One model opened, and the task that it was trained on: of a run of the task's variant, its own, as held-out pairs may rotate.
+
+    Raises ValueError as `anchorbench.classify` does, and for a stack of several members.
+    """
+    if isinstance(model, str | Path) and (Path(model) / "digests.json").exists():
+        model = read_run(Path(model))
+    if isinstance(model, Run) and (model.result.task, model.result.variant) == (task.name, task.variant):
+        task = model.recipe.load_task()
+    opened = open_internals(model)
+    if opened.members != 1:
+        raise ValueError(f"the stack has {opened.members} members; allowed: 1, pick one first")
+    return opened, task
+
+
+def read(
+    opened: Internals, tokens: Int[np.ndarray, "n seq"], pick: Callable[[Activations], list[Tensor]]
+) -> list[Float[np.ndarray, "members n ..."]]:
+    """What `pick` takes from the activations, each `[members, batch, ...]`, of all `n` sequences."""
+    batches = torch.from_numpy(tokens).split(max(1, BATCH // opened.members))
+    parts = [[x.float().cpu().contiguous() for x in pick(opened.run(batch))] for batch in batches]  # not a view of all activations
+    return [torch.cat(arrays, 1).numpy() for arrays in zip(*parts, strict=True)]
+
+
+def trained_examples(task: Task, n: int, seed: int) -> Examples:
+    """`n` examples of trained groups, at unseen positions of their keys where the task has such a split."""
+    return task.sample("iid" if "iid" in task.splits else "train", n, seed)

@@ -1,0 +1,99 @@
+"""A probe's numbers: the value, its 95% interval, and the same measure under the probe's control."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import stats
+
+COLORS = {"trained": "#0072B2", "control": "#8a8a8a", "key": "#009E73", "anchor": "#D55E00"}
+"""Of Okabe and Ito's palette, and a grey."""
+
+BLOCKS = 20
+"""Of the jackknife; the interval of so many is 3% wider than that of any number."""
+
+
+class Score(NamedTuple):
+    """`value`, its 95% interval `low` to `high`, and the same measure under the probe's control."""
+
+    value: float
+    low: float
+    high: float
+    control: float
+
+    def within(self, lowest: float, highest: float) -> "Score":
+        """The same with its interval cut to what the measure can be."""
+        return self._replace(low=max(self.low, lowest), high=min(self.high, highest))
+
+
+@runtime_checkable
+class Result(Protocol):
+    """What every probe returns."""
+
+    size: ClassVar[tuple[float, float]]
+    """Width and height of the figure in inches."""
+
+    @property
+    def does_not_show(self) -> str:
+        """One sentence: what must not be read into the scores."""
+        ...
+
+    def scores(self) -> dict[str, Score]:
+        """The flat table of named numbers."""
+        ...
+
+    def draw(self, figure: Any) -> None:
+        """Draws on a matplotlib figure or subfigure."""
+        ...
+
+
+def mean_score(values: Float[np.ndarray, " units"], control: float) -> Score:
+    """The mean over independent units, with its t interval. Raises ValueError for fewer than two units."""
+    if len(values) < 2:
+        raise ValueError(f"{len(values)} sequences or keys; allowed: at least 2, so that there is an interval")
+    return _score(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))), len(values), control)
+
+
+def mean_scores(
+    found: dict[str, Float[np.ndarray, "members units"]], control: dict[str, Float[np.ndarray, "members units"]]
+) -> dict[str, Score]:
+    """The first member's mean scores; left out is what the task does not ask for, which is NaN."""
+    asked = [name for name, values in found.items() if np.isfinite(values[0]).all()]
+    return {name: mean_score(found[name][0], float(control[name][0].mean())) for name in asked}
+
+
+def jackknife_scores(
+    statistic: Callable[[Int[np.ndarray, " kept"]], dict[str, float]], units: int, control: dict[str, float]
+) -> dict[str, Score]:
+    """`statistic(indices of the units used)` of all units; the interval is that of the jackknife over (blocks of) units."""
+    everyone = np.arange(units)
+    blocks = min(units, BLOCKS)
+    without = [statistic(everyone[everyone % blocks != block]) for block in range(blocks)]
+    scores: dict[str, Score] = {}
+    for name, value in statistic(everyone).items():
+        error = np.sqrt((blocks - 1) * np.var([left[name] for left in without]))
+        scores[name] = _score(value, float(error), blocks, control[name])
+    return scores
+
+
+def _score(value: float, error: float, units: int, control: float) -> Score:
+    half = float(stats.t.ppf(0.975, units - 1)) * error
+    return Score(value, value - half, value + half, control)
+
+
+def draw_scores(axes: Any, scores: dict[str, Score]) -> None:
+    """A row a score, from top to bottom: dot and line for value and interval, a hollow diamond for the control."""
+    rows = np.arange(len(scores))[::-1]
+    for row, score in zip(rows, scores.values(), strict=True):
+        axes.plot([score.low, score.high], [row, row], color=COLORS["trained"], lw=2, solid_capstyle="butt", zorder=2)
+    values, controls = ([getattr(score, name) for score in scores.values()] for name in ("value", "control"))
+    axes.scatter(
+        controls, rows, marker="D", s=28, facecolor="white", edgecolor=COLORS["control"], lw=1.3, zorder=3, label="control"
+    )
+    axes.scatter(values, rows, s=28, color=COLORS["trained"], zorder=4, label="this model, 95% interval")
+    axes.set_yticks(rows, list(scores))
+    axes.set_ylim(-0.6, len(scores) - 0.4)
+    axes.grid(axis="x", color="#e6e6e6", lw=0.6, zorder=0)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
