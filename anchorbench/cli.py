@@ -5,6 +5,9 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.core
+
+from anchorbench.leaderboard_cli import app as leaderboard_app
 
 INTERRUPTED = 130
 USAGE_ERROR: Any = typer.BadParameter.__base__
@@ -17,6 +20,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+app.add_typer(leaderboard_app, name="leaderboard")
 
 
 @app.callback()
@@ -123,6 +129,76 @@ def _steps(text: str | None) -> list[int]:
         raise ValueError(f"keep-steps is {text!r}; allowed: whole numbers separated by commas") from None
 
 
+ModelName = Annotated[str, typer.Argument(help="A run folder, a checkpoint folder or a Hub id.", metavar="DIR|HF_ID")]
+TaskName = Annotated[str | None, typer.Option(help="TASK or TASK-VARIANT, if the model does not say itself.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Figures = Annotated[Path | None, typer.Option(help="File for the page of figures: .pdf, .svg or .png.")]
+
+
+@app.command()
+def classify(model: ModelName, task: TaskName = None, json: AsJson = False, figures: Figures = None) -> None:
+    """Say what a model answers, how it computes, and every probe's scores with their controls."""
+    _examine(model, task, None, as_json=json, figures=figures)
+
+
+class ProbeGroup(typer.core.TyperGroup):
+    """`anchorbench probe NAME MODEL`: what is no command of the group is a probe's name."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        return super().resolve_command(ctx, args if args[0] in self.commands else ["one", *args])
+
+
+probe_app = typer.Typer(no_args_is_help=True, cls=ProbeGroup, help="One probe (anchorbench probe NAME DIR|HF_ID), and its trial.")
+app.add_typer(probe_app, name="probe")
+
+
+@probe_app.command("one", hidden=True)
+def probe_one(name: str, model: ModelName, task: TaskName = None, json: AsJson = False, figures: Figures = None) -> None:
+    """Scores of one probe, with control and interval."""
+    _examine(model, task, name, as_json=json, figures=figures)
+
+
+@probe_app.command("validate")
+def probe_validate(
+    json_file: Annotated[Path | None, typer.Option("--json", help="File to write all figures to.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Eight runs, asked of the shipped weights, instead of 280.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder of the runs; finished ones are not trained again.")] = Path(
+        "anchorbench-out/validation"
+    ),
+) -> None:
+    """Prove the mechanistic verdict on planted truth, on nothing, and on behaviour that it never saw."""
+    from anchorbench.validation import validate_and_show
+
+    validate_and_show(out, json_file, quick=quick)
+
+
+@probe_app.command("fit")
+def probe_fit(
+    sweeps: Annotated[list[Path], typer.Argument(help="Output folders of sweeps.")],
+    out: Annotated[Path, typer.Option(help="File for the weights.")] = Path("mechanism.json"),
+) -> None:
+    """Fit the weights of the mechanistic verdict to the runs of sweeps whose behaviour is decided."""
+    from anchorbench.validation import fit_and_show
+
+    fit_and_show(sweeps, out)
+
+
+def _examine(model: str, task: str | None, only: str | None, *, as_json: bool, figures: Path | None) -> None:
+    import json
+
+    from rich.console import Console
+
+    from anchorbench import examine
+
+    found = examine.examine(model, task, only)
+    if figures is not None:
+        examine.draw(found, figures)
+    if as_json:
+        sys.stdout.write(json.dumps(examine.as_json(found), indent=1) + "\n")
+    else:
+        examine.show(found, Console(markup=False, highlight=False))
+
+
 @app.command()
 def export(
     run_dir: Annotated[Path, typer.Argument(help="Folder of a finished run: OUT/runs/RUN_ID.")],
@@ -159,6 +235,28 @@ def tasks(
 
 data_app = typer.Typer(no_args_is_help=True, help="Tasks as Hugging Face data sets: build, verify, push.")
 app.add_typer(data_app, name="data")
+
+
+@app.command()
+def report(
+    sweep: Annotated[Path, typer.Argument(help="Output folder of a sweep.")],
+    x: Annotated[str | None, typer.Option(help="Axis across; gamma if it varies.")] = None,
+    y: Annotated[str | None, typer.Option(help="Axis upwards.")] = None,
+    panels: Annotated[str | None, typer.Option(help="Axis of small multiples.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; SWEEP/report.html if not given.")] = None,
+) -> None:
+    """Write one HTML page for a sweep: phase diagram, trajectories, deviations, attention flow."""
+    from rich.console import Console
+
+    from anchorbench.report import report as write_report
+
+    console = Console(markup=False, highlight=False)
+    page, problems = write_report(sweep, out, x=x, y=y, panels=panels)
+    for problem in problems:
+        console.print(f"left out: {problem}", soft_wrap=True)
+    console.print(f"page: {page}", soft_wrap=True)
+
+
 bench_app = typer.Typer(no_args_is_help=True, help="Measure speed on this machine.")
 app.add_typer(bench_app, name="bench")
 

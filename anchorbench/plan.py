@@ -22,7 +22,7 @@ INFERS = {"inferential": True, "memorizing": False, "symmetric": False}
 """The two sides of a boundary; members of other verdicts are undecided."""
 
 
-class _PlainLoader(yaml.SafeLoader):
+class PlainLoader(yaml.SafeLoader):
     """YAML without tags and aliases: few bytes of aliases can stand for a value without end."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
@@ -48,7 +48,7 @@ def load_sweep(path: Path, axes: Sequence[str]) -> Sweep:
     if len(text) > MAX_YAML_BYTES:
         raise ValueError(f"{path} is too large; allowed: at most {MAX_YAML_BYTES} bytes")
     try:
-        content = _PlainLoader(text).get_single_data()
+        content = PlainLoader(text).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or number out of range
         raise ValueError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(content, dict):

@@ -1,0 +1,458 @@
+"""The leaderboard's data: what a recipe may choose, the fixed suite, an entry with its rows, and the statistics they give.
+
+An entry is a way of training, not a checkpoint. It is trained on every task of its track's suite from SEEDS seeds, which follow
+from the recipe's own hash: whoever submits cannot pick them. Scored is the share of members with the inferential verdict.
+
+Suite           what is held out, and so gives the verdict
+    composite/heldout-both        ood: (3,4) and (4,3), both never trained
+    composite/conflict-control    ood: an ordinary pair and its mirror, held out beside a trained exception and its mirror
+    nine-anchors/heldout-both     ood: one pair of 81 and its mirror
+    random-permutations/default   ood: 19 of 64 ordered pairs, which do not commute
+    memory-reasoning/default      ood: one reasoning pair and its mirror, beside memorized pairs. 18 keys instead of the paper's
+                                  100: the laptop track is too short for 10,000 random answers
+    chain-search/single           iid: edges never trained. No group is held out; seen are the training examples. One hop instead of
+                                  two, which two layers can follow
+    scan/addprim-turn-left        ood: a verb in combinations (gpu track only)
+
+    Fit is read on seen groups that were trained with the rule, without exceptions and memorized answers.
+
+Statistics      per task, over seeds: the share of inferential members with its Wilson interval; means of held-out and seen accuracy
+    with t-intervals. Overall: means over tasks, weighted equally. The share's interval is Wilson's at the effective number of
+    members, as for a stratified sample: members of one task differ less than members of the suite. (A bootstrap would give no
+    width where all members agree.) Half-widths of the accuracies' intervals add in squares. All are 95%.
+Ranking         by the mean inferential share; a rank is one more than the number of entries whose interval lies wholly above.
+Better than     p < 0.01 in the exact one-sided permutation test that exchanges members between two entries within each task.
+"""
+
+import hashlib
+import json
+import math
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from scipy import stats
+
+from anchorbench.bench_train import products_per_step
+from anchorbench.initialize import Init
+from anchorbench.model import Shape
+from anchorbench.recipe import Optimizer, Recipe, parse_recipe
+from anchorbench.summary import Mean
+from anchorbench.verdict import Behaviour, Composition, Share
+
+SEEDS = 8
+"""Members a task."""
+BETTER = 0.01
+"""The p below which an entry may be called better than another."""
+
+
+class SuiteTask(NamedTuple):
+    """A task of the suite; `unseen` is the split whose answers give the verdict."""
+
+    task: str
+    variant: str
+    config: dict[str, Any] = {}
+    unseen: Literal["ood", "iid"] = "ood"
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}/{self.variant}"
+
+
+LAPTOP_SUITE = (
+    SuiteTask("composite", "heldout-both"),
+    SuiteTask("composite", "conflict-control"),
+    SuiteTask("nine-anchors", "heldout-both"),
+    SuiteTask("random-permutations", "default"),
+    SuiteTask("memory-reasoning", "default", {"key_min": 21, "key_max": 38}),
+    SuiteTask("chain-search", "single", {"hops": 1}, unseen="iid"),
+)
+
+
+class Track(NamedTuple):
+    """A suite and the budget of a recipe on it."""
+
+    suite: tuple[SuiteTask, ...]
+    parameters: int
+    products: float
+    """Multiplications in the matrix products of all members, forward and backward."""
+    layers: int
+    heads: int
+    steps: int
+    """These three bound what multiplications do not count: the operations of a step, its softmax, and its fixed cost."""
+    data_size: int
+
+
+TRACKS = {
+    "laptop": Track(LAPTOP_SUITE, 1_000_000, 5e13, 12, 16, 20_000, 200_000),
+    "gpu": Track((*LAPTOP_SUITE, SuiteTask("scan", "addprim-turn-left")), 100_000_000, 2e19, 24, 32, 200_000, 1_000_000),
+}
+
+
+def _plain(text: str) -> str:
+    """One line of visible characters: nothing that hides, reorders or stacks what is around it."""
+    for character in text:
+        if unicodedata.category(character)[0] in "C" or unicodedata.category(character) in ("Zl", "Zp"):
+            raise ValueError(f"holds the character U+{ord(character):04X}; allowed: visible characters of one line")
+    if "MMM" in "".join(unicodedata.category(character)[0] for character in unicodedata.normalize("NFC", text)):
+        raise ValueError("stacks three marks on a character; allowed: at most 2")
+    if text != text.strip():
+        raise ValueError("begins or ends with a space; allowed: text without")
+    return text
+
+
+Name = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(_plain)]
+Sentence = Annotated[str, Field(min_length=1, max_length=400), AfterValidator(_plain)]
+Version = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(_plain)]
+
+
+class Model(BaseModel):
+    """Base of all that is read from strangers: immutable, unknown fields refused, numbers finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class SubmittedRecipe(Model):
+    """A way of training, as a person writes it in YAML. Task and seed are the suite's."""
+
+    name: Name
+    """What the table calls it."""
+    authors: Annotated[tuple[Name, ...], Field(max_length=20)] = ()
+    description: Sentence
+    """What it is and where it comes from."""
+    track: Literal["laptop", "gpu"] = "laptop"
+    """The suite and the budget."""
+    model: Shape = Shape()
+    """Structure of the model."""
+    init: Init = Init()
+    """How weights are drawn."""
+    optimizer: Optimizer = Optimizer()
+    """AdamW's numbers and their schedule."""
+    batch: int = Field(default=128, ge=1, le=65_536)
+    """Examples a step."""
+    steps: int = Field(default=2500, ge=1)
+    """Training steps of every member."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of products in training; auto is bf16 where the machine has it, and never stands in an entry."""
+    data_size: int = Field(default=100_000, ge=1)
+    """Training examples, drawn once."""
+
+    @model_validator(mode="after")
+    def _within_budget(self) -> "SubmittedRecipe":
+        track = TRACKS[self.track]
+        for what, value, most in (
+            ("n_layer", self.model.n_layer, track.layers),
+            ("n_head", self.model.n_head, track.heads),
+            ("steps", self.steps, track.steps),
+            ("data_size", self.data_size, track.data_size),
+        ):
+            if value > most:
+                raise ValueError(f"{what} is {value}; allowed in track {self.track}: at most {most}")
+        recipes = [self.recipe(task, 0) for task in track.suite]  # also checks what the fields must be together
+        if (parameters := max(map(parameters_of, recipes))) > track.parameters:
+            raise ValueError(f"the model has {parameters} parameters; allowed in track {self.track}: at most {track.parameters}")
+        products = SEEDS * sum(recipe.steps * products_per_step(recipe) for recipe in recipes)
+        if products > track.products:
+            raise ValueError(
+                f"the suite takes {products:.3g} multiplications; allowed in track {self.track}: at most {track.products:.3g}"
+            )
+        return self
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The fields that training depends on; the rest are words."""
+        return self.model_dump(exclude={"name", "authors", "description", "track"})
+
+    def recipe(self, task: SuiteTask, seed: int) -> Recipe:
+        """The run that trains a member."""
+        precision = "fp32" if self.precision == "auto" else self.precision
+        chosen = {"task": task.task, "variant": task.variant, "task_config": task.config, "seed": seed, "precision": precision}
+        return parse_recipe(self.training | chosen)
+
+    def seeds(self, task: SuiteTask) -> tuple[int, ...]:
+        """The task's seeds: from the SHA-256 of its name and the training fields, without the precision that a machine has.
+
+        Only fields that differ from the defaults count: a field that is new, and by default does nothing, changes no seed.
+        """
+        content = self.model_dump(mode="json", include=set(self.training) - {"precision"}, exclude_defaults=True)
+        text = canonical(content) + task.name.encode()
+        return tuple(int.from_bytes(hashlib.sha256(text + bytes([i])).digest()[:8], "big") % 2**31 for i in range(SEEDS))
+
+
+def parameters_of(recipe: Recipe) -> int:
+    """Parameters of one member."""
+    shape, task = recipe.model, recipe.load_task()
+    d, width, ff = shape.d_model, shape.n_head * shape.d_head, shape.d_ff
+    biases = 3 * width + 2 * d + ff if shape.bias else 0
+    block = 4 * d * width + 2 * d * ff + biases + 4 * d
+    embeddings = (2 * task.vocab_size + task.seq_len) * d + (task.vocab_size if shape.unembed_bias else 0)
+    return embeddings + shape.n_layer * block + (2 * d if shape.norm == "pre" else 0)
+
+
+def _counts(share: Share) -> Share:
+    if not 0 <= share.hits <= share.n or share.n == 0:
+        raise ValueError(f"is {share.hits} of {share.n}; allowed: 0 to n hits, n at least 1")
+    return share
+
+
+Counts = Annotated[Share, AfterValidator(_counts)]
+
+
+class Row(Model):
+    """One member. Shares are [hits, n]; null where the task does not ask."""
+
+    task: Annotated[str, Field(max_length=60)]
+    variant: Annotated[str, Field(max_length=60)]
+    seed: int = Field(ge=0, lt=2**31)
+    fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    """Of the task: the same digits, the same data."""
+    accuracy_train: Counts
+    """On training examples."""
+    accuracy_iid: Counts
+    """On seen groups at unseen data; on training examples in a task that has none."""
+    rule: Counts
+    """Those of accuracy_iid whose groups were trained with the rule: no exceptions and no memorized answers. It says if a
+    member is fit."""
+    composes: Counts | None
+    """Held-out groups without a trained mirror, answered by composing."""
+    ordered: Counts | None
+    """The mirror of a trained exception, answered by composing."""
+    symmetric: Counts | None
+    """The mirror of a trained exception, answered as the exception was trained."""
+    verdict: Composition
+    """Follows from the shares."""
+    steps: int = Field(ge=1, le=10_000_000)
+    """Trained."""
+    settled: int = Field(ge=1, le=10_000_000)
+    """The evaluated step from which on held-out answers stayed between the same two thresholds of the verdict."""
+    seconds: float = Field(gt=0, le=1e9)
+    """Training time; a stack's time divided by its members."""
+
+
+class Interval(Model):
+    """An estimate and its 95% interval."""
+
+    value: float = Field(ge=0, le=1)
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
+
+
+class TaskStatistics(Model):
+    """What the rows of one task give."""
+
+    task: Annotated[str, Field(max_length=60)]
+    variant: Annotated[str, Field(max_length=60)]
+    inferential: Interval
+    """Share of members with the inferential verdict."""
+    held_out: Interval
+    """Mean accuracy on what was held out."""
+    seen: Interval
+    """Mean accuracy on seen groups."""
+    verdicts: tuple[
+        Annotated[int, Field(ge=0, le=SEEDS)],
+        Annotated[int, Field(ge=0, le=SEEDS)],
+        Annotated[int, Field(ge=0, le=SEEDS)],
+        Annotated[int, Field(ge=0, le=SEEDS)],
+    ]
+    """Members that are inferential, mixed, memorizing, unfit."""
+
+
+class Statistics(Model):
+    """What the rows give; recomputed whenever an entry is read."""
+
+    inferential: Interval
+    """The score: mean over tasks of the share of inferential members."""
+    held_out: Interval
+    seen: Interval
+    member_steps: int = Field(ge=1, le=10**12)
+    """Steps of all members."""
+    member_steps_to_verdict: int = Field(ge=1, le=10**12)
+    """Steps until each member's verdict was its last."""
+    flops: float = Field(gt=0, le=1e24)
+    """Of the matrix products of all steps of all members: 2 a multiplication."""
+    flops_to_verdict: float = Field(gt=0, le=1e24)
+    seconds: float = Field(gt=0, le=1e12)
+    """Training time of all members."""
+    tasks: Annotated[tuple[TaskStatistics, ...], Field(max_length=20)]
+
+
+VERDICTS: tuple[Composition, ...] = ("inferential", "mixed", "memorizing", "unfit")
+
+
+class Machine(Model):
+    """What the times depend on: no name, no path."""
+
+    python: Version
+    machine: Version
+    """Processor architecture."""
+    cores: int = Field(ge=1, le=100_000)
+    threads: Version
+    accelerator: Version
+    anchorbench: Version
+    torch: Version
+    numpy: Version
+    reference_seconds: float = Field(gt=0, le=1e9)
+    """What one member of the laptop preset takes on this machine, from a few timed steps of a stack of 8."""
+
+
+class Entry(Model):
+    """A recipe and what came of it: one JSON file."""
+
+    schema_version: Literal[1] = 1
+    recipe: SubmittedRecipe
+    rows: Annotated[tuple[Row, ...], Field(max_length=200)]
+    """One a member: the suite's tasks in order, each with its seeds in order."""
+    statistics: Statistics
+    machine: Machine
+    git: Annotated[str, Field(pattern=r"^[0-9a-f]{40}(-dirty)?$")] | None
+    """Commit of the code that trained; null if it was installed from a package."""
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of the other fields as canonical JSON."""
+
+    @classmethod
+    def sealed(cls, **fields: Any) -> "Entry":
+        """An entry of these fields, with its digest."""
+        entry = cls(**fields, digest="0" * 64)
+        return entry.model_copy(update={"digest": digest_of(entry.model_dump(mode="json"))})
+
+    @property
+    def suite(self) -> tuple[SuiteTask, ...]:
+        return TRACKS[self.recipe.track].suite
+
+    def rows_of(self, task: SuiteTask) -> list[Row]:
+        return [row for row in self.rows if (row.task, row.variant) == (task.task, task.variant)]
+
+    def to_json(self) -> bytes:
+        """The file's content."""
+        return (json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False) + "\n").encode()
+
+
+def canonical(content: Any) -> bytes:
+    """JSON with sorted keys and no spaces, ASCII only: the same content, the same bytes."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def digest_of(content: dict[str, Any]) -> str:
+    """The digest of an entry's content, a digest in it left out."""
+    return hashlib.sha256(canonical({key: value for key, value in content.items() if key != "digest"})).hexdigest()
+
+
+def seen_and_held_out(task: SuiteTask, row: Row) -> tuple[Share, Share]:
+    """The two shares that the verdict is read from."""
+    if task.unseen == "iid":
+        return row.accuracy_train, row.accuracy_iid
+    if row.composes is None:
+        raise ValueError(f"a row of {task.name} has no composes; allowed: [hits, n]")
+    return row.rule, row.composes
+
+
+def verdict_of(seen: Share, held_out: Share) -> Composition:
+    """The composition verdict of `anchorbench.verdict`."""
+    nothing: dict[str, Any] = {"ordered": None, "symmetric": None, "commutes": None, "groups": {}, "deviations": {}}
+    verdict = Behaviour(accuracy_train=seen, accuracy_iid=seen, composes=held_out, **nothing).composition
+    if verdict is None:
+        raise ValueError("nothing is held out; allowed: a task with held-out groups")
+    return verdict
+
+
+def statistics_of(recipe: SubmittedRecipe, rows: Sequence[Row]) -> Statistics:
+    """The statistics of rows that are the suite's."""
+    tasks: list[TaskStatistics] = []
+    flops = flops_to_verdict = 0.0
+    for task in TRACKS[recipe.track].suite:
+        members = [row for row in rows if (row.task, row.variant) == (task.task, task.variant)]
+        shares = [seen_and_held_out(task, row) for row in members]
+        count = Counter(row.verdict for row in members)
+        inferential = Share(count["inferential"], len(members))
+        low, high = inferential.interval
+        tasks.append(
+            TaskStatistics(
+                task=task.task,
+                variant=task.variant,
+                inferential=Interval(value=inferential.value, low=low, high=high),
+                held_out=_mean([held_out.value for _, held_out in shares]),
+                seen=_mean([seen.value for seen, _ in shares]),
+                verdicts=(count["inferential"], count["mixed"], count["memorizing"], count["unfit"]),
+            )
+        )
+        per_step = 2.0 * products_per_step(recipe.recipe(task, 0))
+        flops += per_step * sum(row.steps for row in members)
+        flops_to_verdict += per_step * sum(row.settled for row in members)
+    return Statistics(
+        inferential=share_of_suite([task.verdicts[0] for task in tasks], SEEDS),
+        held_out=mean_of_tasks([task.held_out for task in tasks]),
+        seen=mean_of_tasks([task.seen for task in tasks]),
+        member_steps=sum(row.steps for row in rows),
+        member_steps_to_verdict=sum(row.settled for row in rows),
+        flops=flops,
+        flops_to_verdict=flops_to_verdict,
+        seconds=math.fsum(row.seconds for row in rows),
+        tasks=tuple(tasks),
+    )
+
+
+def _mean(values: list[float]) -> Interval:
+    mean = Mean.of(values)
+    return Interval(value=mean.value, low=mean.low, high=mean.high)
+
+
+def share_of_suite(counts: Sequence[int], n: int) -> Interval:
+    """The mean over tasks of the share of inferential members, of `counts[t]` among `n` in task t.
+
+    The interval is Wilson's at the effective number of members: all of them, divided by the variance that they have within tasks
+    relative to one of members that forget their task. Half a member is added to each side, so that neither is zero.
+    """
+    value = sum(counts) / (n * len(counts))
+    smoothed = [(count + 0.5) / (n + 1) for count in counts]
+    overall = math.fsum(smoothed) / len(smoothed)
+    within = math.fsum(share * (1 - share) for share in smoothed) / len(smoothed)
+    members = n * len(counts) * overall * (1 - overall) / within
+    z2 = float(stats.norm.ppf(0.975)) ** 2
+    middle = (value + z2 / (2 * members)) / (1 + z2 / members)
+    half = math.sqrt(z2 * value * (1 - value) / members + (z2 / (2 * members)) ** 2) / (1 + z2 / members)
+    return Interval(value=value, low=max(0.0, min(value, middle - half)), high=min(1.0, max(value, middle + half)))
+
+
+def mean_of_tasks(intervals: Sequence[Interval]) -> Interval:
+    """The mean of independent estimates; the half-widths of their intervals add in squares, each side for itself."""
+    n = len(intervals)
+    value = math.fsum(each.value for each in intervals) / n
+    below = math.hypot(*(each.value - each.low for each in intervals)) / n
+    above = math.hypot(*(each.high - each.value for each in intervals)) / n
+    return Interval(value=value, low=max(0.0, value - below), high=min(1.0, value + above))
+
+
+def ranking(entries: Sequence[Entry]) -> list[tuple[int, Entry]]:
+    """(rank, entry), the best first; entries of one track."""
+
+    def rank(entry: Entry) -> int:
+        return 1 + sum(other.statistics.inferential.low > entry.statistics.inferential.high for other in entries)
+
+    def key(entry: Entry) -> tuple[float, float, str]:
+        return -entry.statistics.inferential.value, -entry.statistics.held_out.value, entry.digest
+
+    return [(rank(entry), entry) for entry in sorted(entries, key=key)]
+
+
+def better_than(a: Entry, b: Entry) -> float:
+    """The one-sided p of `a` scoring above `b`: below BETTER, it may be called better.
+
+    Under the null hypothesis a task's members could have come from either entry. Given how many of a task's members are
+    inferential in all, the number in `a` is then hypergeometric; the test's statistic is the sum over tasks, so that its exact
+    distribution is a convolution. Raises ValueError for entries of different tracks.
+    """
+    if a.recipe.track != b.recipe.track:
+        raise ValueError(f"entries are of tracks {a.recipe.track} and {b.recipe.track}; allowed: one track")
+    counts = [[entry.statistics.tasks[i].verdicts[0] for i in range(len(a.suite))] for entry in (a, b)]
+    return permutation_p(counts[0], counts[1], SEEDS)
+
+
+def permutation_p(a: Sequence[int], b: Sequence[int], n: int) -> float:
+    """P(sum of `a` at least as large) if, of each task's `a[t] + b[t]` successes among 2n members, any n could be `a`'s."""
+    distribution = np.ones(1)
+    for ours, theirs in zip(a, b, strict=True):
+        distribution = np.convolve(distribution, stats.hypergeom.pmf(np.arange(n + 1), 2 * n, ours + theirs, n))
+    return float(min(1.0, distribution[sum(a) :].sum()))

@@ -1,0 +1,142 @@
+"""The commands `anchorbench leaderboard ...`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from anchorbench.leaderboard import Entry
+
+app = typer.Typer(no_args_is_help=True, help="Training recipes compared on a fixed suite, with statistics that anyone can check.")
+EntryFile = Annotated[Path, typer.Argument(help="An entry: one JSON file.")]
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="YAML: name, description, and fields of a recipe.")],
+    out: Annotated[Path | None, typer.Option(help="Output folder; anchorbench-out/leaderboard/RECIPE if not given.")] = None,
+) -> None:
+    """Train a recipe on its track's suite and write entry.json; what is finished is not trained again."""
+    from rich.console import Console
+
+    from anchorbench.leaderboard_run import run_entry
+
+    console = Console(markup=False, highlight=False)
+    folder = out if out is not None else Path("anchorbench-out/leaderboard") / recipe.stem
+
+    def report(task: str, message: str) -> None:
+        console.print(f"  {task}: {message}", soft_wrap=True)
+
+    entry = run_entry(recipe, folder, report)
+    share = entry.statistics.inferential
+    console.print(f"score {share.value:.2f}, 95% interval {share.low:.2f} to {share.high:.2f}")
+    console.print(f"entry: {folder / 'entry.json'}", soft_wrap=True)
+
+
+@app.command()
+def validate(entries: Annotated[list[Path], typer.Argument(help="Entries: JSON files.")]) -> None:
+    """Check form, digest, completeness and statistics of entries."""
+    from rich.console import Console
+
+    console = Console(markup=False, highlight=False)
+    for path in entries:
+        entry = _read(path)
+        console.print(f"{path}: valid, {entry.recipe.name}, score {entry.statistics.inferential.value:.2f}", soft_wrap=True)
+
+
+@app.command()
+def verify(
+    entry: EntryFile,
+    members: Annotated[int, typer.Option(help="Members to train again.")] = 3,
+    seed: Annotated[int | None, typer.Option(help="Draws the members; random if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder; a temporary one if not given.")] = None,
+) -> None:
+    """Train a random part of an entry again and say whether its claim stands; exit code 1 if not."""
+    import secrets
+    import tempfile
+
+    from rich.console import Console
+
+    from anchorbench.leaderboard_run import verify as verify_entry
+
+    console = Console(markup=False, highlight=False)
+    claim = _read(entry)
+    drawn_by = secrets.randbelow(2**31) if seed is None else seed
+    with tempfile.TemporaryDirectory() as temporary:
+        done = verify_entry(claim, members, drawn_by, out or Path(temporary))
+    for claimed, again in zip(done.claimed, done.retrained, strict=True):
+        console.print(f"  {claimed.task}/{claimed.variant}, seed {claimed.seed}: claimed {claimed.verdict}, now {again.verdict}")
+    low, high = done.share.interval
+    share = claim.statistics.inferential
+    console.print(
+        f"--seed {drawn_by}: {done.share.hits} of {done.share.n} inferential, 95% interval {low:.2f} to {high:.2f};"
+        f" claimed {share.value:.2f}, {share.low:.2f} to {share.high:.2f};"
+        f" {done.agree} with the claimed verdict, {done.reproduced} with the very counts"
+    )
+    console.print("the claim stands" if done.stands else "the claim does not stand")
+    if not done.stands:
+        raise typer.Exit(1)
+
+
+@app.command()
+def render(
+    folder: Annotated[Path, typer.Option(help="Folder with entries: JSON files.")] = Path("leaderboard/entries"),
+    out: Annotated[Path, typer.Option(help="Folder to write index.html and table.md to.")] = Path("leaderboard"),
+) -> None:
+    """Write the page and the Markdown table of all valid entries; refused ones are named and left out."""
+    from rich.console import Console
+
+    from anchorbench.leaderboard_page import markdown_table
+    from anchorbench.leaderboard_page import render as render_page
+    from anchorbench.store import write_atomically
+
+    if not folder.is_dir():
+        raise ValueError(f"folder {folder} does not exist; allowed: a folder with entries")
+    console = Console(markup=False, highlight=False)
+    entries: list[Entry] = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            entries.append(_read(path))
+        except ValueError as refusal:
+            console.print(f"left out: {refusal}", soft_wrap=True)
+    page = render_page(entries, out / "index.html")
+    write_atomically(out / "table.md", markdown_table(entries).encode())
+    console.print(f"{len(entries)} entries: {page}, {out / 'table.md'}", soft_wrap=True)
+
+
+@app.command()
+def export(
+    entry: EntryFile,
+    out: Annotated[Path, typer.Option(help="Folder to write eval.yaml and .eval_results to.")],
+    dataset: Annotated[str, typer.Option(help="The benchmark's data set on the Hub, OWNER/NAME.")],
+) -> None:
+    """Write Hugging Face eval.yaml and .eval_results files."""
+    from rich.console import Console
+
+    from anchorbench.leaderboard_export import export_entry
+
+    for path in export_entry(_read(entry), dataset, out):
+        Console(markup=False, highlight=False).print(str(path), soft_wrap=True)
+
+
+@app.command()
+def schema(out: Annotated[Path, typer.Option(help="Folder to write schema.json and README.md to.")] = Path("leaderboard")) -> None:
+    """Write the JSON schema of an entry, and the README that explains it."""
+    from anchorbench.leaderboard_schema import readme, schema_json
+    from anchorbench.store import write_atomically
+
+    write_atomically(out / "schema.json", schema_json())
+    write_atomically(out / "README.md", readme().encode())
+
+
+def _read(path: Path) -> "Entry":
+    """The valid entry in a file. Raises ValueError with one sentence that names the file."""
+    from anchorbench.leaderboard_check import MAX_ENTRY_BYTES, validate_entry
+
+    with path.open("rb") as file:
+        data = file.read(MAX_ENTRY_BYTES + 1)
+    try:
+        return validate_entry(data)
+    except ValueError as refusal:
+        raise ValueError(f"{path}: {refusal}") from None

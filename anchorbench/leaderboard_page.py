@@ -1,0 +1,205 @@
+"""The leaderboard as one self-contained HTML file, and as a Markdown table.
+
+The page needs no network, no script and no colour to be read: a script only adds sorting, filtering and opening by a click on the
+table. All text is escaped by the templates' engine, and the page's own policy lets no other script or style run.
+"""
+
+import base64
+import hashlib
+import html
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from anchorbench.leaderboard import (
+    BETTER,
+    SEEDS,
+    TRACKS,
+    VERDICTS,
+    Entry,
+    Interval,
+    Machine,
+    Row,
+    Statistics,
+    SubmittedRecipe,
+    TaskStatistics,
+    better_than,
+    canonical,
+    ranking,
+    seen_and_held_out,
+)
+from anchorbench.store import write_atomically
+
+MAX_PAGE_BYTES = 2_000_000
+
+
+@dataclass(frozen=True)
+class ShownTask:
+    """A task's statistics, and each member's row with its held-out accuracy."""
+
+    statistics: TaskStatistics
+    rows: list[tuple[Row, float]]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An entry as the template shows it."""
+
+    rank: int
+    id: str
+    recipe: SubmittedRecipe
+    statistics: Statistics
+    machine: Machine
+    git: str | None
+    digest: str
+    words: str
+    """What the filter searches beside the row."""
+    yaml: str
+    """The fields of the recipe that differ from the defaults."""
+    tasks: list[ShownTask]
+    verdicts: list[tuple[str, int]]
+    better: list[str]
+    """Names of the entries that it is better than."""
+    reference: float
+    """Seconds that the reference recipe takes on its machine for as many members."""
+
+    @property
+    def relative_time(self) -> float:
+        return self.statistics.seconds / self.reference
+
+
+@dataclass(frozen=True)
+class Point:
+    """An entry in the figure over gamma; `x` is its place in [0, 1]."""
+
+    gamma: float
+    x: float
+    share: Interval
+    held_out: float
+
+
+def render(entries: Sequence[Entry], out: Path) -> Path:
+    """Writes the page of valid `entries`. Raises ValueError if it would be larger than MAX_PAGE_BYTES."""
+    tracks: list[dict[str, Any]] = []
+    for name, track in TRACKS.items():
+        ranked = ranking([entry for entry in entries if entry.recipe.track == name])
+        if ranked:
+            shown = [_shown(rank, entry, [other for _, other in ranked]) for rank, entry in ranked]
+            suite = [task.name for task in track.suite]
+            tracks.append({"name": name, "suite": suite, "entries": shown, "phases": _phases([entry for _, entry in ranked])})
+    return write_page("leaderboard.html", out, tracks=tracks, seeds=SEEDS, better_p=BETTER)
+
+
+def write_page(template: str, out: Path, **content: Any) -> Path:
+    """Fills a template of the package and writes it to `out`; style and script are inlined, and allowed by their hashes."""
+    environment = Environment(
+        loader=PackageLoader("anchorbench"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    filters: dict[str, Any] = environment.filters
+    filters.update(along=_along, percent=_percent)
+    ours = {}
+    for name, file in (("style", "page.css"), ("script", "page.js")):
+        text = (Path(__file__).parent / "templates" / file).read_text()
+        ours |= {name: Markup(text), f"{name}_hash": base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}  # noqa: S704
+    page = environment.get_template(template).render(**ours, **content).encode()
+    if len(page) > MAX_PAGE_BYTES:
+        raise ValueError(f"the page has {len(page)} bytes; allowed: at most {MAX_PAGE_BYTES}, with fewer entries")
+    write_atomically(out, page)
+    return out
+
+
+def _along(value: float | int, start: int, end: int) -> str:
+    """A coordinate: `value` of [0, 1] on the way from `start` to `end`."""
+    return f"{start + value * (end - start):.4g}"
+
+
+def _percent(value: float | int) -> str:
+    return f"{100 * value:.0f}%"
+
+
+def _shown(rank: int, entry: Entry, others: list[Entry]) -> Shown:
+    tasks: list[ShownTask] = []
+    for task, statistics in zip(entry.suite, entry.statistics.tasks, strict=True):
+        tasks.append(ShownTask(statistics, [(row, seen_and_held_out(task, row)[1].value) for row in entry.rows_of(task)]))
+    count = Counter(row.verdict for row in entry.rows)
+    differing = entry.recipe.model_dump(mode="json", exclude_defaults=True, exclude={"name", "description", "authors"})
+    return Shown(
+        rank=rank,
+        id=f"entry-{entry.digest[:12]}",
+        recipe=entry.recipe,
+        statistics=entry.statistics,
+        machine=entry.machine,
+        git=entry.git,
+        digest=entry.digest,
+        words=" ".join([entry.recipe.description, *entry.recipe.authors, f"{entry.recipe.model.norm}-LN"]),
+        yaml=yaml.safe_dump(differing, sort_keys=False),
+        tasks=tasks,
+        verdicts=[(verdict, count[verdict]) for verdict in VERDICTS],
+        better=[other.recipe.name for other in others if other is not entry and better_than(entry, other) < BETTER],
+        reference=entry.machine.reference_seconds * len(entry.rows),
+    )
+
+
+def _phases(entries: list[Entry]) -> list[dict[str, Any]]:
+    """For each set of at least three entries that differ only in gamma: their points in its order, and what they have in common."""
+    alike: dict[bytes, list[Entry]] = {}
+    for entry in entries:
+        training = entry.recipe.training
+        alike.setdefault(canonical(training | {"init": training["init"] | {"gamma": None}}), []).append(entry)
+    found: list[dict[str, Any]] = []
+    for group in alike.values():
+        by_gamma = {entry.recipe.init.gamma: entry.statistics for entry in reversed(group)}
+        if len(by_gamma) < 3:
+            continue
+        low, high = min(by_gamma), max(by_gamma)
+        points = [
+            Point(gamma, (gamma - low) / (high - low), statistics.inferential, statistics.held_out.value)
+            for gamma, statistics in sorted(by_gamma.items())
+        ]
+        recipe = group[0].recipe
+        words = f"{recipe.model.norm}-LN, learning rate {recipe.optimizer.lr:g}, weight decay {recipe.optimizer.weight_decay:g}"
+        found.append({"words": words, "points": points})
+    return found
+
+
+def markdown_table(entries: Sequence[Entry]) -> str:
+    """A table for each track, ranked as on the page."""
+    lines: list[str] = []
+    for name in TRACKS:
+        ranked = ranking([entry for entry in entries if entry.recipe.track == name])
+        if not ranked:
+            continue
+        lines += [
+            *([""] if lines else []),
+            f"Track {name}",
+            "",
+            "| rank | recipe | score | 95% interval | held-out | seen | TFLOP to the verdict | time, of the reference's |",
+            "|---:|---|---:|---:|---:|---:|---:|---:|",
+        ]
+        for rank, entry in ranked:
+            statistics = entry.statistics
+            score = statistics.inferential
+            cells = [
+                str(rank),
+                _escape_markdown(entry.recipe.name),
+                _percent(score.value),
+                f"{_percent(score.low)} to {_percent(score.high)}",
+                _percent(statistics.held_out.value),
+                _percent(statistics.seen.value),
+                f"{statistics.flops_to_verdict / 1e12:.3g}",
+                f"{statistics.seconds / (entry.machine.reference_seconds * len(entry.rows)):.2f}",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _escape_markdown(text: str) -> str:
+    """Neither Markdown nor HTML, nor an address that a viewer would link."""
+    return re.sub(r"([\\`*_{}\[\]()#+\-!|~:@.=$])", r"\\\1", html.escape(text))

@@ -1,0 +1,209 @@
+"""Trains what an entry is made of: the suite from the derived seeds, or a random part of it again to check a claim."""
+
+import os
+import statistics
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anchorbench.leaderboard import SEEDS, TRACKS, Entry, Machine, Row, SubmittedRecipe, SuiteTask, statistics_of, verdict_of
+from anchorbench.leaderboard_check import read_recipe
+from anchorbench.plan import MAX_YAML_BYTES
+from anchorbench.recipe import PRESETS
+from anchorbench.store import Run, environment, write_atomically
+from anchorbench.sweep import Progress, Sweep, SweepFolder, run_sweep
+from anchorbench.task import Task
+from anchorbench.verdict import FEW, MOST, Share
+
+TIMED_STEPS = 20
+
+
+def run_entry(recipe_yaml: Path, out: Path, report: Callable[[str, str], None] = lambda task, message: None) -> Entry:
+    """Trains the recipe on its track's suite in `out`, a sweep folder a task, and writes `out/entry.json`.
+
+    A second call trains only what is missing. `report` is told a task's name and what became of a stack of its members. Raises
+    ValueError as `read_recipe` does.
+    """
+    with recipe_yaml.open("rb") as file:
+        recipe = resolve(read_recipe(file.read(MAX_YAML_BYTES + 1)))
+    out.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    for task in TRACKS[recipe.track].suite:
+        seeds = recipe.seeds(task)
+        sweep = Sweep(recipe.recipe(task, seeds[0]), {"seed": seeds})
+        folder = SweepFolder(out / task.name.replace("/", "-"), sweep)
+        rows += [row_of(task, run) for run in run_sweep(sweep, folder, _teller(task, report))]
+    entry = Entry.sealed(
+        recipe=recipe, rows=tuple(rows), statistics=statistics_of(recipe, rows), machine=this_machine(), git=commit()
+    )
+    write_atomically(out / "entry.json", entry.to_json())
+    return entry
+
+
+def _teller(task: SuiteTask, report: Callable[[str, str], None]) -> Callable[[Progress], None]:
+    """What turns a sweep's progress into sentences."""
+
+    def tell(progress: Progress) -> None:
+        if progress.message is not None:
+            report(task.name, progress.message)
+        if progress.finished is not None:
+            verdicts = Counter(row_of(task, run).verdict for run in progress.finished)
+            report(task.name, ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()))
+
+    return tell
+
+
+def resolve(recipe: SubmittedRecipe) -> SubmittedRecipe:
+    """The recipe with the precision that `auto` is on this machine."""
+    return recipe.model_copy(update={"precision": auto_precision()}) if recipe.precision == "auto" else recipe
+
+
+def auto_precision() -> str:
+    """bf16 where the machine multiplies it in hardware."""
+    from anchorbench.train import native_bf16
+
+    return "bf16" if native_bf16() else "fp32"
+
+
+def row_of(suite: SuiteTask, run: Run) -> Row:
+    """What an entry holds of a finished run."""
+    result, task = run.result, run.recipe.load_task()
+    rule = follows_rule(task, result.groups, result.accuracy_iid)
+    seen, held_out = (result.accuracy_train, result.accuracy_iid) if suite.unseen == "iid" else (rule, result.composes)
+    if held_out is None:
+        raise ValueError(f"task {suite.name} holds nothing out; allowed in a suite: tasks with held-out groups")
+    return Row(
+        task=suite.task,
+        variant=suite.variant,
+        seed=run.recipe.seed,
+        fingerprint=result.task_fingerprint,
+        accuracy_train=result.accuracy_train,
+        accuracy_iid=result.accuracy_iid,
+        rule=rule,
+        composes=result.composes,
+        ordered=result.ordered,
+        symmetric=result.symmetric,
+        verdict=verdict_of(seen, held_out),
+        steps=result.steps_trained,
+        settled=settled_at(suite, run),
+        seconds=result.seconds,
+    )
+
+
+def follows_rule(task: Task, groups: dict[str, Share], seen: Share) -> Share:
+    """Of the seen groups, those that were trained with the rule; all of `seen` in a task without unseen data of seen groups."""
+    if "iid" not in task.splits:
+        return seen
+    shares = [groups[group.name] for group in task.groups if group.role == "trained" and group.name in groups]
+    return Share(sum(share.hits for share in shares), sum(share.n for share in shares))
+
+
+def settled_at(suite: SuiteTask, run: Run) -> int:
+    """The first evaluated step from which on held-out answers were on the same side of the verdict's thresholds as at the end."""
+
+    def side(point: dict[str, Any]) -> int:
+        share = point["accuracy_iid" if suite.unseen == "iid" else "inferential"]
+        return (share > FEW) + (share > MOST)
+
+    points = run.trajectory()
+    settled = points[-1]["step"]
+    for point in reversed(points):
+        if side(point) != side(points[-1]):
+            break
+        settled = point["step"]
+    return settled
+
+
+def this_machine() -> Machine:
+    """Versions, hardware, and the time of the reference recipe."""
+    known = {name: value for name, value in environment().items() if name in Machine.model_fields}
+    return Machine.model_validate({**known, "cores": os.cpu_count() or 1, "reference_seconds": reference_seconds()})
+
+
+def reference_seconds() -> float:
+    """Seconds that a member of the laptop preset takes here in a stack of SEEDS: the median of TIMED_STEPS, times its steps."""
+    from anchorbench.train import Stack
+
+    recipe = PRESETS["laptop"].override({"precision": auto_precision()})
+    stack = Stack([recipe.override({"seed": seed}) for seed in range(SEEDS)])
+    times: list[float] = []
+    for _ in range(TIMED_STEPS + 1):
+        start = time.perf_counter()
+        stack.advance().sum().item()  # waits for an accelerator
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:]) / SEEDS * recipe.steps
+
+
+def commit() -> str | None:
+    """The commit of this code, with -dirty if tracked files differ from it; None if no repository tracks it."""
+    git = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent)]
+    try:
+        tracked = subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=False)
+        if tracked.returncode:
+            return None
+        describe = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Some of an entry's members, trained again."""
+
+    claimed: tuple[Row, ...]
+    retrained: tuple[Row, ...]
+    share: Share
+    """Inferential among the retrained."""
+    stands: bool
+    """Whether the share's Wilson interval meets the entry's interval."""
+
+    @property
+    def reproduced(self) -> int:
+        """Members with the very counts that the entry claims, as the same code on the same kind of machine gives."""
+        return sum(_counted(a) == _counted(b) for a, b in zip(self.claimed, self.retrained, strict=True))
+
+    @property
+    def agree(self) -> int:
+        """Members with the claimed verdict."""
+        return sum(a.verdict == b.verdict for a, b in zip(self.claimed, self.retrained, strict=True))
+
+
+def verify(entry: Entry, members: int, seed: int, out: Path) -> Verification:
+    """Trains `members` of a valid entry again in `out`, drawn at random by `seed`, as many as possible from different tasks.
+
+    Whoever submits does not know `seed`. The claim stands if the 95% interval of the retrained members' inferential share meets
+    the entry's. Raises ValueError for a number of members that the entry does not have.
+    """
+    if not 1 <= members <= len(entry.rows):
+        raise ValueError(f"members is {members}; allowed: 1 to {len(entry.rows)}")
+    chosen = _drawn(entry, members, seed)
+    retrained: list[Row] = []
+    for task in entry.suite:
+        if seeds := tuple(row.seed for row in chosen if (row.task, row.variant) == (task.task, task.variant)):
+            sweep = Sweep(entry.recipe.recipe(task, seeds[0]), {"seed": seeds})
+            folder = SweepFolder(out / task.name.replace("/", "-"), sweep)
+            retrained += [row_of(task, run) for run in run_sweep(sweep, folder)]
+    share = Share(sum(row.verdict == "inferential" for row in retrained), len(retrained))
+    low, high = share.interval
+    claim = entry.statistics.inferential
+    return Verification(tuple(chosen), tuple(retrained), share, low <= claim.high and claim.low <= high)
+
+
+def _drawn(entry: Entry, members: int, seed: int) -> list[Row]:
+    """Rows in the entry's order: rounds over the tasks in random order, a random member of each."""
+    rng = np.random.default_rng(seed)
+    tasks = len(entry.suite)
+    members_of = np.stack([rng.permutation(SEEDS) for _ in range(tasks)])
+    rounds = [SEEDS * task + int(members_of[task, i]) for i in range(SEEDS) for task in rng.permutation(tasks)]
+    return [entry.rows[row] for row in sorted(rounds[:members])]
+
+
+def _counted(row: Row) -> dict[str, object]:
+    return row.model_dump(exclude={"seconds"})

@@ -1,0 +1,340 @@
+"""Entries and recipes as a stranger might send them, each with a part of the sentence that refuses it; and honest ones to compare.
+
+A case changes a valid entry's content and seals it again, so that its digest is not what is wrong with it.
+"""
+
+import copy
+import functools
+import gzip
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+from anchorbench.leaderboard import (
+    SEEDS,
+    TRACKS,
+    Entry,
+    Machine,
+    Row,
+    SubmittedRecipe,
+    seen_and_held_out,
+    statistics_of,
+    verdict_of,
+)
+from anchorbench.leaderboard_check import MAX_ENTRY_BYTES, asked
+from anchorbench.plan import MAX_YAML_BYTES
+from anchorbench.verdict import Share
+
+MACHINE = Machine(
+    python="3.12.1",
+    machine="x86_64",
+    cores=2,
+    threads="2",
+    accelerator="none",
+    anchorbench="0.1.0",
+    torch="2.13.0",
+    numpy="2.4.6",
+    reference_seconds=12.5,
+)
+
+
+def honest_entry(
+    name: str = "Honest", *, inferential: int = 5, description: str = "As written by hand.", track: str = "laptop", **fields: Any
+) -> Entry:
+    """A valid entry that no one trained: of each task, so many members compose, one is unfit, and the others memorize."""
+    recipe = SubmittedRecipe.model_validate(
+        {"name": name, "description": description, "track": track, "steps": 600, "precision": "fp32", **fields}
+    )
+    rows: list[Row] = []
+    for task in TRACKS[recipe.track].suite:
+        for number, seed in enumerate(recipe.seeds(task)):
+            run = recipe.recipe(task, seed)
+            fingerprint, counts = _asked(run.model_dump_json())
+            hits = dict(counts)
+            if number >= inferential:
+                hits |= {"composes": counts["composes"] // 10, "ordered": 0}
+                hits |= {"accuracy_iid": counts["accuracy_iid"] // 10} if task.unseen == "iid" else {}
+            if number == SEEDS - 1 > inferential:
+                hits |= {field: counts[field] // 2 for field in ("accuracy_train", "accuracy_iid", "rule")}
+            shares = {field: Share(hits[field], n) if n else None for field, n in counts.items()}
+            content = {"task": task.task, "variant": task.variant, "seed": seed, "fingerprint": fingerprint, **shares}
+            row = Row(**content, verdict="unfit", steps=run.steps, settled=1 + run.steps // (number + 2), seconds=2.5 + number / 8)
+            rows.append(row.model_copy(update={"verdict": verdict_of(*seen_and_held_out(task, row))}))
+    return Entry.sealed(recipe=recipe, rows=tuple(rows), statistics=statistics_of(recipe, rows), machine=MACHINE, git=None)
+
+
+@functools.cache
+def _asked(recipe_json: str) -> tuple[str, dict[str, int]]:
+    from anchorbench.recipe import Recipe
+
+    recipe = Recipe.model_validate_json(recipe_json)
+    task = recipe.load_task()
+    return task.fingerprint, asked(task, recipe)
+
+
+@functools.cache
+def _honest_content() -> dict[str, Any]:
+    return json.loads(honest_entry().to_json())
+
+
+def sealed(content: dict[str, Any], **dumps: Any) -> bytes:
+    """The content as a file with the digest that it should have."""
+    rest = {key: value for key, value in content.items() if key != "digest"}
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return json.dumps(rest | {"digest": digest}, **dumps).encode("utf-8", "surrogatepass")
+
+
+def changed(*path: str | int, to: Any) -> Callable[[], bytes]:
+    """The honest entry with the value at `path` replaced."""
+
+    def make() -> bytes:
+        content = copy.deepcopy(_honest_content())
+        inner: Any = content
+        for part in path[:-1]:
+            inner = inner[part]
+        inner[path[-1]] = to
+        return sealed(content)
+
+    return make
+
+
+def edited(edit: Callable[[dict[str, Any]], object]) -> Callable[[], bytes]:
+    """The honest entry after `edit` of its content."""
+
+    def make() -> bytes:
+        content = copy.deepcopy(_honest_content())
+        edit(content)
+        return sealed(content)
+
+    return make
+
+
+def replaced(old: bytes, new: bytes) -> Callable[[], bytes]:
+    """The honest entry's bytes with the first `old` replaced, as no JSON writer would."""
+
+    def make() -> bytes:
+        data = sealed(_honest_content())
+        if old not in data:
+            raise ValueError(f"{old!r} is not in the entry")
+        return data.replace(old, new, 1)
+
+    return make
+
+
+def _seal_name(name: str) -> Callable[[], bytes]:
+    return changed("recipe", "name", to=name)
+
+
+def _flip_first_verdict(content: dict[str, Any]) -> None:
+    content["rows"][7]["verdict"] = "inferential"
+
+
+def _more_hits(content: dict[str, Any]) -> None:
+    """Every held-out share raised, verdicts with it, but the statistics left: no one recomputes them, surely."""
+    for row in content["rows"]:
+        if row["composes"]:
+            row["composes"] = [row["composes"][1]] * 2
+            row["accuracy_train"], row["accuracy_iid"] = [1000, 1000], [row["accuracy_iid"][1]] * 2
+            row["rule"], row["verdict"] = [row["rule"][1]] * 2, "inferential"
+
+
+def _own_seeds(content: dict[str, Any]) -> None:
+    for row in content["rows"]:
+        row["seed"] += 1
+
+
+def _best_of_nine(content: dict[str, Any]) -> None:
+    content["rows"].insert(8, copy.deepcopy(content["rows"][7]))
+
+
+def _swap_rows(content: dict[str, Any]) -> None:
+    content["rows"][0], content["rows"][1] = content["rows"][1], content["rows"][0]
+
+
+def _other_recipe(content: dict[str, Any]) -> None:
+    content["recipe"]["optimizer"]["lr"] = 0.002
+
+
+def _nested(depth: int) -> bytes:
+    return b'{"recipe": ' * depth + b"1" + b"}" * depth
+
+
+# Name -> (how it is made, a part of the sentence that refuses it).
+ENTRIES: dict[str, tuple[Callable[[], bytes], str]] = {
+    # Not a file of ours at all
+    "empty": (lambda: b"", "is not JSON: Expecting value"),
+    "white space": (lambda: b" \n", "is not JSON"),
+    "half a file": (lambda: sealed(_honest_content())[:5000], "is not JSON"),
+    "two entries": (lambda: sealed(_honest_content()) * 2, "is not JSON: Extra data"),
+    "a list": (lambda: b"[" + sealed(_honest_content()) + b"]", "is no JSON object"),
+    "a string": (lambda: b'"entry"', "is no JSON object"),
+    "null": (lambda: b"null", "is no JSON object"),
+    "gzip": (lambda: gzip.compress(sealed(_honest_content())), "is not UTF-8: byte 1 is 0x8b"),
+    "a pickle": (lambda: b"\x80\x04\x95\x0b\x00\x00\x00\x00\x00\x00\x00", "is not UTF-8: byte 0 is 0x80"),
+    "UTF-16": (lambda: sealed(_honest_content()).decode().encode("utf-16"), "is not UTF-8: byte 0 is 0xff"),
+    "byte order mark": (lambda: b"\xef\xbb\xbf" + sealed(_honest_content()), "is not JSON: Unexpected UTF-8 BOM"),
+    "broken UTF-8": (replaced(b"Honest", b"Hon\xc3\x28est"), "is not UTF-8"),
+    "overlong UTF-8": (replaced(b"Honest", b"Hon\xc0\xafest"), "is not UTF-8"),
+    "a raw newline in a name": (replaced(b"Honest", b"Hon\nest"), "is not JSON: Invalid control character"),
+    "a comment": (replaced(b"{", b"{ /* best */ "), "is not JSON"),
+    "a trailing comma": (replaced(b'"git": null', b'"git": null,'), "is not JSON"),
+    "single quotes": (replaced(b'"recipe"', b"'recipe'"), "is not JSON"),
+    "too large": (lambda: sealed(_honest_content()) + b" " * MAX_ENTRY_BYTES, f"at most {MAX_ENTRY_BYTES}"),
+    "nested 9 deep": (lambda: _nested(9), "nests 9 deep"),
+    "nested 10,000 deep": (lambda: _nested(10_000), "nests 10000 deep"),
+    "lists nested 60,000 deep": (lambda: b"[" * 60_000 + b"]" * 60_000, "nests 60000 deep"),
+    "a string of escaped quotes without end": (lambda: b'"' + b'\\"' * 60_000, "is not JSON: Unterminated string"),
+    "a backslash at the end": (lambda: b'"' + b'\\"' * 60_000 + b"\\", "is not JSON"),
+    "brackets in a string": (changed("recipe", "name", to="[{" * 30 + '"'), "at most 60 characters"),
+    # JSON that readers understand in different ways
+    "a key twice": (replaced(b'"git": null', b'"git": null, "git": null'), "key 'git' stands twice"),
+    "an inner key twice": (replaced(b'"seed": ', b'"seed": 1, "seed": '), "key 'seed' stands twice"),
+    "an escaped key twice": (replaced(b'"git": null', b'"git": null, "g\\u0069t": null'), "key 'git' stands twice"),
+    "NaN": (replaced(b'"seconds": 2.5', b'"seconds": NaN'), "NaN is no number"),
+    "Infinity": (replaced(b'"seconds": 2.5', b'"seconds": Infinity'), "Infinity is no number"),
+    "-Infinity": (replaced(b'"seconds": 2.5', b'"seconds": -Infinity'), "-Infinity is no number"),
+    "1e999": (replaced(b'"seconds": 2.5', b'"seconds": 1e999'), "1e999 is too large"),
+    "a number of 5,000 digits": (replaced(b'"seconds": 2.5', b'"seconds": ' + b"9" * 5000), "has 5000 characters"),
+    "a fraction of 5,000 digits": (replaced(b'"seconds": 2.5', b'"seconds": 2.' + b"5" * 4998), "has 5000 characters"),
+    "a leading zero": (replaced(b'"schema_version": 1', b'"schema_version": 01'), "is not JSON"),
+    "a hexadecimal number": (replaced(b'"schema_version": 1', b'"schema_version": 0x1'), "is not JSON"),
+    # The schema
+    "an object without fields": (lambda: b"{}", "the field recipe is missing"),
+    "another version": (changed("schema_version", to=2), "schema_version is 2"),
+    "an unknown field": (changed("score", to=1.0), "unknown field 'score'"),
+    "an unknown inner field": (changed("recipe", "optimizer", "nesterov", to=True), "unknown field 'recipe.optimizer.nesterov'"),
+    "a prototype": (changed("__proto__", to={"rank": 1}), "unknown field '__proto__'"),
+    "a lone surrogate as key": (changed("\ud800", to=1), "half a character"),
+    "a missing field": (edited(lambda content: content.pop("machine")), "the field machine is missing"),
+    "a recipe's own task": (changed("recipe", "task", to="identity"), "unknown field 'recipe.task'"),
+    "a recipe's own seed": (changed("recipe", "seed", to=7), "unknown field 'recipe.seed'"),
+    "true for a number": (changed("rows", 0, "steps", to=True), "rows.0.steps is True"),
+    "a string for a number": (changed("rows", 0, "seconds", to="2.5"), "rows.0.seconds is '2.5'"),
+    "a fraction for a count": (changed("rows", 0, "accuracy_iid", to=[999.5, 1000]), "valid integer"),
+    "a list for a name": (changed("recipe", "name", to=["a"]), "recipe.name is ['a']"),
+    "null for rows": (changed("rows", to=None), "rows is None"),
+    "an object for rows": (changed("rows", to={"length": 48}), "rows is {'length': 48}"),
+    "three numbers for a share": (changed("rows", 0, "rule", to=[1, 2, 3]), "rows.0.rule"),
+    "201 rows": (edited(lambda content: content.update(rows=content["rows"][:1] * 201)), "at most 200 items"),
+    "a path for a commit": (changed("git", to="../../etc/passwd"), "git is '../../etc/passwd'"),
+    "negative seconds": (changed("rows", 0, "seconds", to=-1.0), "rows.0.seconds is -1.0"),
+    "a huge seed": (changed("rows", 0, "seed", to=2**31), "rows.0.seed is 2147483648"),
+    "a fingerprint in words": (changed("rows", 0, "fingerprint", to="javascript:alert"), "rows.0.fingerprint is"),
+    # Texts
+    "an empty name": (_seal_name(""), "recipe.name is ''"),
+    "an over-long name": (_seal_name("x" * 61), "at most 60 characters"),
+    "an over-long description": (changed("recipe", "description", to="x" * 401), "at most 400 characters"),
+    "a right-to-left override": (_seal_name("Honest \u202egnp.exe"), "U+202E"),
+    "a zero-width space": (_seal_name("Hon\u200best"), "U+200B"),
+    "a null character": (_seal_name("Hon\x00est"), "U+0000"),
+    "an escape sequence": (_seal_name("\x1b[31mHonest"), "U+001B"),
+    "a line separator": (_seal_name("Hon\u2028est"), "U+2028"),
+    "a private character": (_seal_name("Hon\ue000est"), "U+E000"),
+    "a lone surrogate": (_seal_name("Hon\ud800est"), "half a character"),
+    "stacked marks": (_seal_name("H" + "\u0335\u0322\u0361" * 9), "stacks three marks"),
+    "a script as version": (changed("machine", "torch", to="<script>alert(1)</script>" * 3), "at most 60 characters"),
+    "a script as task": (changed("rows", 0, "task", to="<script>alert(1)</script>"), "row 0 is of '<script>alert(1)</script>/"),
+    "a script as verdict": (changed("rows", 0, "verdict", to="<script>"), "rows.0.verdict is '<script>'"),
+    "21 authors": (changed("recipe", "authors", to=["A"] * 21), "at most 20 items"),
+    # Numbers out of bounds, and recipes out of their budget
+    "a hundred billion parameters": (changed("recipe", "model", "d_model", to=65_536), "parameters; allowed"),
+    "a width of 10 ** 12": (changed("recipe", "model", "d_model", to=10**12), "recipe.model.d_model is 1000000000000"),
+    "200 layers": (changed("recipe", "model", "n_layer", to=200), "n_layer is 200"),
+    "a million steps": (changed("recipe", "steps", to=1_000_000), "steps is 1000000"),
+    "a batch of 65,536": (changed("recipe", "batch", to=65_536), "multiplications; allowed"),
+    "no batch": (changed("recipe", "batch", to=0), "recipe.batch is 0"),
+    "a warm-up longer than training": (changed("recipe", "optimizer", "warmup", to=601), "warmup is 601 steps"),
+    "an unknown track": (changed("recipe", "track", to="cluster"), "recipe.track is 'cluster'"),
+    "a precision that was not used": (changed("recipe", "precision", to="auto"), "recipe.precision is 'auto'"),
+    # Digest
+    "a digest in words": (lambda: json.dumps(_honest_content() | {"digest": "trust me"}).encode(), "digest is 'trust me'"),
+    "a digest in capitals": (
+        lambda: json.dumps(_honest_content() | {"digest": _honest_content()["digest"].upper()}).encode(),
+        "digest is '",
+    ),
+    "another entry's digest": (
+        lambda: json.dumps(_honest_content() | {"digest": "0" * 64}).encode(),
+        "the digest is 0000000000000000",
+    ),
+    "a changed number": (replaced(b'"reference_seconds": 12.5', b'"reference_seconds": 99.5'), "the digest is"),
+    # Rows that are not the suite's
+    "a missing task": (
+        edited(lambda content: content.update(rows=content["rows"][8:])),
+        "row 0 is of 'composite/conflict-control'",
+    ),
+    "a missing member": (edited(lambda content: content["rows"].pop()), "row 47 of chain-search/single, seed"),
+    "no rows": (changed("rows", to=[]), "row 0 of composite/heldout-both, seed"),
+    "a ninth member": (edited(_best_of_nine), "row 8 is of"),
+    "a row too many": (edited(lambda content: content["rows"].append(content["rows"][0])), "has 49 rows"),
+    "chosen seeds": (edited(_own_seeds), "the recipe's hash gives"),
+    "members in another order": (edited(_swap_rows), "the recipe's hash gives"),
+    "another recipe's rows": (edited(_other_recipe), "the recipe's hash gives"),
+    "another task's data": (changed("rows", 0, "fingerprint", to="0" * 16), "the task of this version has"),
+    "more steps than the recipe": (changed("rows", 0, "steps", to=601), "row 0 has 601 steps"),
+    "settled after the end": (changed("rows", 0, "settled", to=601), "row 0 is settled at step 601"),
+    # Counts that no evaluation gives
+    "more hits than answers": (changed("rows", 0, "composes", to=[1001, 1000]), "is 1001 of 1000"),
+    "negative hits": (changed("rows", 0, "composes", to=[-1, 1000]), "is -1 of 1000"),
+    "a share of nothing": (changed("rows", 0, "composes", to=[0, 0]), "is 0 of 0"),
+    "few answers": (changed("rows", 0, "composes", to=[10, 10]), "the task asks for 1000"),
+    "an answer that the task does not ask": (changed("rows", 0, "symmetric", to=[0, 100]), "the task asks for 0"),
+    "a share left out": (changed("rows", 0, "composes", to=None), "row 0 has composes None"),
+    # Claims that do not follow
+    "a verdict that the shares do not give": (edited(_flip_first_verdict), "row 7 has verdict 'inferential'; its shares give"),
+    "better rows than statistics": (edited(_more_hits), "the rows give"),
+    "a better score": (changed("statistics", "inferential", "value", to=0.999), "statistics.inferential.value is 0.999"),
+    "a narrower interval": (changed("statistics", "inferential", "low", to=0.62), "statistics.inferential.low is 0.62"),
+    "a score above one": (changed("statistics", "inferential", "value", to=1.5), "statistics.inferential.value is 1.5"),
+    "less computation": (changed("statistics", "flops", to=1.0), "statistics.flops is 1.0"),
+    "fewer steps": (changed("statistics", "member_steps", to=1), "statistics.member_steps is 1"),
+    "less time": (changed("statistics", "seconds", to=0.5), "statistics.seconds is 0.5"),
+    "fewer tasks in the mean": (edited(lambda content: content["statistics"]["tasks"].pop()), "statistics.tasks has 5 items"),
+    "other verdict counts": (changed("statistics", "tasks", 0, "verdicts", to=[8, 0, 0, 0]), "statistics.tasks.0.verdicts.0 is 8"),
+}
+
+RECIPES: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "is no mapping"),
+    "a list": (b"- 1", "is no mapping"),
+    "no name": (b"description: x", "the field name is missing"),
+    "a tag that calls": (b"name: !!python/object/apply:os.system [id]\ndescription: x", "is not plain YAML"),
+    "an alias": (b"name: &a x\ndescription: *a", "aliases are not allowed"),
+    "a billion laughs": (b"a: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]", "aliases are not allowed"),
+    "a merge": (b"base: &b {name: x}\n<<: *b", "aliases are not allowed"),
+    "a key twice": (b"name: x\nname: y\ndescription: z", "key 'name' stands twice"),
+    "an inner key twice": (b"name: x\ndescription: z\noptimizer: {lr: 1, lr: 2}", "key 'lr' stands twice"),
+    "a date": (b"name: 2026-01-01\ndescription: x", "is not plain YAML"),
+    "a number as name": (b"name: 5\ndescription: x", "name is 5"),
+    "bytes": (b"name: !!binary aGVsbG8=\ndescription: x", "is not plain YAML"),
+    "infinity": (b"name: x\ndescription: y\noptimizer: {lr: .inf}", "is not plain YAML"),
+    "not a number": (b"name: x\ndescription: y\ninit: {gamma: .nan}", "is not plain YAML"),
+    "a huge number": (b"name: x\ndescription: y\noptimizer: {lr: 1e400}", "is not plain YAML"),
+    "true for a number": (b"name: x\ndescription: y\nsteps: true", "steps is True"),
+    "two documents": (b"name: x\n---\nname: y", "is not plain YAML"),
+    "broken UTF-8": (b"name: \xff\xfe\xfa", "is not plain YAML"),
+    "control characters": (b"name: x\x07\ndescription: y", "is not plain YAML"),
+    "a direction override": ("name: x\u202ey\ndescription: z".encode(), "U+202E"),
+    "deep": (b"name: " + b"[" * 30_000, "is not plain YAML"),
+    "too large": (b"#" * (MAX_YAML_BYTES + 1), f"at most {MAX_YAML_BYTES}"),
+    "9,000 keys": (b"".join(b"k%x:\n" % i for i in range(9_000)), "the field name is missing"),
+    "a list as key": (b"? [a]\n: 1", "is not plain YAML"),
+    "its own task": (b"name: x\ndescription: y\ntask: identity", "unknown field 'task'"),
+    "its own seed": (b"name: x\ndescription: y\nseed: 3", "unknown field 'seed'"),
+    "out of budget": (b"name: x\ndescription: y\nmodel: {n_layer: 2, d_model: 4096}", "allowed in track laptop"),
+}
+
+# Text that the schema allows: what a page must not take for anything else.
+MARKUP = (
+    "<b>bold</b>",
+    "<script>document.title='owned'</script>",
+    '"><img src=x onerror=alert(1)>',
+    "</td></tr></table><h1>First!</h1>",
+    "</script><script>alert(1)</script>",
+    "' onmouseover='alert(1)",
+    "&lt;already&gt; &amp; escaped",
+    "{{ 7 * 7 }} ${7*7} <%= 7 %>",
+    "| a | Markdown | [link](javascript:alert(1)) |",
+    "</details><details open>",
+    "<!-- --> <![CDATA[ ]]> <svg/onload=alert(1)>",
+    "=HYPERLINK(1) \u0645\u0631\u062d\u0628\u0627 \u4f60\u597d e\u0301",
+)

@@ -1,0 +1,347 @@
+"""The leaderboard's page: as text, and in a real browser where one is found."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import hostile
+import pytest
+
+from anchorbench.leaderboard import Entry
+from anchorbench.leaderboard_check import validate_entry
+from anchorbench.leaderboard_page import MAX_PAGE_BYTES, markdown_table, render
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+GAMMAS = {0.5: 2, 0.6: 5, 0.7: 8, 0.8: 7}
+"""Gamma -> inferential members of each task's 8."""
+
+
+def gamma_entries() -> list[Entry]:
+    return [hostile.honest_entry(f"gamma {g}", inferential=k, init={"gamma": g}) for g, k in GAMMAS.items()]
+
+
+@pytest.fixture(scope="module")
+def entries() -> list[Entry]:
+    marked = [
+        hostile.honest_entry(text, description=text, inferential=k % 9, data_size=50_000 + k)
+        for k, text in enumerate(hostile.MARKUP)
+    ]
+    return [*gamma_entries(), *marked, hostile.honest_entry("gpu's own", track="gpu", model={"norm": "post"})]
+
+
+@pytest.fixture(scope="module")
+def page(entries: list[Entry], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return render(entries, tmp_path_factory.mktemp("page") / "index.html")
+
+
+class Structure(HTMLParser):
+    """Tags with their attributes, the text outside script and style, and whether tags close in order."""
+
+    VOID = ("meta", "link", "input", "br", "img")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.text.append(data)
+
+
+# --- As text
+
+
+def test_the_page_is_whole_light_and_asks_for_nothing(page: Path) -> None:
+    text = page.read_text()
+    found = Structure(text)
+    assert found.open == []
+    assert len(text.encode()) < MAX_PAGE_BYTES / 2
+    assert "http:" not in text
+    assert "https:" not in text
+    assert not re.search(r"@import|url\(|\bfetch\b|XMLHttpRequest|innerHTML|eval", text)
+    for tag, attributes in found.tags:
+        assert tag not in ("img", "iframe", "object", "embed", "base", "form")
+        assert not {name for name in attributes if name.startswith("on")} | ({"src", "style", "srcset"} & set(attributes))
+        if "href" in attributes:
+            assert re.fullmatch(r"#entry-[0-9a-f]{12}|data:,", attributes["href"] or "")
+    assert [tag for tag, _ in found.tags].count("script") == 1
+    policy = next(
+        attributes["content"] for tag, attributes in found.tags if attributes.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert policy is not None
+    assert policy.startswith("default-src 'none';")
+    assert "unsafe" not in policy
+    assert len({attributes["id"] for _, attributes in found.tags if "id" in attributes}) == text.count(' id="')
+
+
+@pytest.mark.parametrize("text", hostile.MARKUP)
+def test_text_that_looks_like_markup_is_shown_as_it_is(page: Path, text: str) -> None:
+    shown = Structure(page.read_text()).text
+    assert shown.count(text) >= 3  # in the table, in the entry's title, and as its description
+
+
+def test_the_page_beside_hostile_entries_is_the_page_without_them(entries: list[Entry], page: Path, tmp_path: Path) -> None:
+    """As the command does it: each file is validated, and what is refused is left out."""
+    files = [entry.to_json() for entry in entries] + [make() for make, _ in hostile.ENTRIES.values()]
+    accepted: list[Entry] = []
+    refused = 0
+    for file in files:
+        try:
+            accepted.append(validate_entry(file))
+        except ValueError:
+            refused += 1
+    assert refused == len(hostile.ENTRIES) >= 40
+    assert render(accepted, tmp_path / "beside.html").read_bytes() == page.read_bytes()
+
+
+def test_equal_entries_give_equal_bytes(entries: list[Entry], page: Path, tmp_path: Path) -> None:
+    assert render(entries[::-1], tmp_path / "again.html").read_bytes() == page.read_bytes()
+
+
+def test_a_page_without_entries_says_so(tmp_path: Path) -> None:
+    assert "No entries yet." in render([], tmp_path / "empty.html").read_text()
+
+
+def test_a_page_that_would_be_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anchorbench.leaderboard_page.MAX_PAGE_BYTES", 1000)
+    with pytest.raises(ValueError, match="allowed: at most 1000"):
+        render(gamma_entries(), tmp_path / "large.html")
+    assert not (tmp_path / "large.html").exists()
+
+
+def test_entries_that_differ_in_gamma_alone_share_a_figure(tmp_path: Path) -> None:
+    assert "Score over gamma" in render(gamma_entries(), tmp_path / "a.html").read_text()
+    assert "Score over gamma" not in render(gamma_entries()[:2], tmp_path / "b.html").read_text()
+    others = [hostile.honest_entry(f"{g}", init={"gamma": g}, data_size=50_000 + int(g * 10)) for g in GAMMAS]
+    assert "Score over gamma" not in render(others, tmp_path / "c.html").read_text()
+
+
+def test_the_markdown_table_worked_by_hand() -> None:
+    lines = markdown_table([hostile.honest_entry("a|b <i>_c_</i>", inferential=5)]).splitlines()
+    assert lines[:2] == ["Track laptop", ""]
+    cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", lines[-1])[1:-1]]
+    # 6 tasks x (8 x 2.5 + 28 / 8) s of 48 x 12.5 s; five members of each task are inferential.
+    assert cells[:4] == ["1", r"a\|b &lt;i&gt;\_c\_&lt;/i&gt;", "62%", "48% to 75%"]
+    assert cells[-1] == f"{6 * (20 + 3.5) / 600:.2f}"
+    assert len(cells) == lines[2].count("|") - 1 == lines[3].count("|") - 1
+
+
+@pytest.mark.parametrize("text", hostile.MARKUP)
+def test_no_name_breaks_the_markdown_table(text: str) -> None:
+    line = markdown_table([hostile.honest_entry(text)]).splitlines()[-1]
+    assert len(re.split(r"(?<!\\)\|", line)) == 10
+    assert "<" not in line
+    assert not re.search(r"(?<!\\)[\[\]()`*_]", line)
+
+
+# --- In a browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if BROWSER is None:
+        pytest.skip("no Chromium found; on Debian: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=BROWSER)
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """A tab that shows the page, and what it complained about or asked for."""
+
+    def __init__(self, browser: Any, path: Path, **context: Any) -> None:
+        self.context = browser.new_context(**context)
+        self.tab = self.context.new_page()
+        self.said: list[str] = []
+        self.requests: list[str] = []
+        self.tab.on("console", lambda message: self.said.append(message.text))
+        self.tab.on("pageerror", lambda error: self.said.append(str(error)))
+        self.tab.on("dialog", lambda dialog: (self.said.append(f"dialog {dialog.message}"), dialog.dismiss()))
+        self.tab.on("request", lambda request: self.requests.append(request.url))
+        self.address = path.as_uri()
+        self.tab.goto(self.address)
+
+    def column(self, number: int) -> list[str]:
+        """The text of a column of the first table, of the rows that are shown."""
+        script = "(rows, i) => rows.filter(row => row.offsetParent).map(row => row.cells[i].textContent.trim())"
+        return self.tab.locator("table.board").first.locator("tbody tr").evaluate_all(script, number)
+
+    def header(self, name: str) -> Any:
+        return self.tab.locator("table.board").first.locator("th", has_text=name).first
+
+    def is_quiet(self) -> bool:
+        return self.said == [] and {url for url in self.requests if url != "data:,"} == {self.address}
+
+
+@pytest.fixture
+def shown(browser: Any, page: Path) -> Iterator[Watched]:
+    watched = Watched(browser, page)
+    yield watched
+    assert watched.is_quiet(), (watched.said, watched.requests)
+    watched.context.close()
+
+
+def test_it_shows_every_entry_in_order(shown: Watched, entries: list[Entry]) -> None:
+    names = shown.column(1)
+    assert sorted(names) == sorted(entry.recipe.name for entry in entries if entry.recipe.track == "laptop")
+    scores = [int(score.rstrip("%")) for score in shown.column(2)]
+    assert scores == sorted(scores, reverse=True)
+    assert shown.tab.title() == "anchorbench leaderboard"
+
+
+def test_a_click_on_a_header_sorts_both_ways(shown: Watched) -> None:
+    header = shown.header("Recipe")
+    header.locator("button").click()
+    assert header.get_attribute("aria-sort") == "ascending"
+    names = shown.column(1)
+    assert names == sorted(names, key=str.lower)
+    header.locator("button").click()
+    assert header.get_attribute("aria-sort") == "descending"
+    assert shown.column(1) == sorted(names, key=str.lower, reverse=True)
+    assert shown.header("Rank").get_attribute("aria-sort") is None
+
+
+def test_numbers_sort_as_numbers(shown: Watched, entries: list[Entry]) -> None:
+    shown.header("Score").locator("button").click()
+    laptop = [entry.statistics.inferential.value for entry in entries if entry.recipe.track == "laptop"]
+    assert shown.column(2) == [f"{100 * value:.0f}%" for value in sorted(laptop, reverse=True)]
+    shown.header("Score").locator("button").click()
+    assert shown.column(2) == [f"{100 * value:.0f}%" for value in sorted(laptop)]
+
+
+def test_the_keyboard_sorts_and_filters(shown: Watched) -> None:
+    shown.tab.keyboard.press("Tab")  # the filter
+    shown.tab.keyboard.type("GAMMA")
+    assert sorted(shown.column(1)) == ["gamma 0.5", "gamma 0.6", "gamma 0.7", "gamma 0.8"]
+    assert shown.tab.locator("output").first.text_content() == "4 of 16"
+    shown.tab.keyboard.press("Tab")
+    shown.tab.keyboard.press("Tab")  # the second header
+    shown.tab.keyboard.press("Enter")
+    assert shown.column(1) == ["gamma 0.5", "gamma 0.6", "gamma 0.7", "gamma 0.8"]
+    shown.tab.keyboard.press("Space")
+    assert shown.column(1) == ["gamma 0.8", "gamma 0.7", "gamma 0.6", "gamma 0.5"]
+
+
+def test_the_filter_reads_descriptions_and_takes_markup_as_text(shown: Watched) -> None:
+    shown.tab.locator("input").first.fill("by hand 0.7")
+    assert shown.column(1) == ["gamma 0.7"]
+    shown.tab.locator("input").first.fill("<script>document")
+    assert shown.column(1) == ["<script>document.title='owned'</script>"]
+    shown.tab.locator("input").first.fill("no such recipe")
+    assert shown.column(1) == []
+    shown.tab.locator("input").first.fill("")
+    assert len(shown.column(1)) == 16
+
+
+def opened(shown: Watched) -> list[str]:
+    return shown.tab.locator("details[open] summary bdi").all_text_contents()
+
+
+def test_a_click_opens_an_entry(shown: Watched) -> None:
+    assert opened(shown) == []
+    shown.tab.locator("table.board a", has_text="gamma 0.7").click()
+    shown.tab.wait_for_function("document.querySelector('details[open]')")
+    assert opened(shown) == ["gamma 0.7"]
+    details = shown.tab.locator("details[open]")
+    assert details.locator("pre").is_visible()
+    assert "gamma: 0.7" in details.locator("pre").inner_text()
+    assert details.locator("circle[cx]").count() == 48 + 4  # the members, and the verdicts' key
+    assert details.locator("summary").evaluate("element => element === document.activeElement")
+
+
+def test_the_keyboard_opens_an_entry(shown: Watched) -> None:
+    shown.tab.locator("table.board a", has_text="gamma 0.5").focus()
+    shown.tab.keyboard.press("Enter")
+    shown.tab.wait_for_function("document.querySelector('details[open]')")
+    assert opened(shown) == ["gamma 0.5"]
+    shown.tab.keyboard.press("Enter")  # the focus is on its title
+    shown.tab.wait_for_function("!document.querySelector('details[open]')")
+
+
+def test_an_address_with_an_entry_opens_it(browser: Any, page: Path, entries: list[Entry]) -> None:
+    watched = Watched(browser, page)
+    watched.tab.goto(f"{watched.address}#entry-{entries[1].digest[:12]}")
+    watched.tab.reload()
+    watched.tab.wait_for_function("document.querySelector('details[open]')")
+    assert opened(watched) == ["gamma 0.6"]
+    assert watched.said == []
+    watched.context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_is_readable_in_light_and_dark(browser: Any, page: Path, scheme: str) -> None:
+    """The contrast of text and of what is drawn beside it, by WCAG 2: at least 4.5 and 3."""
+    watched = Watched(browser, page, color_scheme=scheme)
+    watched.tab.locator("details").first.locator("summary").click()
+
+    def luminance(selector: str, of: str) -> float:
+        color = watched.tab.locator(selector).first.evaluate(f"element => getComputedStyle(element).{of}")
+        parts = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    def contrast(a: float, b: float) -> float:
+        return (max(a, b) + 0.05) / (min(a, b) + 0.05)
+
+    back, panel = luminance("body", "backgroundColor"), luminance("details", "backgroundColor")
+    for selector in ("body", "table.board a", "caption", ".note"):
+        assert contrast(luminance(selector, "color"), back) >= 4.5, selector
+    for verdict in ("inferential", "memorizing", "unfit"):
+        assert contrast(luminance(f"details circle.{verdict}", "fill"), panel) >= 3, verdict
+    assert (back < 0.5) == (scheme == "dark")
+    watched.context.close()
+
+
+def test_a_phone_needs_no_sideways_scrolling(browser: Any, page: Path) -> None:
+    watched = Watched(browser, page, viewport={"width": 360, "height": 740})
+    watched.tab.locator("details").nth(2).locator("summary").click()
+    assert watched.tab.evaluate("document.documentElement.scrollWidth") <= 360
+    assert watched.header("Score").is_visible()
+    assert not watched.header("95% interval").is_visible()
+    assert watched.is_quiet()
+    watched.context.close()
+
+
+def test_without_javascript_it_is_a_plain_table(browser: Any, page: Path, entries: list[Entry]) -> None:
+    watched = Watched(browser, page, java_script_enabled=False)
+    rows = watched.tab.locator("table.board").first.locator("tbody tr")
+    assert rows.count() == sum(entry.recipe.track == "laptop" for entry in entries)
+    assert watched.tab.locator("th button").count() == 0
+    assert not watched.tab.locator("input").first.is_visible()
+    watched.tab.locator("summary", has_text="gamma 0.7").click()
+    assert watched.tab.locator("pre", has_text="gamma: 0.7").is_visible()
+    assert watched.is_quiet()
+    watched.context.close()
+
+
+def test_the_policy_stops_a_script_that_would_slip_in(browser: Any, page: Path, tmp_path: Path) -> None:
+    """If escaping failed once, the page's policy would still let nothing run."""
+    slipped = tmp_path / "slipped.html"
+    text = page.read_text()
+    slipped.write_text(
+        text.replace("<main>", "<main><script>document.title = 'owned'</script><img src=x onerror=\"document.title = 'owned'\">")
+    )
+    watched = Watched(browser, slipped)
+    assert watched.tab.title() == "anchorbench leaderboard"
+    assert any("Content Security Policy" in said for said in watched.said)
+    watched.context.close()
