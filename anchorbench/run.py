@@ -146,6 +146,7 @@ def _train_with_progress(
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("training", total=missing * sweep.base.steps)
         done = 0
+        so_far: Counter[str] = Counter()
 
         def report(event: Event) -> None:
             nonlocal done
@@ -155,6 +156,8 @@ def _train_with_progress(
                 bar.update(task, completed=(done + len(event.recipes) * event.step / sweep.base.steps) * sweep.base.steps)
                 return
             done += len(event.recipes)
+            so_far.update(run.result.verdict or "done" for run in event.finished)
+            bar.update(task, description=f"{done} of {missing} members: {_counts(so_far)}")
             for condition in conditions(event.finished):
                 where = f"{condition.others or condition.runs[0].recipe.model.norm + '-LN'}, gamma {condition.gamma:g}"
                 composed = condition.mean("inferential")
