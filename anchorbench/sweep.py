@@ -21,6 +21,8 @@ from anchorbench.store import DamagedRunError, Run, read_run, write_atomically, 
 
 STACK_MEMBERS = 8
 """Members trained at once: enough to fill two cores; results come stack by stack."""
+GPU_STACK_MEMBERS = 256
+"""The same on a GPU, which small models fill only by the hundred."""
 MAX_RUNS = 100_000
 """More than any machine trains: a slip in a recipe."""
 POLL_SECONDS = 2.0
@@ -131,12 +133,17 @@ class SweepFolder:
 
 
 def stacks(recipes: Sequence[Recipe], memory: float | None = None) -> list[list[Recipe]]:
-    """Groups runs of one structure into stacks, the longest first: at most STACK_MEMBERS, and as many as fit in `memory` bytes
-    (by default 60% of what is free). Raises ValueError if not even one member fits.
+    """Groups runs of one structure into stacks, the longest first: at most STACK_MEMBERS (GPU_STACK_MEMBERS), and as many as fit
+    in `memory` bytes (by default 60% of what is free, on the GPU where there is one). Raises ValueError if not even one fits.
     """
+    import torch
+
     from anchorbench.train import memory_of_member
 
-    budget = 0.6 * psutil.virtual_memory().available if memory is None else memory
+    on_gpu = torch.cuda.is_available()
+    free = torch.cuda.mem_get_info()[0] if on_gpu else psutil.virtual_memory().available
+    budget = 0.6 * free if memory is None else memory
+    most = GPU_STACK_MEMBERS if on_gpu else STACK_MEMBERS
     grouped: list[tuple[float, list[Recipe]]] = []
     for alike in _by_structure(recipes):
         each = memory_of_member(alike[0])
@@ -144,7 +151,7 @@ def stacks(recipes: Sequence[Recipe], memory: float | None = None) -> list[list[
             raise ValueError(
                 f"the smallest stack takes {2 * each / 2**30:.2f} GiB of memory; allowed here: {budget / 2**30:.2f} GiB (--memory)"
             )
-        count = -(-len(alike) // int(min(STACK_MEMBERS, budget / each)))  # balanced, none larger than allowed
+        count = -(-len(alike) // int(min(most, budget / each)))  # balanced, none larger than allowed
         edges = [len(alike) * i // count for i in range(count + 1)]
         grouped += [(each * alike[0].steps, alike[left:right]) for left, right in itertools.pairwise(edges)]
     return [stack for _, stack in sorted(grouped, key=lambda item: -item[0])]

@@ -356,6 +356,15 @@ def test_a_stack_that_does_not_fit_is_one_sentence(kind: int, share: float) -> N
         stacks(POOL[kind][:3], share * EACH[kind])
 
 
+def test_a_gpu_takes_large_stacks_and_its_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (int(50 * memory_of_member(TINY) / 0.6) + 1, 0))
+    recipes = [TINY.override({"seed": seed}) for seed in range(100)]
+    assert [len(stack) for stack in stacks(recipes)] == [50, 50]
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (2**37, 0))
+    assert [len(stack) for stack in stacks(recipes)] == [100]
+
+
 def test_stacks_take_60_percent_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("psutil.virtual_memory", lambda: types.SimpleNamespace(available=2.1 * EACH[0] / 0.6))
     assert [len(stack) for stack in stacks(POOL[0][:6])] == [2, 2, 2]
