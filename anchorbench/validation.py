@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import binomtest
 
+from anchorbench import train
 from anchorbench.initialize import initialize, stream_seed
 from anchorbench.internals import Internals, runs_internals, stack_internals
 from anchorbench.mechanism import COMPOSITION, EXCEPTION, SURE, Classifier, Logistic, fit_logistic, mechanisms, read_features
@@ -35,6 +36,7 @@ KEEP_STEPS = (150, 300, 600, 900, 1200, 1500, 2000, 2500)
 PLANTED_SEEDS = 5
 NOISES = (0.0, 0.01, 0.02, 0.03, 0.1, 0.3, 0.8)
 """Of planted weights, relative to each matrix's root mean square."""
+QUICK_NOISES = (0.0, 0.03, 0.3)
 STATED_NOISE = 0.03
 """Up to here every planted circuit is to be named right; at 0.05 the number line of `key_to_anchors` confuses neighbours."""
 NULL_STEPS = 300
@@ -45,7 +47,7 @@ MEMBERS = 8
 
 def sweeps(*, quick: bool) -> dict[str, Sweep]:
     """Name -> sweep: pre- and post-LN, over gamma, weight decay, learning rate, depth, seeds; 280 runs, or 8 for a quick look."""
-    pre = PRESETS["laptop"].override({"precision": "bf16"})
+    pre = PRESETS["laptop"].override({"precision": "bf16" if train.native_bf16() else "fp32"})
     post = pre.override({"model.norm": "post", "steps": 3000, "optimizer.warmup": 500, "optimizer.weight_decay": 0.01})
     if quick:
         return {
@@ -188,7 +190,7 @@ def share(hits: int, n: int) -> dict[str, float]:
     return {"value": hits / n, "low": float(interval.low), "high": float(interval.high), "n": n}
 
 
-def planted(classifier: Classifier) -> list[dict[str, Any]]:
+def planted(classifier: Classifier, noises: Sequence[float], seeds: int) -> list[dict[str, Any]]:
     """Verdicts on circuits written by hand: the papers' two, and a table behind the attention of the first; both norms, with
     noise by degrees, in a random basis; a row a model.
     """
@@ -197,8 +199,8 @@ def planted(classifier: Classifier) -> list[dict[str, Any]]:
     circuits = (("inferential", key_to_anchors), ("memorizing", pair_lookup), ("memorizing", key_to_anchors_lookup))
     for truth, plant in circuits:
         for norm in ("pre", "post"):
-            for noise in NOISES:
-                models = [with_noise(rotated(plant(task, norm, seed), seed), noise, seed) for seed in range(PLANTED_SEEDS)]
+            for noise in noises:
+                models = [with_noise(rotated(plant(task, norm, seed), seed), noise, seed) for seed in range(seeds)]
                 for found in mechanisms(side_by_side(models), task, classifier):
                     rows.append(
                         {"circuit": plant.__name__, "truth": truth, "norm": norm, "noise": noise, "verdict": found.verdict}
@@ -292,7 +294,8 @@ def validate(out: Path, report: Callable[[str], None], *, quick: bool) -> dict[s
     result = _grade_shipped(observed) if quick else _grade_held_out(observed, report)
     classifier: Classifier = result.pop("classifier")
     report("planted circuits, and models without one")
-    plants, nulls = planted(classifier), nothing(classifier, members=3 if quick else 8)
+    noises, seeds = (QUICK_NOISES, 2) if quick else (NOISES, PLANTED_SEEDS)
+    plants, nulls = planted(classifier, noises, seeds), nothing(classifier, members=3 if quick else 8)
     stated = [row for row in plants if row["noise"] <= STATED_NOISE and row["circuit"] != key_to_anchors_lookup.__name__]
     wrong = [row for row in plants if row["verdict"] not in (row["truth"], "undecided")]
     return {
@@ -415,17 +418,17 @@ def validate_and_show(out: Path, json_file: Path | None, *, quick: bool) -> None
 def _rows(found: dict[str, Any]) -> list[tuple[str, dict[str, float] | None]]:
     exception = found.get("exception", {})
     return [
-        (f"planted circuits named right, up to noise {STATED_NOISE}", found["planted_accuracy"]),
-        (f"planted circuits named wrong, up to noise {NOISES[-1]}", found["planted_wrong"]),
-        ("untrained or trained on shuffled labels: undecided", found["null_undecided"]),
-        ("held-out recipes: verdict agrees with behaviour", found["heldout_agreement"]),
+        (f"planted circuits named right, noise to {STATED_NOISE}", found["planted_accuracy"]),
+        ("planted circuits named wrong, any noise", found["planted_wrong"]),
+        ("no mechanism there: undecided", found["null_undecided"]),
+        ("held-out recipes: verdict agrees", found["heldout_agreement"]),
         ("    verdict is the opposite", found["heldout_opposite"]),
         ("    AUROC", found["heldout_auroc"]),
         ("    AUROC of the recipe alone", found.get("baseline_auroc")),
         ("    agreement of the recipe alone", found.get("baseline_agreement")),
-        ("within recipes: the more probable of two composes more", found.get("within_recipe")),
+        ("of two of one recipe: the right order", found.get("within_recipe")),
         ("    pre-LN only", found.get("within_recipe_pre_norm")),
-        ("trained exception: verdict agrees with behaviour", exception.get("heldout_agreement")),
+        ("trained exception: verdict agrees", exception.get("heldout_agreement")),
         ("    AUROC", exception.get("heldout_auroc")),
         *((f"AUROC after {row['fraction']:.0%} of the training", row["auroc"]) for row in found.get("early", [])),
     ]

@@ -1,0 +1,121 @@
+"""The trial of the mechanistic verdict: its statistics by hand, its folds, and a real trial in small."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import TINY
+from scipy.stats import mannwhitneyu
+
+from anchorbench import validation
+from anchorbench.mechanism import COMPOSITION, SURE
+from anchorbench.store import Run, read_run
+from anchorbench.validation import auroc, held_out, observe, recipe_features, share, sweeps, validate, within_recipes
+
+
+def test_within_recipes_by_hand() -> None:
+    """Recipe a, as (probability, composed): (.8, .9), (.3, .1), (.2, .5), (.9, .8); b: (.4, .9), (.4, .2).
+
+    .9 over .1 and .5, .8 over .1 and .5: four hits; .5 over .1: a miss; .9 over .8: too close to ask. b: a tie, half a hit, and
+    4.5 of 6 rounds to 4.
+    """
+    found = within_recipes(
+        np.array([0.8, 0.3, 0.2, 0.9, 0.4, 0.4]), np.array([0.9, 0.1, 0.5, 0.8, 0.9, 0.2]), ["a", "a", "a", "a", "b", "b"]
+    )
+    assert found == (4, 6)
+
+
+def test_auroc_is_the_share_of_pairs_in_order() -> None:
+    rng = np.random.default_rng(0)
+    probability, positive = rng.random(60).round(1), rng.random(60) < 0.4
+    found = auroc(probability, positive)
+    statistic = mannwhitneyu(probability[positive], probability[~positive]).statistic
+    assert found["value"] == pytest.approx(statistic / (positive.sum() * (~positive).sum()))
+    assert found["low"] < found["value"] < found["high"]
+    assert found["n"] == 60
+
+
+def test_share_by_hand() -> None:
+    """Wilson's interval of 9 of 10, as in every table of it."""
+    found = share(9, 10)
+    assert (found["value"], found["n"]) == (0.9, 10)
+    assert (round(found["low"], 3), round(found["high"], 3)) == (0.596, 0.982)
+    assert np.isnan(share(0, 0)["value"])
+
+
+def test_all_seeds_of_a_recipe_are_held_out_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each fold is fitted on the runs of the other recipes, and on no other; a fold of one kind stays at a half."""
+    recipes = ["a", "b", "a", "c", "b", "c"]
+    x = np.arange(6.0)
+    positive = np.array([False, True, True, False, True, False])
+    fitted_on: list[list[float]] = []
+    real = validation.fit_logistic
+
+    def spy(features: Any, found: dict[str, np.ndarray], truth: np.ndarray) -> Any:
+        fitted_on.append(found["x"].tolist())
+        return real(features, found, truth)
+
+    monkeypatch.setattr(validation, "fit_logistic", spy)
+    probability = held_out(("x",), {"x": x}, positive, recipes)
+    assert fitted_on == [[1, 3, 4, 5], [0, 2, 3, 5], [0, 1, 2, 4]]
+    assert ((probability > 0) & (probability < 1)).all()
+    alone = held_out(("x",), {"x": x[:3]}, np.array([True, False, True]), ["a", "b", "a"])
+    assert alone.tolist() == [0.5, 0.5, 0.5]
+
+
+def test_what_the_recipe_says(run: Run) -> None:
+    found = {name: float(values[0]) for name, values in recipe_features([run]).items()}
+    recipe = run.recipe
+    assert found == {
+        "gamma": recipe.init.gamma,
+        "weight_decay": recipe.optimizer.weight_decay,
+        "log_lr": pytest.approx(np.log10(recipe.optimizer.lr)),
+        "post_norm": 0.0,
+        "n_layer": float(recipe.model.n_layer),
+        "steps": float(TINY.steps),
+    }
+
+
+def test_observed_in_any_order(finished_sweep: Path) -> None:
+    """Runs are read side by side, and each gets its own features."""
+    runs = [read_run(path) for path in sorted((finished_sweep / "runs").iterdir())]
+    together, alone = observe(runs), observe(runs[2:3])
+    for name, values in together.features.items():
+        assert values[2] == pytest.approx(alone.features[name][0], abs=1e-5), name
+    assert together.accuracy[2] == alone.accuracy[0]
+    assert len(set(together.recipes)) == 2
+    assert together.where(np.array([False, False, True, False])).runs == runs[2:3]
+
+
+def test_the_sweeps_hold_whole_recipes_of_both_norms() -> None:
+    full = sweeps(quick=False)
+    runs = [recipe for sweep in full.values() for recipe in sweep.runs()]
+    assert len(runs) == len({recipe.run_id for recipe in runs}) == 280
+    asked = [recipe for recipe in runs if recipe.load_task().variant == "heldout-both"]
+    assert len(asked) >= 200
+    assert {recipe.model.norm for recipe in asked} == {"pre", "post"}
+    assert {recipe.model.n_layer for recipe in asked} == {2, 3}
+    quick = [recipe for sweep in sweeps(quick=True).values() for recipe in sweep.runs()]
+    assert len(quick) == 8
+    assert not {recipe.run_id for recipe in quick} & {recipe.run_id for recipe in runs}, "the shipped weights know them"
+
+
+def test_a_quick_trial(tmp_path: Path) -> None:
+    """The real thing on eight runs that the shipped weights never saw: four that should infer and four that should not."""
+    lines: list[str] = []
+    found = validate(tmp_path, lines.append, quick=True)
+    assert found["planted_accuracy"]["value"] == 1
+    assert found["planted_wrong"]["value"] == 0
+    assert found["null_undecided"]["value"] == 1
+    assert found["heldout_runs"] >= 6
+    assert found["heldout_opposite"]["value"] == 0
+    assert found["heldout_agreement"]["value"] >= 0.75
+    for row in found["planted"]:
+        assert row["verdict"] in (row["truth"], "undecided")
+        if row["noise"] == 0 and row["circuit"] != "key_to_anchors_lookup":
+            assert row["verdict"] == row["truth"]
+    assert found["weights"]["composition"]["features"] == list(COMPOSITION)
+    assert 0.5 < SURE < 1
+    again: list[str] = []
+    assert validate(tmp_path, again.append, quick=True)["heldout_agreement"] == found["heldout_agreement"]
