@@ -91,14 +91,18 @@ def runs_internals(runs: Sequence[Run], step: int | None = None) -> Internals:
 
     Raises ValueError if they differ in shape, vocabulary or length.
     """
-    members = [load_member(run, step) for run in runs]
-    if len({(member.shape, member.vocab_size, member.seq_len) for member in members}) != 1:
-        raise ValueError("the runs differ in shape, vocabulary or length; allowed: runs of one shape")
-    first = members[0]
-    stack = GPT(first.shape, members=len(members), vocab_size=first.vocab_size, seq_len=first.seq_len)
-    states = [member.state_dict() for member in members]
+    return side_by_side([load_member(run, step) for run in runs], [run.recipe.init for run in runs])
+
+
+def side_by_side(models: Sequence[GPT], inits: Sequence[Init] | None = None) -> Internals:
+    """Stacks of one, of one shape, as one. Raises ValueError if they differ in shape, vocabulary or length."""
+    if len({(model.shape, model.vocab_size, model.seq_len) for model in models}) != 1:
+        raise ValueError("the models differ in shape, vocabulary or length; allowed: models of one shape")
+    first = models[0]
+    stack = GPT(first.shape, members=len(models), vocab_size=first.vocab_size, seq_len=first.seq_len)
+    states = [model.state_dict() for model in models]
     stack.load_state_dict({name: torch.cat([state[name] for state in states]) for name in states[0]})
-    return stack_internals(stack, [run.recipe.init for run in runs])
+    return stack_internals(stack, inits)
 
 
 def stack_internals(model: GPT, inits: Sequence[Init] | None = None) -> Internals:

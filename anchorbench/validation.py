@@ -21,7 +21,7 @@ from scipy.stats import binomtest
 
 from anchorbench import train
 from anchorbench.initialize import initialize, stream_seed
-from anchorbench.internals import Internals, runs_internals, stack_internals
+from anchorbench.internals import runs_internals, side_by_side, stack_internals
 from anchorbench.mechanism import COMPOSITION, EXCEPTION, SURE, Classifier, Logistic, fit_logistic, mechanisms, read_features
 from anchorbench.model import GPT, Shape
 from anchorbench.planted import key_to_anchors, key_to_anchors_lookup, pair_lookup, rotated, with_noise
@@ -225,15 +225,6 @@ def nothing(classifier: Classifier, members: int) -> list[dict[str, Any]]:
 
 def _numbers(found: Any) -> dict[str, float]:
     return {"accuracy": found.accuracy} | {name: found.features[name] for name in COMPOSITION}
-
-
-def side_by_side(models: Sequence[GPT]) -> Internals:
-    """Stacks of one and of one shape, as one."""
-    first = models[0]
-    stack = GPT(first.shape, members=len(models), vocab_size=first.vocab_size, seq_len=first.seq_len)
-    states = [model.state_dict() for model in models]
-    stack.load_state_dict({name: torch.cat([state[name] for state in states]) for name in states[0]})
-    return stack_internals(stack)
 
 
 def _on_shuffled_labels(shape: Shape, task: Task, members: int, steps: int) -> GPT:

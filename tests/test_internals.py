@@ -7,7 +7,7 @@ import torch
 from anchorbench import load_task
 from anchorbench.hub import to_transformers
 from anchorbench.initialize import Init, initialize
-from anchorbench.internals import Internals, open_internals, stack_internals
+from anchorbench.internals import Internals, open_internals, side_by_side, stack_internals
 from anchorbench.model import GPT, Shape
 
 TASK = load_task("composite")
@@ -54,6 +54,11 @@ class TestOneModelTwoWays:
     def test_the_logits_are_those_of_the_model(self, norm: str) -> None:
         model = stack(norm)
         torch.testing.assert_close(open_internals(model).run(TOKENS).logits, model(TOKENS[None]), atol=1e-5, rtol=1e-5)
+
+
+def test_models_of_two_shapes_cannot_stand_side_by_side() -> None:
+    with pytest.raises(ValueError, match=r"^the models differ in shape, vocabulary or length; allowed: models of one shape$"):
+        side_by_side([stack("pre"), stack("post")])
 
 
 def other_architectures() -> dict[str, torch.nn.Module]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from anchorbench import load_task
 from anchorbench.hub import to_transformers
-from anchorbench.internals import stack_internals
+from anchorbench.internals import side_by_side, stack_internals
 from anchorbench.mechanism import (
     COMPOSITION,
     EXCEPTION,
@@ -88,8 +88,6 @@ def test_no_held_out_sequence_is_ever_read(task: object) -> None:
 
 
 def test_members_are_judged_as_if_alone() -> None:
-    from anchorbench.validation import side_by_side
-
     models = [key_to_anchors(TASK, "pre", 4), pair_lookup(TASK, "pre", 5)]
     together = mechanisms(side_by_side(models), TASK)
     for model, found in zip(models, together, strict=True):
