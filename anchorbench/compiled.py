@@ -1,6 +1,6 @@
-"""The training step's forward and backward pass by autograd on `GPT`, compiled: a third faster than `Backprop`, after a wait.
+"""The training step's forward and backward pass by autograd on `GPT`, compiled: a fifth faster than `Backprop`, after a wait.
 
-Compiling takes a C++ compiler and up to a minute for each stack size, so it pays for many members only: see `pays_back`.
+Compiling takes a C++ compiler and a quarter of a minute for each stack size, so it pays for many members of small models only.
 Embeddings stay outside: summed in fp32 by an operation whose order never changes.
 """
 
@@ -15,15 +15,17 @@ from torch.nn import functional as F
 
 from anchorbench.model import GPT
 
-COMPILE_SECONDS = 90.0
-"""Of one structure, in at most two stack sizes, where nothing is cached: measured on 2 cores, as the next."""
-SAVED_SECONDS_PER_BYTE = 5e-11
-"""What a compiled member-step saves per byte that a member takes in memory."""
+COMPILE_SECONDS = 40.0
+"""Of one structure, in at most two stack sizes, where nothing is cached: measured on 2 cores, as the next two."""
+SAVED_SECONDS_PER_BYTE = 2.2e-11
+"""What a compiled member-step saves per byte that a member takes in memory: half a millisecond of 2.7 for the laptop preset."""
+LARGEST_MEMBER = 2**27
+"""Bytes; of larger ones the arrays are beyond what malloc keeps, and clearing them takes what fusing saves."""
 
 
 def seconds_saved(members: int, steps: int, memory: float) -> float:
     """What compiling saves on `members` of `memory` bytes each, trained for `steps` on 2 cores, before its own cost."""
-    return members * steps * memory * SAVED_SECONDS_PER_BYTE
+    return members * steps * memory * SAVED_SECONDS_PER_BYTE if memory <= LARGEST_MEMBER else 0.0
 
 
 @cache

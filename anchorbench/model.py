@@ -65,9 +65,8 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(members, d_out)) if bias else None
 
     def forward(self, x: Float[Tensor, "members rows d_in"]) -> Float[Tensor, "members rows d_out"]:
-        if self.bias is None:
-            return torch.bmm(x, self.weight)
-        return torch.baddbmm(self.bias[:, None], x, self.weight)
+        y = torch.bmm(x, self.weight)
+        return y if self.bias is None else y + self.bias[:, None]
 
 
 class Block(nn.Module):
@@ -126,7 +125,7 @@ class Block(nn.Module):
         query, key, value = heads(self.query(attended)), heads(self.key(source)), heads(self.value(source))
         length = query.shape[1]
         mask = torch.full((length, seq), -math.inf, device=query.device, dtype=query.dtype).triu(seq - length + 1)
-        scores = torch.baddbmm(mask, query, key.transpose(1, 2), alpha=1 / math.sqrt(d_head))
+        scores = torch.bmm(query, key.transpose(1, 2)) * (1 / math.sqrt(d_head)) + mask
         pattern = scores.softmax(-1)
         mixed = torch.bmm(pattern, value).view(members * batch, head, length, d_head).transpose(1, 2)
         return mixed.reshape(members, batch * length, head * d_head), pattern.view(members, batch, head, length, seq)

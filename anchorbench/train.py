@@ -40,7 +40,7 @@ PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 ORDER_BLOCK = 64
 """Steps whose batches are drawn together; which examples a step sees depends on its number and the seed alone."""
 CHECKPOINT_SECONDS = 15.0
-M_TRIM_THRESHOLD = -1
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of mallopt(3)."""
 SETTLED_EVALUATIONS, SETTLED_LOSS, SETTLED_EVERY = 3, 0.01, 0.05
 """With `stop: settled`, a member ends early once its last 3 evaluations (at least one each 5% of the steps) name the same
@@ -360,7 +360,9 @@ class Stack:
 def _keep_freed_memory() -> None:
     """Or glibc hands it back and gets it again, cleared, in every step: a quarter of a compiled step's time."""
     with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, 2**25)  # the largest that it takes
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _digest(about: str, state: dict[str, Tensor]) -> str:
