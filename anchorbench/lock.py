@@ -106,6 +106,15 @@ def _guard(path: Path) -> Generator[float]:
         yield guard.stat().st_mtime
 
 
+def any_held(folder: Path) -> bool:
+    """Whether a living owner holds a lock in `folder`."""
+    for path in folder.glob("[!.]*"):
+        with _guard(path) as now:
+            if _held(path, now):
+                return True
+    return False
+
+
 def _held(path: Path, now: float) -> bool:
     try:
         with path.open("rb") as file:

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from anchorbench.lock import RunLock
+from anchorbench.lock import RunLock, any_held
 from anchorbench.recipe import Recipe
 from anchorbench.store import DamagedRunError, Run, read_run, write_atomically, write_run, write_tables
 
@@ -101,9 +101,12 @@ class SweepFolder:
         return self.out / "checkpoints" / f"{name}.safetensors"
 
     def remove_checkpoints(self, finished: set[str]) -> None:
-        """Removes the checkpoints of stacks that are finished, and damaged ones."""
+        """Removes the checkpoints of stacks that are finished, and damaged ones; and what kills left, if nobody is saving."""
         for path in (self.out / "checkpoints").glob("*.safetensors"):
             if finished >= set(checkpoint_runs(path)):
+                path.unlink(missing_ok=True)
+        if not any_held(self.out / "locks"):
+            for path in (self.out / "checkpoints").glob(".*.safetensors.*"):
                 path.unlink(missing_ok=True)
 
     def others(self, known: set[str]) -> list[Run]:

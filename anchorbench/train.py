@@ -328,7 +328,7 @@ class Stack:
         from safetensors.torch import save
 
         seen = self._seen() | {"trajectories": [[asdict(point) for point in points] for points in self.trajectories]}
-        about = json.dumps({"run_ids": self.run_ids, "step": self.step, "compiled": self.compiled, "seen": seen})
+        about = json.dumps({"run_ids": self.run_ids, "compiled": self.compiled, "step": self.step, "seen": seen})
         state = {name: tensor.cpu() for name, tensor in self._state().items()}
         write_atomically(path, save(state, {"anchorbench": about, "digest": _digest(about, state)}))
 

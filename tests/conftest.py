@@ -1,9 +1,13 @@
 """A preset small enough to train in a second, the command line in this process, and one trained sweep for all to read."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+# Two test processes share two cores: a second thread in each would only wait for the other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

@@ -1,5 +1,6 @@
 """The lock of a run: two processes never hold it at once, and a dead owner does not keep it."""
 
+import json
 import os
 import shutil
 import signal
@@ -9,11 +10,12 @@ import threading
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 from anchorbench import lock as module
-from anchorbench.lock import HEARTBEAT, STALE, Owner, RunLock
+from anchorbench.lock import HEARTBEAT, STALE, Owner, RunLock, any_held
 
 HAMMER = """
 import os, random, sys
@@ -308,3 +310,15 @@ def test_forked_child_holds_nothing(path):
         assert not child.still_mine()
         child.release()
         assert lock.still_mine()
+
+
+def test_any_held_sees_the_living_alone(tmp_path: Path) -> None:
+    assert not any_held(tmp_path / "none")
+    lock = RunLock.acquire(tmp_path / "a")
+    assert lock is not None
+    assert any_held(tmp_path)
+    dead = json.loads(lock.path.read_text()) | {"born": "long ago"}
+    lock.release()
+    assert not any_held(tmp_path)
+    (tmp_path / "b").write_text(json.dumps(dead))
+    assert not any_held(tmp_path), "its process number is another process's by now"

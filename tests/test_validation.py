@@ -97,18 +97,18 @@ def test_the_sweeps_hold_whole_recipes_of_both_norms() -> None:
     assert {recipe.model.norm for recipe in asked} == {"pre", "post"}
     assert {recipe.model.n_layer for recipe in asked} == {2, 3}
     quick = [recipe for sweep in sweeps(quick=True).values() for recipe in sweep.runs()]
-    assert len(quick) == 8
+    assert len(quick) == 6
     assert not {recipe.run_id for recipe in quick} & {recipe.run_id for recipe in runs}, "the shipped weights know them"
 
 
 def test_a_quick_trial(tmp_path: Path) -> None:
-    """The real thing on eight runs that the shipped weights never saw: four that should infer and four that should not."""
+    """The real thing on six runs that the shipped weights never saw: three that should infer and three that should not."""
     lines: list[str] = []
     found = validate(tmp_path, lines.append, quick=True)
     assert found["planted_accuracy"]["value"] == 1
     assert found["planted_wrong"]["value"] == 0
     assert found["null_undecided"]["value"] == 1
-    assert found["heldout_runs"] >= 6
+    assert found["heldout_runs"] >= 5
     assert found["heldout_opposite"]["value"] == 0
     assert found["heldout_agreement"]["value"] >= 0.75
     for row in found["planted"]:
