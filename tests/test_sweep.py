@@ -62,6 +62,7 @@ INJECT = {
 for name in names:
     child = os.fork()
     if child == 0:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # who started the tests may have had it ignored
         for stream, kind in ((1, "out"), (2, "err")):
             os.dup2(os.open(Path(root) / f"{name}.{kind}", os.O_WRONLY | os.O_CREAT), stream)
         INJECT[name]()

@@ -1,10 +1,12 @@
 """The trial of the mechanistic verdict: its statistics by hand, its folds, and a real trial in small."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import TINY
 from scipy.stats import mannwhitneyu
 
@@ -101,7 +103,16 @@ def test_the_sweeps_hold_whole_recipes_of_both_norms() -> None:
     assert not {recipe.run_id for recipe in quick} & {recipe.run_id for recipe in runs}, "the shipped weights know them"
 
 
-def test_a_quick_trial(tmp_path: Path) -> None:
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """For the one long test, which ends alone on its two cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_a_quick_trial(tmp_path: Path, two_threads: None) -> None:
     """The real thing on six runs that the shipped weights never saw: three that should infer and three that should not."""
     lines: list[str] = []
     found = validate(tmp_path, lines.append, quick=True)
