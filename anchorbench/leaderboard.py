@@ -33,18 +33,23 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from scipy import stats
 
 from anchorbench.bench_train import products_per_step
 from anchorbench.initialize import Init
 from anchorbench.model import Shape
+from anchorbench.probes.attention_flow import central
 from anchorbench.recipe import Optimizer, Recipe, parse_recipe
 from anchorbench.summary import Mean
+from anchorbench.task import Task
 from anchorbench.verdict import Behaviour, Composition, Share
 
 SEEDS = 8
 """Members a task."""
+FLOW_LENGTH = 16
+"""Tokens of the longest sequence whose attention an entry holds: longer ones are not seen at a glance."""
 BETTER = 0.01
 """The p below which an entry may be called better than another."""
 
@@ -282,6 +287,18 @@ class Statistics(Model):
 VERDICTS: tuple[Composition, ...] = ("inferential", "mixed", "memorizing", "unfit")
 
 
+Percent = Annotated[int, Field(ge=0, le=100)]
+
+
+class Flow(Model):
+    """Attention of one member on one held-out sequence, the one that `flow_example` gives. It illustrates; nothing rests on it."""
+
+    row: int = Field(ge=0, lt=200)
+    """Number of the member's row."""
+    attention: tuple[tuple[tuple[Percent, ...], ...], ...]
+    """[layer][reader][source], sources up to the reader: percent, heads averaged."""
+
+
 class Machine(Model):
     """What the times depend on: no name, no path."""
 
@@ -306,6 +323,8 @@ class Entry(Model):
     rows: Annotated[tuple[Row, ...], Field(max_length=200)]
     """One a member: the suite's tasks in order, each with its seeds in order."""
     statistics: Statistics
+    flows: Annotated[tuple[Flow, ...], Field(max_length=4)]
+    """One a verdict, of the first member with it in a task of short sequences."""
     machine: Machine
     git: Annotated[str, Field(pattern=r"^[0-9a-f]{40}(-dirty)?$")] | None
     """Commit of the code that trained; null if it was installed from a package."""
@@ -356,6 +375,22 @@ def verdict_of(seen: Share, held_out: Share) -> Composition:
     if verdict is None:
         raise ValueError("nothing is held out; allowed: a task with held-out groups")
     return verdict
+
+
+def flow_rows(recipe: SubmittedRecipe, rows: Sequence[Row]) -> list[int]:
+    """Numbers of the rows whose attention an entry shows: the first of each verdict, in tasks of at most FLOW_LENGTH tokens."""
+    short = [task for task in TRACKS[recipe.track].suite if recipe.recipe(task, 0).load_task().seq_len <= FLOW_LENGTH]
+    names = {(task.task, task.variant) for task in short}
+    first: dict[str, int] = {}
+    for number, row in enumerate(rows):
+        if (row.task, row.variant) in names:
+            first.setdefault(row.verdict, number)
+    return sorted(first.values())
+
+
+def flow_example(suite: SuiteTask, task: Task) -> Int[np.ndarray, "1 seq"]:
+    """The held-out sequence on which a member of `task` shows its attention."""
+    return central(task, task.sample(suite.unseen, 200, seed=0).tokens)
 
 
 def statistics_of(recipe: SubmittedRecipe, rows: Sequence[Row]) -> Statistics:

@@ -19,6 +19,7 @@ from anchorbench.leaderboard import (
     SubmittedRecipe,
     SuiteTask,
     digest_of,
+    flow_rows,
     seen_and_held_out,
     statistics_of,
     verdict_of,
@@ -94,6 +95,7 @@ def validate_entry(data: bytes) -> Entry:
         raise ValueError("recipe.precision is 'auto'; allowed in an entry: the precision that was used, 'fp32' or 'bf16'")
     _require_complete(entry)
     _require_statistics(entry)
+    _require_flows(entry)
     return entry
 
 
@@ -210,6 +212,24 @@ def _require_statistics(entry: Entry) -> None:
 
     ours = statistics_of(entry.recipe, entry.rows)
     compare("statistics", entry.statistics.model_dump(mode="json"), ours.model_dump(mode="json"))
+
+
+def _require_flows(entry: Entry) -> None:
+    """Of the members that are shown, and each the size and sums of attention: what the page draws without a second look."""
+    expected, claimed = flow_rows(entry.recipe, entry.rows), [flow.row for flow in entry.flows]
+    if claimed != expected:
+        raise ValueError(f"flows are of rows {claimed}; the first of each verdict are {expected}")
+    for number, flow in enumerate(entry.flows):
+        row = entry.rows[flow.row]
+        task = next(task for task in entry.suite if (task.task, task.variant) == (row.task, row.variant))
+        seq = entry.recipe.recipe(task, row.seed).load_task().seq_len
+        shape = (entry.recipe.model.n_layer, seq)
+        if (len(flow.attention), *{len(layer) for layer in flow.attention}) != shape:
+            raise ValueError(f"flows.{number}.attention is not {shape[0]} layers of {seq} readers")
+        for layer in flow.attention:
+            for reader, percents in enumerate(layer):
+                if len(percents) != reader + 1 or abs(sum(percents) - 100) > len(percents) / 2:  # each is rounded
+                    raise ValueError(f"flows.{number}.attention of reader {reader} is no {reader + 1} percents that sum to 100")
 
 
 def _sentence(error: ValidationError) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -24,6 +25,7 @@ from anchorbench.leaderboard import (
     TRACKS,
     VERDICTS,
     Entry,
+    Flow,
     Interval,
     Machine,
     Row,
@@ -32,9 +34,11 @@ from anchorbench.leaderboard import (
     TaskStatistics,
     better_than,
     canonical,
+    flow_example,
     ranking,
     seen_and_held_out,
 )
+from anchorbench.probes.attention_flow import Link, links
 from anchorbench.store import write_atomically
 
 MAX_PAGE_BYTES = 2_000_000
@@ -46,6 +50,19 @@ class ShownTask:
 
     statistics: TaskStatistics
     rows: list[tuple[Row, float]]
+
+
+@dataclass(frozen=True)
+class ShownFlow:
+    """A member's attention as it is drawn: positions across, layers upwards."""
+
+    row: Row
+    words: list[str]
+    """The tokens of the sequence."""
+    kinds: list[str]
+    """Of each position: key, anchor or filler."""
+    layers: int
+    links: list[Link]
 
 
 @dataclass(frozen=True)
@@ -65,6 +82,7 @@ class Shown:
     """The fields of the recipe that differ from the defaults."""
     tasks: list[ShownTask]
     verdicts: list[tuple[str, int]]
+    flows: list[ShownFlow]
     better: list[str]
     """Names of the entries that it is better than."""
     reference: float
@@ -142,9 +160,26 @@ def _shown(rank: int, entry: Entry, others: list[Entry]) -> Shown:
         yaml=yaml.safe_dump(differing, sort_keys=False),
         tasks=tasks,
         verdicts=[(verdict, count[verdict]) for verdict in VERDICTS],
+        flows=[_flow(entry, flow) for flow in entry.flows],
         better=[other.recipe.name for other in others if other is not entry and better_than(entry, other) < BETTER],
         reference=entry.machine.reference_seconds * len(entry.rows),
     )
+
+
+def _flow(entry: Entry, flow: Flow) -> ShownFlow:
+    row = entry.rows[flow.row]
+    suite = next(task for task in entry.suite if (task.task, task.variant) == (row.task, row.variant))
+    task = entry.recipe.recipe(suite, row.seed).load_task()
+    tokens = flow_example(suite, task)
+    kinds = ["filler"] * task.seq_len
+    for name, at in task.landmarks(tokens).items():
+        kinds[int(at[0])] = "key" if name == "key" else "anchor"
+    patterns: list[np.ndarray] = []
+    for layer in flow.attention:
+        pattern = np.zeros((task.seq_len, task.seq_len))
+        pattern[np.tril_indices(task.seq_len)] = [percent / 100 for percents in layer for percent in percents]
+        patterns.append(pattern)
+    return ShownFlow(row, task.text(tokens)[0].split(), kinds, len(patterns), links(patterns))
 
 
 def _phases(entries: list[Entry]) -> list[dict[str, Any]]:

@@ -12,9 +12,24 @@ from typing import Any
 
 import numpy as np
 
-from anchorbench.leaderboard import SEEDS, TRACKS, Entry, Machine, Row, SubmittedRecipe, SuiteTask, statistics_of, verdict_of
+from anchorbench.internals import open_internals
+from anchorbench.leaderboard import (
+    SEEDS,
+    TRACKS,
+    Entry,
+    Flow,
+    Machine,
+    Row,
+    SubmittedRecipe,
+    SuiteTask,
+    flow_example,
+    flow_rows,
+    statistics_of,
+    verdict_of,
+)
 from anchorbench.leaderboard_check import read_recipe
 from anchorbench.plan import MAX_YAML_BYTES
+from anchorbench.probes.attention_flow import attention
 from anchorbench.recipe import PRESETS
 from anchorbench.store import Run, environment, write_atomically
 from anchorbench.sweep import Progress, Sweep, SweepFolder, run_sweep
@@ -33,14 +48,20 @@ def run_entry(recipe_yaml: Path, out: Path, report: Callable[[str, str], None] =
     with recipe_yaml.open("rb") as file:
         recipe = resolve(read_recipe(file.read(MAX_YAML_BYTES + 1)))
     out.mkdir(parents=True, exist_ok=True)
-    rows: list[Row] = []
+    runs: list[tuple[SuiteTask, Run]] = []
     for task in TRACKS[recipe.track].suite:
         seeds = recipe.seeds(task)
         sweep = Sweep(recipe.recipe(task, seeds[0]), {"seed": seeds})
         folder = SweepFolder(out / task.name.replace("/", "-"), sweep)
-        rows += [row_of(task, run) for run in run_sweep(sweep, folder, _teller(task, report))]
+        runs += [(task, run) for run in run_sweep(sweep, folder, _teller(task, report))]
+    rows = tuple(row_of(task, run) for task, run in runs)
     entry = Entry.sealed(
-        recipe=recipe, rows=tuple(rows), statistics=statistics_of(recipe, rows), machine=this_machine(), git=commit()
+        recipe=recipe,
+        rows=rows,
+        statistics=statistics_of(recipe, rows),
+        flows=tuple(flow_of(number, *runs[number]) for number in flow_rows(recipe, rows)),
+        machine=this_machine(),
+        git=commit(),
     )
     write_atomically(out / "entry.json", entry.to_json())
     return entry
@@ -94,6 +115,13 @@ def row_of(suite: SuiteTask, run: Run) -> Row:
         settled=settled_at(suite, run),
         seconds=result.seconds,
     )
+
+
+def flow_of(number: int, suite: SuiteTask, run: Run) -> Flow:
+    """The attention of the member of row `number`."""
+    tokens = flow_example(suite, run.recipe.load_task())
+    percents = [np.rint(100 * layer[0, 0]).astype(int).tolist() for layer in attention(open_internals(run), tokens)]
+    return Flow(row=number, attention=tuple(tuple(tuple(row[: i + 1]) for i, row in enumerate(layer)) for layer in percents))
 
 
 def follows_rule(task: Task, groups: dict[str, Share], seen: Share) -> Share:

@@ -13,6 +13,7 @@ from anchorbench.leaderboard import (
     SEEDS,
     TRACKS,
     Entry,
+    Flow,
     Interval,
     Machine,
     Row,
@@ -34,6 +35,7 @@ MODELS: dict[str, tuple[type[BaseModel], str]] = {
     "`statistics`": (Statistics, ""),
     "An item of `statistics.tasks`": (TaskStatistics, ""),
     "An interval": (Interval, ""),
+    "An item of `flows`": (Flow, "It illustrates; no statistic rests on it."),
     "`machine`": (Machine, ""),
 }
 WORDS = {

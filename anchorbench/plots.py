@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from anchorbench.hub import open_model
+from anchorbench.probes.attention_flow import central, links
 from anchorbench.store import Run, write_atomically
 from anchorbench.summary import Condition, conditions
 from anchorbench.task import SPLITS, Task
@@ -131,10 +132,9 @@ def attention_flow_figure(runs: list[Run], path: Path) -> Path:
     # What one member holds out, another may train on (conflict-control): one sequence that none has seen.
     unseen = np.all([other.answer(tokens).split == SPLITS.index(split) for other in tasks], axis=0)
     tokens = tokens[unseen] if unseen.any() else tokens
-    # Key and anchors in the middle, so that filler stands on both sides.
-    middle = np.abs(task.landmarks(tokens)["key"] - (task.seq_len - 4) / 2).argmin()
+    tokens = central(task, tokens)
     for axis, run in zip(axes, runs, strict=True):
-        flow_panel(axis, open_model(run).attention(tokens[middle : middle + 1]), task, tokens[middle])
+        flow_panel(axis, open_model(run).attention(tokens), task, tokens[0])
         share, init = run.result.inferential, run.recipe.init
         title = f"{run.result.verdict or 'member'}: gamma {init.gamma:g}, {run.recipe.model.norm}-LN, seed {run.recipe.seed}"
         axis.set_title(title + ("" if share is None else f", composes {share:.0%}"), fontsize=10.5)
@@ -153,26 +153,16 @@ def flow_panel(axis: Any, patterns: list[np.ndarray], task: Task, tokens: np.nda
     for name, at in marks.items():
         color[at] = COLORS["key"] if name == "key" else COLORS["anchor"]
     words = task.text(tokens[None])[0].split()
-    useful = np.zeros(task.seq_len)
-    useful[-1] = 1.0  # how much of each position's stream can reach the answer
-    for layer in reversed(range(len(patterns))):
-        attention = patterns[layer][0].mean(0)
-        for reader in range(task.seq_len):
-            for source in range(reader + 1):
-                weight = float(attention[reader, source])
-                if weight < 0.03:
-                    continue
-                reaches = bool(useful[reader] > 0.05)
-                axis.plot(
-                    [source, reader],
-                    [layer + 0.13, layer + 0.87],
-                    lw=6 * weight,
-                    color=color[source] if reaches else "#dddddd",
-                    alpha=0.25 + 0.75 * weight if reaches else 0.7,
-                    solid_capstyle="round",
-                    zorder=3 if reaches else 1,
-                )
-        useful = np.maximum(useful, attention.T @ useful)
+    for link in links([pattern[0].mean(0) for pattern in patterns]):
+        axis.plot(
+            [link.source, link.reader],
+            [link.layer + 0.13, link.layer + 0.87],
+            lw=6 * link.weight,
+            color=color[link.source] if link.reaches else "#dddddd",
+            alpha=0.25 + 0.75 * link.weight if link.reaches else 0.7,
+            solid_capstyle="round",
+            zorder=3 if link.reaches else 1,
+        )
     for layer in range(len(patterns) + 1):
         for position, word in enumerate(words):
             face = color[position] if layer == 0 else "#f4f4f4"

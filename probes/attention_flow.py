@@ -8,9 +8,9 @@ It does not show how a model answers: pre-LN members of two layers move the key 
 and attention to a position does not prove that what stands there is used.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -22,6 +22,8 @@ from .reading import open_one, read, trained_examples
 from .score import Score, mean_scores
 
 LAST = "last position"
+FAINT = 0.03
+"""Attention below it is not drawn."""
 DOES_NOT_SHOW = "Attention to a position does not prove that what stands there is used, nor that the model composes."
 
 
@@ -110,6 +112,37 @@ def flow(
             named = [given[:, rows, source] for source in sources.values()]
             shares[:, :, layer, reader] = np.stack([*named, 1 - np.sum(named, axis=0)], axis=-1)
     return shares
+
+
+class Link(NamedTuple):
+    """Attention that a reader's position gives to a source's, in one sequence."""
+
+    layer: int
+    reader: int
+    source: int
+    weight: float
+    reaches: bool
+    """Whether what is moved can reach the last position of the last layer, from where the answer is read."""
+
+
+def links(patterns: Sequence[Float[np.ndarray, "query key"]]) -> list[Link]:
+    """What is drawn of one sequence's attention, heads averaged: all links that are not FAINT, the last layer first."""
+    seq = len(patterns[0])
+    useful = np.zeros(seq)
+    useful[-1] = 1.0  # how much of each position's stream can reach the answer
+    found: list[Link] = []
+    for layer in reversed(range(len(patterns))):
+        for reader, source in zip(*np.tril_indices(seq), strict=True):
+            if (weight := float(patterns[layer][reader, source])) >= FAINT:
+                found.append(Link(layer, int(reader), int(source), weight, bool(useful[reader] > 0.05)))
+        useful = np.maximum(useful, patterns[layer].T @ useful)
+    return found
+
+
+def central(task: Task, tokens: Int[np.ndarray, "n seq"]) -> Int[np.ndarray, "1 seq"]:
+    """The sequence to draw: key and anchors in the middle, so that filler stands on both sides."""
+    middle = np.abs(task.landmarks(tokens)["key"] - (task.seq_len - 4) / 2).argmin()
+    return tokens[middle : middle + 1]
 
 
 def summary(

@@ -15,9 +15,11 @@ from anchorbench.leaderboard import (
     SEEDS,
     TRACKS,
     Entry,
+    Flow,
     Machine,
     Row,
     SubmittedRecipe,
+    flow_rows,
     seen_and_held_out,
     statistics_of,
     verdict_of,
@@ -61,7 +63,23 @@ def honest_entry(
             content = {"task": task.task, "variant": task.variant, "seed": seed, "fingerprint": fingerprint, **shares}
             row = Row(**content, verdict="unfit", steps=run.steps, settled=1 + run.steps // (number + 2), seconds=2.5 + number / 8)
             rows.append(row.model_copy(update={"verdict": verdict_of(*seen_and_held_out(task, row))}))
-    return Entry.sealed(recipe=recipe, rows=tuple(rows), statistics=statistics_of(recipe, rows), machine=MACHINE, git=None)
+    return Entry.sealed(
+        recipe=recipe,
+        rows=tuple(rows),
+        statistics=statistics_of(recipe, rows),
+        flows=tuple(even_flow(recipe, rows, number) for number in flow_rows(recipe, rows)),
+        machine=MACHINE,
+        git=None,
+    )
+
+
+def even_flow(recipe: SubmittedRecipe, rows: list[Row], number: int) -> Flow:
+    """Every position reads evenly from itself and all before."""
+    row = rows[number]
+    task = next(task for task in TRACKS[recipe.track].suite if (task.task, task.variant) == (row.task, row.variant))
+    seq = recipe.recipe(task, row.seed).load_task().seq_len
+    layer = tuple((round(100 / (i + 1)),) * (i + 1) for i in range(seq))
+    return Flow(row=number, attention=(layer,) * recipe.model.n_layer)
 
 
 @functools.cache
@@ -290,6 +308,19 @@ ENTRIES: dict[str, tuple[Callable[[], bytes], str]] = {
     "fewer steps": (changed("statistics", "member_steps", to=1), "statistics.member_steps is 1"),
     "less time": (changed("statistics", "seconds", to=0.5), "statistics.seconds is 0.5"),
     "fewer tasks in the mean": (edited(lambda content: content["statistics"]["tasks"].pop()), "statistics.tasks has 5 items"),
+    # Pictures of other things
+    "another member's attention": (changed("flows", 0, "row", to=1), "flows are of rows [1, 5, 7]; the first of each verdict"),
+    "no attention": (changed("flows", to=[]), "flows are of rows []"),
+    "the attention of a million": (changed("flows", 0, "row", to=10**6), "flows.0.row is 1000000"),
+    "a layer too many": (edited(lambda content: content["flows"][0]["attention"].append([])), "is not 2 layers of 9 readers"),
+    "a missing reader": (edited(lambda content: content["flows"][0]["attention"][1].pop()), "is not 2 layers of 9 readers"),
+    "attention to what comes later": (
+        edited(lambda content: content["flows"][0]["attention"][0][3].append(0)),
+        "of reader 3 is no 4 percents",
+    ),
+    "more than all attention": (changed("flows", 0, "attention", 0, 8, 0, to=100), "of reader 8 is no 9 percents"),
+    "101 percent": (changed("flows", 0, "attention", 0, 8, 0, to=101), "flows.0.attention.0.8.0 is 101"),
+    "half a percent": (changed("flows", 0, "attention", 0, 8, 0, to=10.5), "valid integer"),
     "other verdict counts": (changed("statistics", "tasks", 0, "verdicts", to=[8, 0, 0, 0]), "statistics.tasks.0.verdicts.0 is 8"),
 }
 

@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 from anchorbench import leaderboard as board
 from anchorbench import leaderboard_cli
 from anchorbench.gallery import find_tasks
+from anchorbench.hub import open_model
 from anchorbench.initialize import stream_seed
 from anchorbench.leaderboard import SEEDS, TRACKS, Entry, Interval, SubmittedRecipe, better_than, mean_of_tasks, ranking
 from anchorbench.leaderboard_check import MAX_SENTENCE, asked, read_recipe, validate_entry
@@ -348,6 +349,18 @@ def test_a_trained_entry_is_valid_and_says_what_the_runs_say(toy: tuple[Entry, P
     text = (folder / "out" / "entry.json").read_text()
     assert str(folder) not in text
     assert platform.node() not in text
+
+
+def test_an_entry_shows_the_attention_of_its_first_member_of_each_verdict(toy: tuple[Entry, Path]) -> None:
+    """All are unfit, so the first member is shown; its attention by the exported model's own code."""
+    entry, folder = toy
+    (flow,) = entry.flows
+    assert flow.row == 0
+    run = next(run for run in map(read_run, (folder / "out").glob("*/runs/*")) if run.recipe.seed == entry.rows[0].seed)
+    attention = open_model(run).attention(board.flow_example(entry.suite[0], run.recipe.load_task()))
+    for layer, shown in zip(attention, flow.attention, strict=True):
+        for reader, percents in enumerate(shown):
+            assert percents == pytest.approx(100 * layer[0, :, reader, : reader + 1].mean(0), abs=0.51)
 
 
 def test_a_second_call_trains_only_what_is_missing(toy: tuple[Entry, Path], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from anchorbench.leaderboard import Entry
 from anchorbench.leaderboard_check import validate_entry
 from anchorbench.leaderboard_page import MAX_PAGE_BYTES, markdown_table, render
+from anchorbench.task import load_task
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 GAMMAS = {0.5: 2, 0.6: 5, 0.7: 8, 0.8: 7}
@@ -265,8 +266,21 @@ def test_a_click_opens_an_entry(shown: Watched) -> None:
     details = shown.tab.locator("details[open]")
     assert details.locator("pre").is_visible()
     assert "gamma: 0.7" in details.locator("pre").inner_text()
-    assert details.locator("circle[cx]").count() == 48 + 4  # the members, and the verdicts' key
+    assert details.locator("circle:has(title)").count() == 48  # the members
+    figure = details.locator("figure")  # all are inferential: one is shown
+    assert figure.count() == 1
+    assert figure.locator("text").all_text_contents() == flow_words()
+    # By hand: even attention of 9 positions to all before, 45 links a layer; only the last reader of layer 2 answers.
+    assert figure.locator("line").count() == 90
+    assert figure.locator("line.idle").count() == 36
     assert details.locator("summary").evaluate("element => element === document.activeElement")
+
+
+def flow_words() -> list[str]:
+    """The tokens of the sequence that is held out and has its key nearest the middle, found one by one."""
+    sequences = load_task("composite", "heldout-both").sample("ood", 200, 0).tokens.tolist()
+    off = [abs(min(i for i, token in enumerate(sequence) if token in (1, 2, 3, 4)) - 1 - 2.5) for sequence in sequences]
+    return [f"a{token}" if token <= 4 else str(token) for token in sequences[off.index(min(off))]]
 
 
 def test_the_keyboard_opens_an_entry(shown: Watched) -> None:
