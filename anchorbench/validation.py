@@ -5,6 +5,7 @@ run's behaviour by weights fitted on the other recipes alone: all seeds of a rec
 fit and to grade, never as a feature.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from rich.table import Table
 from scipy.stats import binomtest
 
 from anchorbench import train
-from anchorbench.initialize import initialize, stream_seed
+from anchorbench.initialize import Init, initialize, stream_seed
 from anchorbench.internals import runs_internals, side_by_side, stack_internals
 from anchorbench.mechanism import COMPOSITION, EXCEPTION, SURE, Classifier, Logistic, fit_logistic, mechanisms, read_features
 from anchorbench.model import GPT, Shape
@@ -38,6 +39,8 @@ NOISES = (0.0, 0.01, 0.02, 0.03, 0.1, 0.3, 0.8)
 """Of planted weights, relative to each matrix's root mean square."""
 QUICK_NOISES = (0.0, 0.03, 0.3)
 """With two seeds: a minute on two cores in all."""
+QUICK_SEEDS = (100, 101, 102)
+"""That the shipped weights were not fitted on."""
 STATED_NOISE = 0.03
 """Up to here every planted circuit is to be named right; at 0.05 the number line of `key_to_anchors` confuses neighbours."""
 NULL_STEPS = 300
@@ -52,8 +55,8 @@ def sweeps(*, quick: bool) -> dict[str, Sweep]:
     post = pre.override({"model.norm": "post", "steps": 3000, "optimizer.warmup": 500, "optimizer.weight_decay": 0.01})
     if quick:
         return {
-            "pre": Sweep(pre.override({"steps": 1200}), {"init.gamma": (0.7,), "seed": (0, 1, 2)}),
-            "post": Sweep(post.override({"steps": 2200}), {"init.gamma": (0.55,), "seed": (0, 1, 2)}),
+            "pre": Sweep(pre.override({"steps": 1200}), {"init.gamma": (0.7,), "seed": QUICK_SEEDS}),
+            "post": Sweep(post.override({"steps": 2200}), {"init.gamma": (0.55,), "seed": QUICK_SEEDS}),
         }
     conflict = pre.override({"variant": "conflict", "steps": 2000, "optimizer.weight_decay": 0.1})
 
@@ -92,7 +95,7 @@ class Observed:
         return [json.dumps(run.recipe.model_dump(mode="json") | {"seed": None}, sort_keys=True) for run in self.runs]
 
 
-def observe(runs: Sequence[Run], step: int | None = None, report: Callable[[int], None] = lambda done: None) -> Observed:
+def observe(runs: Sequence[Run], step: int | None = None) -> Observed:
     """Reads the deciding features of all runs; at an intermediate step that was kept, if given."""
     alike: dict[Any, list[int]] = {}
     for number, run in enumerate(runs):
@@ -105,7 +108,6 @@ def observe(runs: Sequence[Run], step: int | None = None, report: Callable[[int]
             found, accuracy = read_features(runs_internals([runs[number] for number in part], step), task)
             for member, number in enumerate(part):
                 rows[number] = {name: float(values[member]) for name, values in found.items()} | {"accuracy": accuracy[member]}
-            report(len(part))
     names = list(dict.fromkeys(name for row in rows for name in row))
     table = {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
     return Observed(list(runs), table, table.pop("accuracy"))
@@ -129,15 +131,35 @@ def fit(observed: Observed) -> Classifier:
     return Classifier(composition=fit_logistic(COMPOSITION, of_composition.features, infers), exception=exception)
 
 
-def held_out(features: Sequence[str], found: Mapping[str, np.ndarray], positive: np.ndarray, recipes: Sequence[str]) -> np.ndarray:
-    """The probability of each run by weights fitted on the other recipes; 0.5 where those are all of one kind."""
-    probability = np.full(len(positive), 0.5)
+def fitted_without(
+    left_out: Sequence[str],
+    features: Sequence[str],
+    found: Mapping[str, np.ndarray],
+    positive: np.ndarray,
+    recipes: Sequence[str],
+) -> dict[str, Logistic | None]:
+    """Recipe of `left_out` -> weights fitted on the runs of the others; None where those are all of one kind."""
+    weights: dict[str, Logistic | None] = {}
+    for recipe in dict.fromkeys(left_out):
+        rest = np.array([other != recipe for other in recipes])
+        both = len(set(positive[rest].tolist())) == 2
+        weights[recipe] = fit_logistic(features, {name: found[name][rest] for name in features}, positive[rest]) if both else None
+    return weights
+
+
+def predicted(weights: Mapping[str, Logistic | None], found: Mapping[str, np.ndarray], recipes: Sequence[str]) -> np.ndarray:
+    """The probability of each run by the weights that never saw its recipe; 0.5 where there are none."""
+    probability = np.full(len(recipes), 0.5)
     for recipe in dict.fromkeys(recipes):
         test = np.array([other == recipe for other in recipes])
-        if len(set(positive[~test].tolist())) == 2:
-            fitted = fit_logistic(features, {name: found[name][~test] for name in features}, positive[~test])
-            probability[test] = fitted.probability({name: found[name][test] for name in features})
+        if (fitted := weights[recipe]) is not None:
+            probability[test] = fitted.probability({name: found[name][test] for name in fitted.features})
     return probability
+
+
+def held_out(features: Sequence[str], found: Mapping[str, np.ndarray], positive: np.ndarray, recipes: Sequence[str]) -> np.ndarray:
+    """The probability of each run by weights fitted on the other recipes; 0.5 where those are all of one kind."""
+    return predicted(fitted_without(recipes, features, found, positive, recipes), found, recipes)
 
 
 def recipe_features(runs: Sequence[Run]) -> dict[str, Float[np.ndarray, " runs"]]:
@@ -153,30 +175,34 @@ def recipe_features(runs: Sequence[Run]) -> dict[str, Float[np.ndarray, " runs"]
     }
 
 
-def within_recipes(probability: np.ndarray, share: np.ndarray, recipes: Sequence[str]) -> tuple[int, int]:
+def within_recipes(probability: np.ndarray, share: np.ndarray, recipes: Sequence[str]) -> dict[str, float]:
     """Over two members of one recipe whose composed shares differ by more than 0.2: how often the more probable composes more.
 
-    This is the AUROC within recipes, where nothing that the recipe says can help. Ties count as half; returned are hits and pairs.
+    This is the AUROC within recipes, where nothing that the recipe says can help; ties count as half. The 95% interval is by
+    bootstrap over recipes, as the pairs of one share members. n is the number of pairs.
     """
-    hits, pairs = 0.0, 0
-    for recipe in dict.fromkeys(recipes):
-        members = [number for number, other in enumerate(recipes) if other == recipe]
-        for a in members:
-            for b in members:
-                if share[a] > share[b] + 0.2:
-                    pairs += 1
-                    hits += 1.0 if probability[a] > probability[b] else 0.5 * (probability[a] == probability[b])
-    return round(hits), pairs
+    hits, pairs = np.zeros((2, len(names := list(dict.fromkeys(recipes)))))
+    for number, recipe in enumerate(names):
+        members = [run for run, other in enumerate(recipes) if other == recipe]
+        for a, b in itertools.permutations(members, 2):
+            if share[a] > share[b] + 0.2:
+                pairs[number] += 1
+                hits[number] += 1.0 if probability[a] > probability[b] else 0.5 * (probability[a] == probability[b])
+    drawn = np.random.default_rng(0).integers(len(names), size=(RESAMPLES, len(names)))
+    of_draws = pairs[drawn].sum(1)
+    low, high = np.percentile(hits[drawn].sum(1)[of_draws > 0] / of_draws[of_draws > 0], [2.5, 97.5])
+    return {"value": hits.sum() / pairs.sum(), "low": float(low), "high": float(high), "n": int(pairs.sum())}
 
 
-def auroc(probability: np.ndarray, positive: np.ndarray) -> dict[str, float]:
-    """The area under the ROC curve, with its 95% interval by bootstrap over runs."""
+def auroc(probability: np.ndarray, positive: np.ndarray, recipes: Sequence[str]) -> dict[str, float]:
+    """The area under the ROC curve, with its 95% interval by bootstrap over recipes: the seeds of one are alike."""
     from sklearn.metrics import roc_auc_score
 
     rng = np.random.default_rng(0)
+    members = [np.flatnonzero([other == recipe for other in recipes]) for recipe in dict.fromkeys(recipes)]
     resampled: list[float] = []
     for _ in range(RESAMPLES):
-        rows = rng.integers(len(positive), size=len(positive))
+        rows = np.concatenate([members[number] for number in rng.integers(len(members), size=len(members))])
         if len(set(positive[rows].tolist())) == 2:
             resampled.append(float(roc_auc_score(positive[rows], probability[rows])))
     low, high = np.percentile(resampled, [2.5, 97.5])
@@ -215,8 +241,11 @@ def nothing(classifier: Classifier, members: int) -> list[dict[str, Any]]:
     task = load_task("composite")
     rows: list[dict[str, Any]] = []
     for norm in ("pre", "post"):
-        for kind, steps in (("untrained", 0), ("shuffled labels", NULL_STEPS)):
-            stack = _on_shuffled_labels(Shape(norm=norm), task, members, steps)
+        stack = GPT(Shape(norm=norm), members=members, vocab_size=task.vocab_size, seq_len=task.seq_len)
+        initialize(stack, [Init(gamma=0.4 + 0.4 * member / members) for member in range(members)], list(range(members)))
+        for kind in ("untrained", "shuffled labels"):
+            if kind == "shuffled labels":
+                _train_on_shuffled_labels(stack, task)
             rows += [
                 {"kind": kind, "norm": norm, "verdict": found.verdict} | _numbers(found)
                 for found in mechanisms(stack_internals(stack), task, classifier)
@@ -228,41 +257,35 @@ def _numbers(found: Any) -> dict[str, float]:
     return {"accuracy": found.accuracy} | {name: found.features[name] for name in COMPOSITION}
 
 
-def _on_shuffled_labels(shape: Shape, task: Task, members: int, steps: int) -> GPT:
-    """Models of several rates after `steps` on training sequences whose labels are dealt out at random."""
+def _train_on_shuffled_labels(stack: GPT, task: Task) -> None:
+    """NULL_STEPS on training sequences whose labels are dealt out at random."""
     from anchorbench.backprop import Backprop
 
-    recipes = [Recipe(model=shape, seed=seed) for seed in range(members)]
-    model = GPT(shape, members=members, vocab_size=task.vocab_size, seq_len=task.seq_len)
-    inits = [recipe.init.model_copy(update={"gamma": 0.4 + 0.4 * seed / members}) for seed, recipe in enumerate(recipes)]
-    initialize(model, inits, [recipe.seed for recipe in recipes])
-    batch = recipes[0].batch
-    examples = task.sample("train", batch * max(steps, 1), 0)
+    laptop = PRESETS["laptop"]
+    examples = task.sample("train", laptop.batch * NULL_STEPS, 0)
     rng = np.random.default_rng(stream_seed(0, "order"))
     tokens, labels = torch.from_numpy(examples.tokens), torch.from_numpy(rng.permutation(examples.label))
-    backprop, adam = Backprop(model, batch), torch.optim.AdamW(model.parameters(), lr=recipes[0].optimizer.lr)
-    for part, answers in zip(tokens.split(batch), labels.split(batch), strict=True):
-        if steps == 0:
-            break
-        backprop(part.expand(members, -1, -1), answers.expand(members, -1))
+    backprop, adam = Backprop(stack, laptop.batch), torch.optim.AdamW(stack.parameters(), lr=laptop.optimizer.lr)
+    for part, answers in zip(tokens.split(laptop.batch), labels.split(laptop.batch), strict=True):
+        backprop(part.expand(stack.members, -1, -1), answers.expand(stack.members, -1))
         for parameter, gradient in backprop.gradients.items():
             parameter.grad = gradient
         adam.step()
-    return model.requires_grad_(False)
 
 
-def early(observed: Observed, classifier: Classifier, report: Callable[[int], None]) -> list[dict[str, Any]]:
-    """How well the verdict at each kept step predicts the final behaviour; steps as shares of the training, a row a step."""
-    chosen, infers = decided(observed, "composition")
+def early(chosen: Observed, infers: np.ndarray, weights: Mapping[str, Logistic | None]) -> list[dict[str, Any]]:
+    """How well the features at each kept step predict the final behaviour, by weights fitted on the ends of other recipes; steps
+    as shares of the training, a row a step.
+    """
     rows: list[dict[str, Any]] = []
     for fraction in (0.1, 0.2, 0.3, 0.5, 0.7):
         nearest = [min(KEEP_STEPS, key=lambda step: abs(step - fraction * run.recipe.steps)) for run in chosen.runs]
         probability = np.full(len(chosen.runs), np.nan)
         for step in dict.fromkeys(nearest):
             at = [number for number, other in enumerate(nearest) if other == step]
-            seen = observe([chosen.runs[number] for number in at], step, report)
-            probability[at] = classifier.composition.probability(seen.features)
-        rows.append({"fraction": fraction, "auroc": auroc(probability, infers)})
+            seen = observe([chosen.runs[number] for number in at], step)
+            probability[at] = predicted(weights, seen.features, seen.recipes)
+        rows.append({"fraction": fraction, "auroc": auroc(probability, infers, chosen.recipes)})
     return rows
 
 
@@ -311,45 +334,31 @@ def _grade_shipped(observed: Observed) -> dict[str, Any]:
 
 
 def _grade_held_out(observed: Observed, report: Callable[[str], None]) -> dict[str, Any]:
-    classifier = fit(observed)
     chosen, infers = decided(observed, "composition")
-    probability = held_out(COMPOSITION, chosen.features, infers, chosen.recipes)
+    weights = fitted_without(observed.recipes, COMPOSITION, chosen.features, infers, chosen.recipes)
+    probability = predicted(weights, chosen.features, chosen.recipes)
     baseline = recipe_features(chosen.runs)
     guessed = held_out(tuple(baseline), baseline, infers, chosen.recipes)
     asked = np.array([run.result.composes is not None and run.result.accuracy_iid.value >= FIT for run in observed.runs])
-    every = observed.where(asked)
+    every = observed.where(asked)  # those of mixed behaviour too, which are never fitted on
+    of_every = predicted(weights, every.features, every.recipes)
     shares = np.array([run.result.inferential for run in every.runs])
-    of_every = _held_out_for_all(every)
     pre_norm = np.array([run.recipe.model.norm == "pre" for run in every.runs])
     exceptions, in_order = decided(observed, "exception")
     exception_p = held_out(EXCEPTION, exceptions.features, in_order, exceptions.recipes)
     report("reading the weights that were kept during training")
     return {
-        "classifier": classifier,
+        "classifier": fit(observed),
         **_grades(chosen, infers, probability, "composition"),
         "baseline_agreement": share(int(((guessed >= 0.5) == infers).sum()), len(infers)),
-        "baseline_auroc": auroc(guessed, infers),
+        "baseline_auroc": auroc(guessed, infers, chosen.recipes),
         "recipes": len(set(chosen.recipes)),
-        "features": {name: auroc(chosen.features[name], infers) for name in COMPOSITION},
-        "within_recipe": share(*within_recipes(of_every, shares, every.recipes)),
-        "within_recipe_pre_norm": share(*within_recipes(of_every[pre_norm], shares[pre_norm], every.where(pre_norm).recipes)),
+        "features": {name: auroc(chosen.features[name], infers, chosen.recipes) for name in COMPOSITION},
+        "within_recipe": within_recipes(of_every, shares, every.recipes),
+        "within_recipe_pre_norm": within_recipes(of_every[pre_norm], shares[pre_norm], every.where(pre_norm).recipes),
         "exception": _grades(exceptions, in_order, exception_p, "exception"),
-        "early": early(observed, classifier, lambda done: None),
+        "early": early(chosen, infers, weights),
     }
-
-
-def _held_out_for_all(every: Observed) -> np.ndarray:
-    """As `held_out`, but asked of runs of undecided behaviour as well, which are never fitted on."""
-    chosen, infers = decided(every, "composition")
-    probability = np.full(len(every.runs), 0.5)
-    recipes = every.recipes
-    for recipe in dict.fromkeys(recipes):
-        test = np.array([other == recipe for other in recipes])
-        rest = np.array([other != recipe for other in chosen.recipes])
-        if len(set(infers[rest].tolist())) == 2:
-            fitted: Logistic = fit_logistic(COMPOSITION, chosen.where(rest).features, infers[rest])
-            probability[test] = fitted.probability({name: every.features[name][test] for name in COMPOSITION})
-    return probability
 
 
 def _grades(observed: Observed, positive: np.ndarray, probability: np.ndarray, question: str) -> dict[str, Any]:
@@ -376,7 +385,7 @@ def _grades(observed: Observed, positive: np.ndarray, probability: np.ndarray, q
     return {
         "heldout_agreement": share(int(agree.sum()), len(agree)),
         "heldout_opposite": share(int(against.sum()), len(agree)),
-        "heldout_auroc": auroc(probability, positive) if len(set(positive.tolist())) == 2 else None,
+        "heldout_auroc": auroc(probability, positive, observed.recipes) if len(set(positive.tolist())) == 2 else None,
         "heldout_runs": len(agree),
         "disagreements": listed,
     }

@@ -1,41 +1,55 @@
 """The trial of the mechanistic verdict: its statistics by hand, its folds, and a real trial in small."""
 
-from collections.abc import Iterator
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from conftest import TINY
 from scipy.stats import mannwhitneyu
 
 from anchorbench import validation
 from anchorbench.mechanism import COMPOSITION, SURE
 from anchorbench.store import Run, read_run
-from anchorbench.validation import auroc, held_out, observe, recipe_features, share, sweeps, validate, within_recipes
+from anchorbench.validation import auroc, held_out, observe, recipe_features, share, sweeps, within_recipes
 
 
 def test_within_recipes_by_hand() -> None:
     """Recipe a, as (probability, composed): (.8, .9), (.3, .1), (.2, .5), (.9, .8); b: (.4, .9), (.4, .2).
 
-    .9 over .1 and .5, .8 over .1 and .5: four hits; .5 over .1: a miss; .9 over .8: too close to ask. b: a tie, half a hit, and
-    4.5 of 6 rounds to 4.
+    .9 over .1 and .5, .8 over .1 and .5: four hits; .5 over .1: a miss; .9 over .8: too close to ask. b: a tie, half a hit. Drawn
+    twice from the two recipes, the share is 4 of 5, 4.5 of 6, or 1 of 2, with a quarter, half and a quarter of the draws.
     """
     found = within_recipes(
         np.array([0.8, 0.3, 0.2, 0.9, 0.4, 0.4]), np.array([0.9, 0.1, 0.5, 0.8, 0.9, 0.2]), ["a", "a", "a", "a", "b", "b"]
     )
-    assert found == (4, 6)
+    assert found == {"value": 4.5 / 6, "low": 0.5, "high": 0.8, "n": 6}
 
 
 def test_auroc_is_the_share_of_pairs_in_order() -> None:
     rng = np.random.default_rng(0)
     probability, positive = rng.random(60).round(1), rng.random(60) < 0.4
-    found = auroc(probability, positive)
+    found = auroc(probability, positive, [str(run) for run in range(60)])
     statistic = mannwhitneyu(probability[positive], probability[~positive]).statistic
     assert found["value"] == pytest.approx(statistic / (positive.sum() * (~positive).sum()))
     assert found["low"] < found["value"] < found["high"]
     assert found["n"] == 60
+
+
+def test_the_interval_of_the_auroc_is_over_recipes() -> None:
+    """Ten equal runs a recipe tell no more than one: two recipes of either kind, one of them on the wrong side.
+
+    Of four recipes, draws that hold no right one of a kind, or no wrong one, reach 0 and 1: both ends of the interval.
+    """
+    probability, positive = np.repeat([0.9, 0.2, 0.1, 0.3], 10), np.repeat([True, True, False, False], 10)
+    found = auroc(probability, positive, np.repeat(["a", "b", "c", "d"], 10).tolist())
+    assert (found["value"], found["low"], found["high"]) == (0.75, 0.0, 1.0)
+    by_run = auroc(probability, positive, [str(run) for run in range(40)])
+    assert by_run["low"] > 0.5
 
 
 def test_share_by_hand() -> None:
@@ -103,19 +117,14 @@ def test_the_sweeps_hold_whole_recipes_of_both_norms() -> None:
     assert not {recipe.run_id for recipe in quick} & {recipe.run_id for recipe in runs}, "the shipped weights know them"
 
 
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    """For the one long test, which ends alone on its two cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(threads)
-
-
-def test_a_quick_trial(tmp_path: Path, two_threads: None) -> None:
-    """The real thing on six runs that the shipped weights never saw: three that should infer and three that should not."""
-    lines: list[str] = []
-    found = validate(tmp_path, lines.append, quick=True)
+def test_a_quick_trial(tmp_path: Path) -> None:
+    """The command as a user calls it, on six runs that the shipped weights never saw: three that should infer, three not."""
+    script = Path(sys.executable).with_name("anchorbench")
+    command = [script, "probe", "validate", "--quick", "--out", tmp_path, "--json", tmp_path / "found.json"]
+    free = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run(command, env=free, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads((tmp_path / "found.json").read_text())
     assert found["planted_accuracy"]["value"] == 1
     assert found["planted_wrong"]["value"] == 0
     assert found["null_undecided"]["value"] == 1
@@ -128,5 +137,3 @@ def test_a_quick_trial(tmp_path: Path, two_threads: None) -> None:
             assert row["verdict"] == row["truth"]
     assert found["weights"]["composition"]["features"] == list(COMPOSITION)
     assert 0.5 < SURE < 1
-    again: list[str] = []
-    assert validate(tmp_path, again.append, quick=True)["heldout_agreement"] == found["heldout_agreement"]
