@@ -100,8 +100,8 @@ def mechanisms(opened: Internals, task: Task, classifier: Classifier | None = No
     classifier = classifier or load_classifier()
     found, accuracy = read_features(opened, task, seed)
     inferring = classifier.composition.probability(found)
-    asked = classifier.exception is not None and EXCEPTION[0] in found
-    in_order = classifier.exception.probability(found) if classifier.exception is not None and asked else None
+    exceptional = classifier.exception if EXCEPTION[0] in found else None
+    in_order = None if exceptional is None else exceptional.probability(found)
     verdicts: list[Mechanism] = []
     for member in range(opened.members):
         fit = bool(accuracy[member] >= FIT)
@@ -138,7 +138,7 @@ def read_features(
     accuracy = (opened.run(torch.from_numpy(swaps.base)).answers.cpu().numpy() == swaps.label["base"]).mean(1)
     found = carried(followed(opened, swaps)) | mean_similarities(opened, task, BASES, seed)
     in_order = exception_in_order(opened, task, swaps, seed)
-    return (found if in_order is None else found | {EXCEPTION[0]: in_order}), accuracy
+    return (found if in_order is None else found | {EXCEPTION[0]: in_order.mean(2).max(1)}), accuracy
 
 
 def fit_logistic(features: Sequence[str], found: dict[str, Float[np.ndarray, " n"]], positive: Bool[np.ndarray, " n"]) -> Logistic:

@@ -10,7 +10,8 @@ from its own place. On trained pairs only, two sequences that differ in key or p
     key_at_key      the key's stream from it
     pair_at_last    the last position's stream from a sequence of another pair
 
-Each is the share of answers that follow, after layer 0, 1, ... but the last. Interchange interventions: 2106.02997.
+Each is the share of answers that follow, after layer 0, 1, ... but the last. Interchange interventions: 2106.02997. In a task with
+a trained exception, `exception_in_order` says how far it hangs on the order of its anchors.
 """
 
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from anchorbench.verdict import Share
 
 from .pair_grid import FIRST, SECOND, SURVEY, require_pairs, trained_keys_and_pairs
 from .reading import open_one, trained_examples
-from .score import COLORS, Score, draw_scores
+from .score import COLORS, Score, draw_scores, mean_scores
 
 PROBE = "patching"
 PATCHES = ("anchors_carry", "parts_carry", "key_at_anchors", "key_at_key", "pair_at_last")
@@ -50,7 +51,7 @@ class Swaps:
     anchors: Int[np.ndarray, "n 2"]
     """Where key and anchors stand."""
     fillers: Int[np.ndarray, "n 2"]
-    """Two positions, not the last, where neither stands: the control."""
+    """Two random positions, not the last, where neither stands: the control."""
 
     @property
     def base(self) -> Int[np.ndarray, "n seq"]:
@@ -107,6 +108,8 @@ def write_swaps(task: Task, n: int, seed: int) -> Swaps:
         if not clash.any():
             break
         new_key[clash] = rng.choice(keys, int(clash.sum()))
+    else:
+        raise ValueError(f"probe {PROBE} needs a task with more answers than {task.name} has")
     apart = [
         write(
             new_key, other((pairs[:, side] == new_pair[:, side, None]) & (pairs[:, 1 - side] != new_pair[:, 1 - side, None]), pairs)
@@ -117,7 +120,7 @@ def write_swaps(task: Task, n: int, seed: int) -> Swaps:
     tokens["other_both"] = write(new_key, new_pair)
     taken = np.concatenate([key_at[:, None], anchors_at, np.full((n, 1), task.seq_len - 1)], 1)
     free = ~(np.arange(task.seq_len)[None, :, None] == taken[:, None]).any(-1)
-    fillers = np.argsort(~free, axis=1, kind="stable")[:, :2]
+    fillers = np.where(free, rng.random(free.shape), 1).argsort(axis=1)[:, :2]
     return Swaps(
         tokens=tokens,
         apart=(apart[0], apart[1]),
@@ -188,11 +191,14 @@ def followed(
     }
 
 
-def exception_in_order(opened: Internals, task: Task, swaps: Swaps, seed: int) -> Float[np.ndarray, " members"] | None:
+def exception_in_order(
+    opened: Internals, task: Task, swaps: Swaps, seed: int, *, at_filler: bool = False
+) -> Float[np.ndarray, "members layer asked"] | None:
     """How far a trained exception (a1, a2) hangs on what the second anchor knows of the first; None if the task has none.
 
-    Only one of the two anchors' streams is taken from the exception, the other from a pair that shares that anchor: the share of
-    answers that are the exception's if the second's is, less that if the first's is. A sum of two parts, blind to order, gives 0.
+    Only one of the two anchors' streams is taken from the exception, the other from a pair that shares that anchor. A sequence
+    counts 1 if the answer is the exception's when the second's is, less 1 if it is when the first's is. A sum of two parts, blind
+    to order, gives 0. The control, `at_filler`, takes the streams at filler positions instead.
     """
     pair = exception_pair(task, seed)
     if pair is None:
@@ -210,15 +216,15 @@ def exception_in_order(opened: Internals, task: Task, swaps: Swaps, seed: int) -
     whole = write(pair)
     label = task.answer(whole).label
     seen, seen_first, seen_second = (streams(opened, tokens) for tokens in (whole, write(first), write(second)))
-    one, two = swaps.anchors.T
+    one, two = swaps.fillers.T if at_filler else swaps.anchors.T
     asked = label != swaps.label["base"]
 
-    def share(layer: int, patches: Sequence[Patch]) -> np.ndarray:
-        return (answers_after(opened, swaps.base, layer, patches) == label)[:, asked].mean(1)
+    def follows(layer: int, patches: Sequence[Patch]) -> np.ndarray:
+        return (answers_after(opened, swaps.base, layer, patches) == label)[:, asked].astype(float)
 
     layers = range(opened.n_layer - 1)
-    return np.max(
-        [share(i, [(one, seen_first), (two, seen)]) - share(i, [(one, seen), (two, seen_second)]) for i in layers], axis=0
+    return np.stack(
+        [follows(i, [(one, seen_first), (two, seen)]) - follows(i, [(one, seen), (two, seen_second)]) for i in layers], 1
     )
 
 
@@ -237,7 +243,8 @@ def exception_pair(task: Task, seed: int) -> Int[np.ndarray, " 2"] | None:
 class Patching:
     """Share of answers that follow each patch after each layer, `name.layer`, with 95% Wilson intervals.
 
-    The control is the larger of two: the same patch at random filler positions, and in random directions of the same length.
+    The control is the larger of two: the same patch at random filler positions, and in random directions of the same length. With
+    a trained exception also `exception_in_order.layer`, a mean difference with its t interval; its control is at filler positions.
     """
 
     table: dict[str, Score]
@@ -255,7 +262,8 @@ class Patching:
         axes = figure.subplots()
         draw_scores(axes, self.table)
         axes.axvline(0, color=COLORS["control"], lw=0.6, zorder=0)
-        axes.set(xlim=(-0.03, 1.03), xlabel="share of answers that follow the patch")
+        least = min(score.low for score in self.table.values())
+        axes.set(xlim=(min(least, 0) - 0.03, 1.03), xlabel="share of answers that follow the patch")
         axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.45, 1.18), ncols=2)
 
 
@@ -279,6 +287,11 @@ def patching(model: object, task: Task, n: int = 300, seed: int = 0) -> Patching
             control = max(float(found[name][0, layer].mean()) for found in controls)
             share = Share(int(shares[name][0, layer].sum()), n)
             table[f"{name}.{layer}"] = Score(share.value, *share.interval, control)
+    in_order, control = (exception_in_order(opened, task, swaps, seed, at_filler=filler) for filler in (False, True))
+    if in_order is not None and control is not None:
+        names = [f"exception_in_order.{layer}" for layer in range(opened.n_layer - 1)]
+        found, untouched = (dict(zip(names, np.moveaxis(each, 1, 0), strict=True)) for each in (in_order, control))
+        table |= mean_scores(found, untouched)
     return Patching(table)
 
 
