@@ -128,7 +128,7 @@ def show(examined: Examined, console: Console) -> None:
     share = behaviour.inferential
     composed = "" if share is None else f", {share:.2f} of the held-out ones as composing says"
     console.print(f"behaviour: {behaviour.verdict or 'nothing is held out'} ({seen}{composed})", soft_wrap=True)
-    console.print(f"mechanism: {_in_words(examined.mechanism)}", soft_wrap=True)
+    console.print(f"mechanism: {mechanism_in_words(examined.mechanism)}", soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for header in ("probe", "score", "value", "95% interval", "control"):
         table.add_column(header, justify="left" if header in ("probe", "score") else "right")
@@ -144,7 +144,8 @@ def show(examined: Examined, console: Console) -> None:
         console.print(text, soft_wrap=True)
 
 
-def _in_words(how: Mechanism | str) -> str:
+def mechanism_in_words(how: Mechanism | str) -> str:
+    """The mechanistic verdict, or why there is none."""
     if isinstance(how, str):
         return f"none ({how})"
     if how.probability is None:

@@ -1,5 +1,5 @@
 """One self-contained HTML page for one sweep: phase diagram over any two axes with a third as small multiples, trajectories,
-deviations of held-out answers, and attention flow in the clearest members.
+deviations of held-out answers, and attention flow and probes of the clearest members.
 """
 
 import base64
@@ -12,7 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from anchorbench.examine import examine, mechanism_in_words
 from anchorbench.leaderboard_page import write_page
+from anchorbench.plots import attention_flow_figure, clearest
+from anchorbench.probes import Score
 from anchorbench.store import DamagedRunError, Run, read_run
 from anchorbench.summary import Condition, conditions
 
@@ -72,6 +75,24 @@ class Group:
     beyond: float
 
 
+@dataclass(frozen=True)
+class Member:
+    """A member whose inside is shown."""
+
+    name: str
+    verdict: str
+    mechanism: str
+
+
+@dataclass(frozen=True)
+class ProbeRow:
+    """A probe's score of each member that is shown; None where it does not fit."""
+
+    probe: str
+    score: str
+    found: list[Score | None]
+
+
 def report(
     folder: Path, out: Path | None = None, *, x: str | None = None, y: str | None = None, panels: str | None = None
 ) -> tuple[Path, list[str]]:
@@ -94,6 +115,8 @@ def report(
     result = runs[0].result
     columns, rows = _values(grouped, x), _values(grouped, y)
     steps = [point["step"] for run in runs for point in run.trajectory()]
+    shown = clearest(runs)
+    shown_members, probe_rows = _probes(shown)
     page = write_page(
         "report.html",
         out if out is not None else folder / "report.html",
@@ -125,7 +148,9 @@ def report(
         conditions=grouped,
         varying=varying,
         members=len(runs),
-        picture=_attention_flow(runs),
+        picture=_attention_flow(shown),
+        shown_members=shown_members,
+        probe_rows=probe_rows,
         verdicts=list(dict.fromkeys(str(run.result.verdict) for run in runs)),
         farthest=FARTHEST,
     )
@@ -145,15 +170,32 @@ def _read(folder: Path) -> tuple[list[Run], list[str]]:
     return runs, problems
 
 
-def _attention_flow(runs: list[Run]) -> str | None:
-    """The figure of the clearest members as base64, or None if no member fits."""
-    from anchorbench.plots import attention_flow_figure, clearest
-
-    shown = clearest(runs)
+def _attention_flow(shown: list[Run]) -> str | None:
+    """The members' figure as base64, or None if there are none."""
     if not shown:
         return None
     with tempfile.TemporaryDirectory() as temporary:
         return base64.b64encode(attention_flow_figure(shown, Path(temporary) / "flow.png").read_bytes()).decode()
+
+
+def _probes(shown: list[Run]) -> tuple[list[Member], list[ProbeRow]]:
+    """Every probe of the members: some fit the one and not the other."""
+    examined = [examine(str(run.path)) for run in shown]
+    members = [
+        Member(
+            f"gamma {run.recipe.init.gamma:g}, {run.recipe.model.norm}-LN, seed {run.recipe.seed}",
+            str(run.result.verdict),
+            mechanism_in_words(each.mechanism),
+        )
+        for run, each in zip(shown, examined, strict=True)
+    ]
+    rows: list[ProbeRow] = []
+    for probe in examined[0].probes if examined else ():
+        found = [each.probes[probe] for each in examined]
+        scores = [{} if isinstance(each, str) else each.scores() for each in found]
+        names = dict.fromkeys(name for each in scores for name in each)
+        rows += [ProbeRow(probe, name, [each.get(name) for each in scores]) for name in names]
+    return members, rows
 
 
 def _varying(grouped: Sequence[Condition]) -> list[str]:

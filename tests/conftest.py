@@ -4,11 +4,12 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # Two test processes share two cores: a second thread in each would only wait for the other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import pytest
 import torch
 
@@ -16,6 +17,9 @@ from anchorbench.initialize import Init, initialize
 from anchorbench.model import GPT, Shape
 from anchorbench.recipe import PRESETS, Optimizer, Recipe
 from anchorbench.store import Run, read_run
+
+hypothesis.settings.register_profile("no clock", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("no clock")
 
 TINY = Recipe(
     model=Shape(n_layer=2, n_head=2, d_model=8, d_head=4, d_ff=16),
@@ -122,3 +126,16 @@ def sweep(finished_sweep: Path, tmp_path: Path) -> Path:
 def run(finished_sweep: Path) -> Run:
     """One finished run."""
     return read_run(sorted((finished_sweep / "runs").iterdir())[0])
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A real one, without a window; a test that needs it is skipped where there is none."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if found is None:
+        pytest.skip("no Chromium found; on Debian: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=found)
+        yield browser
+        browser.close()

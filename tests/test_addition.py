@@ -19,7 +19,7 @@ def first_question(task, a, b):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@settings(max_examples=40, derandomize=True, database=None)
 @given(a=st.integers(0, 999), b=st.integers(0, 999))
 def test_four_answers_are_the_sum(variant, a, b):
     task = load_task("addition", variant)
@@ -85,7 +85,7 @@ def test_impossible_configurations_are_refused(config, reason):
         load_task("addition", **config)
 
 
-@settings(max_examples=5, deadline=None, derandomize=True, database=None)
+@settings(max_examples=5, derandomize=True, database=None)
 @given(low=st.integers(0, 999), width=st.integers(0, 998), modulus=st.sampled_from([3, 7, 11, 13, 99, 997]))
 def test_other_ranges_read_back(low, width, modulus):
     task = load_task("addition", held_out_min=low, held_out_max=min(low + width, 999 if low else 998), modulus=modulus)

@@ -13,7 +13,11 @@ from anchorbench import compiled
 from anchorbench.compiled import can_compile, seconds_saved
 from anchorbench.sweep import SweepFolder, run_sweep
 
-needs_compiler = pytest.mark.skipif(not can_compile(), reason="compiling needs a C++ compiler and Python's headers")
+
+@pytest.fixture(scope="module")
+def compiler() -> None:
+    if not can_compile():
+        pytest.skip("compiling needs a C++ compiler and Python's headers")
 
 
 def job(*arguments: str) -> Any:
@@ -23,15 +27,13 @@ def job(*arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-@needs_compiler
-def test_losses_and_gradients_are_those_of_the_written_out_step() -> None:
+def test_losses_and_gradients_are_those_of_the_written_out_step(compiler: None) -> None:
     errors = job("pre, 3 heads of free width")
     assert len(errors) > 20
     assert max(errors.values()) < 1e-5, errors
 
 
-@needs_compiler
-def test_a_member_ends_with_the_same_bits_in_stacks_of_any_size() -> None:
+def test_a_member_ends_with_the_same_bits_in_stacks_of_any_size(compiler: None) -> None:
     found = job("same bits")
     assert "3 runs of one shape: products in fp32, the step compiled" in found["line"]
     assert len(found["equal"]) > 3 * 10

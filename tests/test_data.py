@@ -357,7 +357,7 @@ def test_a_row_of_another_split_is_named(copy):
     refused(copy, "train.parquet, row 12: belongs to split iid, not train")
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(
     name=st.sampled_from(["label", "key", "position", "rival_inferential", "rival_symmetric"]),
     row=st.integers(0, SIZE - 1),

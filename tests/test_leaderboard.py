@@ -166,7 +166,7 @@ def test_no_interval_has_no_width() -> None:
         assert (interval.low, interval.high) == pytest.approx(Share(6 * count, 48).interval, abs=1e-12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.8, 0.95, 1.0]), min_size=5, max_size=7))
 def test_the_interval_of_the_suites_share_covers(shares: list[float]) -> None:
     """Of suites whose members are drawn with known shares, at least 92% of the intervals hold the true mean (nominal: 95%)."""
@@ -190,7 +190,7 @@ def test_the_interval_of_a_mean_of_tasks_worked_by_hand() -> None:
     assert (mean.value, mean.low, mean.high) == pytest.approx((0.6, 0.6 - 0.25, 0.65))  # sqrt(0.3^2 + 0.4^2) / 2 and 0.1 / 2
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=3))
 def test_the_permutation_test_counts_all_exchanges(counts: list[tuple[int, int]]) -> None:
     """Against every way to hand out 6 members of each task to two entries of 3."""
@@ -268,7 +268,7 @@ def test_a_hostile_entry_is_refused_with_its_reason(name: str) -> None:
 DATA = hostile.honest_entry().to_json()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 10**9), st.integers(0, 255))
 def test_no_changed_byte_goes_unnoticed(at: int, byte: int) -> None:
     at %= len(DATA)
@@ -282,7 +282,7 @@ def test_no_changed_byte_goes_unnoticed(at: int, byte: int) -> None:
 ODD = [None, True, "", "x" * 5000, "\u202e", -1, 0, 1, 10**29, 1e308, -0.0, [], {}, [[]], [1, 2], {"a": 1}, "fp32", 0.5]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.data())
 def test_whatever_stands_anywhere_is_refused_in_a_sentence(data: st.DataObject) -> None:
     """A value anywhere in a valid entry, replaced and sealed anew, is accepted only if nothing follows from it."""

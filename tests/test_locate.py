@@ -48,7 +48,7 @@ def test_no_seed_is_asked_twice():
     assert [(member.value, member.seed) for member in found.asked] == [(value, seed) for value, some in calls for seed in some]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     low=st.floats(-10, 10),
     size=st.floats(0.1, 100),

@@ -146,7 +146,7 @@ def test_one_entity_in_the_other_chain_gives_the_other_answer(sampled):
         assert after.group[0] == before.group[0]
 
 
-@settings(max_examples=15, deadline=None, derandomize=True, database=None)
+@settings(max_examples=15, derandomize=True, database=None)
 @given(
     hops=st.sets(st.integers(1, 16), min_size=2, max_size=6), modulus=st.integers(2, 16), cut=st.integers(1, 5), swap=st.booleans()
 )

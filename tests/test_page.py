@@ -1,7 +1,6 @@
 """The leaderboard's page: as text, and in a real browser where one is found."""
 
 import re
-import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,7 +14,6 @@ from anchorbench.leaderboard_check import validate_entry
 from anchorbench.leaderboard_page import MAX_PAGE_BYTES, markdown_table, render
 from anchorbench.task import load_task
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 GAMMAS = {0.5: 2, 0.6: 5, 0.7: 8, 0.8: 7}
 """Gamma -> inferential members of each task's 8."""
 
@@ -154,17 +152,6 @@ def test_no_name_breaks_the_markdown_table(text: str) -> None:
 
 
 # --- In a browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if BROWSER is None:
-        pytest.skip("no Chromium found; on Debian: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=BROWSER)
-        yield browser
-        browser.close()
 
 
 class Watched:

@@ -110,7 +110,7 @@ class TestBehaviour:
         seed=st.integers(0, 10**6),
         kind=st.sampled_from(KINDS),
     )
-    @settings(max_examples=8, deadline=None)
+    @settings(max_examples=8)
     def test_other_offsets_fewer_keys_shorter_sequences(self, offsets: list[int], seed: int, kind: Kind) -> None:
         shifts = dict(enumerate(offsets, 1))
         fields = {"offsets": shifts, "held_out": [(1, 2), (2, 1)], "key_min": 20, "key_max": 40, "vocab_size": 60, "seq_len": 6}

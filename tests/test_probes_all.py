@@ -171,7 +171,7 @@ class TestScore:
         np.testing.assert_allclose(score, [1.5, 1.5 - 2.0542, 1.5 + 2.0542, 0.25], atol=1e-4)
 
     @given(st.lists(st.floats(-10, 10), min_size=2, max_size=20))
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     def test_the_jackknife_of_a_mean_is_the_t_interval(self, values: list[float]) -> None:
         x = np.array(values)
         found = jackknife_scores(lambda kept: {"mean": float(x[kept].mean())}, len(x), {"mean": 1.0})["mean"]
@@ -222,7 +222,7 @@ class TestCommutativity:
         np.testing.assert_allclose(score, [0.75, interval.low, interval.high, 0.5])
 
     @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), min_size=1, max_size=30))
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     def test_the_control_agrees_with_a_loop(self, answers: list[tuple[int, int]]) -> None:
         score = agreement(*np.array(answers).T)
         assert score.control == pytest.approx(np.mean([a == b for a, _ in answers for _, b in answers]))

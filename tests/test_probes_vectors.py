@@ -140,7 +140,7 @@ class TestMeasures:
             np.testing.assert_allclose(curve[member], [np.mean(values) for values in differences.values()], atol=1e-9)
 
     @given(st.integers(0, 1000), st.floats(0.01, 100))
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     def test_cosines_stay_in_range_whatever_the_basis_and_the_scale(self, seed: int, scale: float) -> None:
         cells, rng = grid(bases=2, keys=3), np.random.default_rng(seed)
         codes = rng.normal(size=(1, *cells.label.shape, 4)) + rng.normal(size=4)

@@ -67,7 +67,7 @@ class TestMeasures:
             np.testing.assert_allclose(fast[member], expected)
 
     @given(st.integers(0, 1000), st.integers(3, 8), st.integers(3, 8), st.floats(0.001, 1000))
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     def test_basis_scale_and_order_of_neurons_do_not_matter(self, seed: int, d_in: int, neurons: int, scale: float) -> None:
         weight = noise(d_in, neurons, seed=seed)
         turn, _ = np.linalg.qr(noise(d_in, d_in, seed=seed + 1))
@@ -89,7 +89,7 @@ class TestGroups:
         assert groups(cosines(np.array([[0.0, 0], [1, 0], [0, 0], [2, 0]]))).tolist() == [0, 1, 2, 1]
 
     @given(st.integers(0, 1000), st.integers(1, 12))
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     def test_they_agree_with_a_loop(self, seed: int, neurons: int) -> None:
         cosine = cosines(noise(neurons, 2, seed=seed))
         expected: dict[int, int] = {}
@@ -177,7 +177,7 @@ class TestNumberLine:
         assert ridge_r2(x, KEYS, FOLD) == pytest.approx(1 - error / total)
 
     @given(st.integers(0, 1000), st.floats(0.01, 100))
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     def test_basis_scale_and_origin_do_not_matter(self, seed: int, scale: float) -> None:
         x = noise(80, 5, seed=seed) + 0.02 * KEYS[:, None]
         turn, _ = np.linalg.qr(noise(5, 5, seed=seed + 1))

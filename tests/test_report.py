@@ -3,16 +3,16 @@
 import base64
 import io
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from test_page import BROWSER, Structure, Watched
+from test_page import Structure, Watched
 
 from anchorbench import report as module
+from anchorbench.probes import run_probe
 from anchorbench.report import report
 from anchorbench.store import Run, read_run
 
@@ -33,7 +33,7 @@ def grid(finished_sweep: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
                     result = one.result.model_copy(update=told)
                     runs.append(Run(path=one.path, recipe=one.recipe.override(fields), result=result))
     monkeypatch.setattr(module, "_read", lambda folder: (runs, []))
-    monkeypatch.setattr("anchorbench.plots.clearest", lambda runs: [])  # their weights are not of these recipes
+    monkeypatch.setattr("anchorbench.report.clearest", lambda runs: [])  # their weights are not of these recipes
     return runs
 
 
@@ -97,12 +97,28 @@ def test_a_real_sweep(finished_sweep: Path, tmp_path: Path) -> None:
 
 
 def test_the_clearest_members_attention_is_shown(finished_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anchorbench.plots.clearest", lambda runs: runs[:1])
+    monkeypatch.setattr("anchorbench.report.clearest", lambda runs: runs[:1])
     page, _ = report(finished_sweep, tmp_path / "flow.html")
     (picture,) = re.findall(r'<img src="data:image/png;base64,([^"]+)"', page.read_text())
     with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
         assert np.asarray(image.convert("L")).std() > 10
     assert len(page.read_bytes()) < 1_000_000
+
+
+def test_every_probe_of_the_clearest_members_is_a_row(
+    finished_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the probes themselves, and the members' mechanism above the table."""
+    shown: list[Run] = []
+    monkeypatch.setattr("anchorbench.report.clearest", lambda runs: shown.extend(runs[1:3]) or runs[1:3])
+    page, _ = report(finished_sweep, tmp_path / "probes.html")
+    rows = re.findall(r'<td class="text">([a-z_0-9.]+)</td>((?:<td>.*?</td>)+)</tr>', page.read_text())
+    told = {name: re.findall(r"(-?[0-9.]+) <", cells) for name, cells in rows}
+    for probe in ("commutativity", "patching"):
+        expected = [run_probe(probe, run, run.recipe.load_task()).scores() for run in shown]
+        for name in expected[0]:
+            assert told[name] == [f"{scores[name].value:.2f}" for scores in expected]
+    assert page.read_text().count("undecided (only") == 2  # they are not fit
 
 
 def test_a_damaged_run_is_named_and_left_out(sweep: Path) -> None:
@@ -129,17 +145,6 @@ def test_names_from_a_recipe_are_escaped(grid: list[Run], tmp_path: Path) -> Non
     page, _ = report(tmp_path, tmp_path / "a.html")
     assert "<script>alert" not in page.read_text()
     assert Structure(page.read_text()).open == []
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if BROWSER is None:
-        pytest.skip("no Chromium found; on Debian: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=BROWSER)
-        yield browser
-        browser.close()
 
 
 def test_in_a_browser_it_is_quiet_sorts_and_fits_a_phone(browser: Any, sweep: Path) -> None:

@@ -108,7 +108,7 @@ def test_coordinates_are_sorted_distinct_reproducible_and_in_the_fingerprint():
     assert set(np.concatenate([task.coordinates for task in tasks]).tolist()) == set(range(32))
 
 
-@settings(max_examples=30, deadline=None, derandomize=True, database=None)
+@settings(max_examples=30, derandomize=True, database=None)
 @given(
     function=st.sampled_from(FUNCTIONS),
     bits=st.integers(0, 80),

@@ -157,7 +157,7 @@ def test_an_altered_value_is_refused(folder: Path, name: str, old: bytes, new: b
     assert f"{name} is damaged" in refusal(folder)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(FILES), where=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
 def test_no_flipped_byte_goes_unnoticed(folder: Path, name: str, where: float, flip: int) -> None:
     path = folder / name
@@ -175,7 +175,7 @@ def test_no_flipped_byte_goes_unnoticed(folder: Path, name: str, where: float, f
         path.write_bytes(whole)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(FILES), content=st.binary(max_size=200))
 def test_no_replaced_file_goes_unnoticed(folder: Path, name: str, content: bytes) -> None:
     path = folder / name

@@ -324,7 +324,7 @@ EACH = [memory_of_member(recipe) for recipe in STRUCTURES]
 POOL = [[recipe.override({"seed": seed}) for seed in range(18)] for recipe in STRUCTURES]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(counts=st.tuples(*[st.integers(0, 18)] * len(STRUCTURES)), fit=st.floats(2, 12), data=st.data())
 def test_stacks_are_balanced_and_fit_and_the_longest_come_first(counts: tuple[int, ...], fit: float, data: st.DataObject) -> None:
     recipes = data.draw(st.permutations([run for pool, count in zip(POOL, counts, strict=True) for run in pool[:count]]))
@@ -346,7 +346,7 @@ def test_stacks_are_balanced_and_fit_and_the_longest_come_first(counts: tuple[in
         assert max(found, default=0) - min(found, default=0) <= 1
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(kind=st.integers(0, len(STRUCTURES) - 1), share=st.floats(0, 1.999))
 def test_a_stack_that_does_not_fit_is_one_sentence(kind: int, share: float) -> None:
     """A lone member is trained beside a copy of itself: two must fit."""

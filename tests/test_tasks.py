@@ -86,7 +86,7 @@ EXTRA_CONFIG: dict[str, st.SearchStrategy[dict[str, object]]] = {
 
 every_task = pytest.mark.parametrize(("name", "variant"), TASKS, ids=[f"{name}-{variant}" for name, variant in TASKS])
 every_key_task = pytest.mark.parametrize(("name", "variant"), KEY_TASKS, ids=[f"{name}-{variant}" for name, variant in KEY_TASKS])
-quick = settings(max_examples=5, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=5, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 
 @functools.cache
