@@ -1,9 +1,6 @@
 """Names how a model solves a task, from what it answers."""
 
-from pathlib import Path
-
-from anchorbench.hub import open_model
-from anchorbench.store import Run, read_run
+from anchorbench.hub import open_model, with_own_task
 from anchorbench.task import Task
 from anchorbench.verdict import Behaviour, EvalSet
 
@@ -16,11 +13,8 @@ def classify(model: object, task: Task, n: int = 1000, seed: int = 0) -> Behavio
     `task.for_seed(seed)`. Raises ValueError with one sentence if the model cannot be opened or does not fit the task's vocabulary
     or length, or if n is below 1.
     """
-    if isinstance(model, str | Path) and (Path(model) / "digests.json").exists():
-        model = read_run(Path(model))
-    if isinstance(model, Run) and (model.result.task, model.result.variant) == (task.name, task.variant):
-        task = model.recipe.load_task()  # conflict-control: the pair that this member holds out, not another
     if n < 1:
         raise ValueError(f"n is {n}; allowed: at least 1")
+    model, task = with_own_task(model, task)
     eval_set = EvalSet.of(task, n, seed)
     return eval_set.behaviour(open_model(model).answers(eval_set.tokens))

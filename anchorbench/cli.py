@@ -22,9 +22,6 @@ app = typer.Typer(
 )
 
 
-app.add_typer(leaderboard_app, name="leaderboard")
-
-
 @app.callback()
 def _callback() -> None:
     pass
@@ -166,7 +163,7 @@ def probe_validate(
         "anchorbench-out/validation"
     ),
 ) -> None:
-    """Prove the mechanistic verdict on planted truth, on nothing, and on behaviour that it never saw."""
+    """Try the mechanistic verdict on planted truth, on nothing, and on behaviour that it never saw."""
     from anchorbench.validation import validate_and_show
 
     validate_and_show(out, json_file, quick=quick)
@@ -259,6 +256,7 @@ def report(
 
 bench_app = typer.Typer(no_args_is_help=True, help="Measure speed on this machine.")
 app.add_typer(bench_app, name="bench")
+app.add_typer(leaderboard_app, name="leaderboard")
 
 
 @data_app.command("build")

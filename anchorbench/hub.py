@@ -116,6 +116,17 @@ def load_model(model: object) -> Run | GPT | nn.Module:
     raise ValueError(f"{type(model).__name__} is not a model; allowed: a path, a run, or a causal language model")
 
 
+def with_own_task(model: object, task: Task) -> tuple[object, Task]:
+    """The model, read if it is a run's folder, and the task to ask it about: a run of the task's variant brings its own, as what is
+    held out may rotate over seeds.
+    """
+    if isinstance(model, str | Path) and (Path(model) / "digests.json").exists():
+        model = read_run(Path(model))
+    if isinstance(model, Run) and (model.result.task, model.result.variant) == (task.name, task.variant):
+        task = model.recipe.load_task()
+    return model, task
+
+
 def load_member(run: Run, step: int | None = None) -> GPT:
     """A finished run's model, as a stack of one; at an intermediate step that was kept, if given.
 

@@ -1,15 +1,14 @@
 """What probes share: one model opened with its own task, its activations read in batches, sequences of trained groups."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from anchorbench.hub import with_own_task
 from anchorbench.internals import Activations, Internals, open_internals
-from anchorbench.store import Run, read_run
 from anchorbench.task import Examples, Task
 
 BATCH = 1024
@@ -17,14 +16,11 @@ BATCH = 1024
 
 
 def open_one(model: object, task: Task) -> tuple[Internals, Task]:
-    """One model opened, and the task that it was trained on: of a run of the task's variant, its own, as held-out pairs may rotate.
+    """One model opened, and the task that it was trained on.
 
     Raises ValueError as `anchorbench.classify` does, and for a stack of several members.
     """
-    if isinstance(model, str | Path) and (Path(model) / "digests.json").exists():
-        model = read_run(Path(model))
-    if isinstance(model, Run) and (model.result.task, model.result.variant) == (task.name, task.variant):
-        task = model.recipe.load_task()
+    model, task = with_own_task(model, task)
     opened = open_internals(model)
     if opened.members != 1:
         raise ValueError(f"the stack has {opened.members} members; allowed: 1, pick one first")
