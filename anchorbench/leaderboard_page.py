@@ -10,7 +10,7 @@ import html
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,35 @@ from anchorbench.probes.attention_flow import Link, links
 from anchorbench.store import write_atomically
 
 MAX_PAGE_BYTES = 2_000_000
+
+
+@dataclass(frozen=True)
+class Point:
+    """An entry in the figure over gamma."""
+
+    digest: str
+    gamma: float
+    share: Interval
+    held_out: float
+
+    @classmethod
+    def of(cls, entry: Entry) -> "Point":
+        return cls(entry.digest, entry.recipe.init.gamma, entry.statistics.inferential, entry.statistics.held_out.value)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Entries that differ only in gamma, in its order, and one that is marked."""
+
+    words: str
+    """What they have in common."""
+    points: list[Point]
+    marked: Point | None = None
+
+    def x(self, point: Point) -> float:
+        """A point's place in [0, 1]."""
+        gammas = [each.gamma for each in (*self.points, self.marked) if each is not None]
+        return (point.gamma - min(gammas)) / (max(gammas) - min(gammas))
 
 
 @dataclass(frozen=True)
@@ -83,6 +112,8 @@ class Shown:
     tasks: list[ShownTask]
     verdicts: list[tuple[str, int]]
     flows: list[ShownFlow]
+    phase: Phase | None
+    """The entry among those that differ only in gamma: its own kind, or else the first."""
     better: list[str]
     """Names of the entries that it is better than."""
     reference: float
@@ -93,25 +124,16 @@ class Shown:
         return self.statistics.seconds / self.reference
 
 
-@dataclass(frozen=True)
-class Point:
-    """An entry in the figure over gamma; `x` is its place in [0, 1]."""
-
-    gamma: float
-    x: float
-    share: Interval
-    held_out: float
-
-
 def render(entries: Sequence[Entry], out: Path) -> Path:
     """Writes the page of valid `entries`. Raises ValueError if it would be larger than MAX_PAGE_BYTES."""
     tracks: list[dict[str, Any]] = []
     for name, track in TRACKS.items():
         ranked = ranking([entry for entry in entries if entry.recipe.track == name])
         if ranked:
-            shown = [_shown(rank, entry, [other for _, other in ranked]) for rank, entry in ranked]
-            suite = [task.name for task in track.suite]
-            tracks.append({"name": name, "suite": suite, "entries": shown, "phases": _phases([entry for _, entry in ranked])})
+            others = [entry for _, entry in ranked]
+            phases = _phases(others)
+            shown = [_shown(rank, entry, others, phases) for rank, entry in ranked]
+            tracks.append({"name": name, "suite": [task.name for task in track.suite], "entries": shown, "phases": phases})
     return write_page("leaderboard.html", out, tracks=tracks, seeds=SEEDS, better_p=BETTER)
 
 
@@ -142,7 +164,8 @@ def _percent(value: float | int) -> str:
     return f"{100 * value:.0f}%"
 
 
-def _shown(rank: int, entry: Entry, others: list[Entry]) -> Shown:
+def _shown(rank: int, entry: Entry, others: list[Entry], phases: list[Phase]) -> Shown:
+    own = [phase for phase in phases if entry.digest in {point.digest for point in phase.points}] or phases
     tasks: list[ShownTask] = []
     for task, statistics in zip(entry.suite, entry.statistics.tasks, strict=True):
         tasks.append(ShownTask(statistics, [(row, seen_and_held_out(task, row)[1].value) for row in entry.rows_of(task)]))
@@ -161,6 +184,7 @@ def _shown(rank: int, entry: Entry, others: list[Entry]) -> Shown:
         tasks=tasks,
         verdicts=[(verdict, count[verdict]) for verdict in VERDICTS],
         flows=[_flow(entry, flow) for flow in entry.flows],
+        phase=replace(own[0], marked=Point.of(entry)) if own else None,
         better=[other.recipe.name for other in others if other is not entry and better_than(entry, other) < BETTER],
         reference=entry.machine.reference_seconds * len(entry.rows),
     )
@@ -182,25 +206,20 @@ def _flow(entry: Entry, flow: Flow) -> ShownFlow:
     return ShownFlow(row, task.text(tokens)[0].split(), kinds, len(patterns), links(patterns))
 
 
-def _phases(entries: list[Entry]) -> list[dict[str, Any]]:
-    """For each set of at least three entries that differ only in gamma: their points in its order, and what they have in common."""
+def _phases(entries: list[Entry]) -> list[Phase]:
+    """The sets of at least three entries that differ only in gamma."""
     alike: dict[bytes, list[Entry]] = {}
     for entry in entries:
         training = entry.recipe.training
         alike.setdefault(canonical(training | {"init": training["init"] | {"gamma": None}}), []).append(entry)
-    found: list[dict[str, Any]] = []
+    found: list[Phase] = []
     for group in alike.values():
-        by_gamma = {entry.recipe.init.gamma: entry.statistics for entry in reversed(group)}
+        by_gamma = {entry.recipe.init.gamma: Point.of(entry) for entry in reversed(group)}
         if len(by_gamma) < 3:
             continue
-        low, high = min(by_gamma), max(by_gamma)
-        points = [
-            Point(gamma, (gamma - low) / (high - low), statistics.inferential, statistics.held_out.value)
-            for gamma, statistics in sorted(by_gamma.items())
-        ]
         recipe = group[0].recipe
         words = f"{recipe.model.norm}-LN, learning rate {recipe.optimizer.lr:g}, weight decay {recipe.optimizer.weight_decay:g}"
-        found.append({"words": words, "points": points})
+        found.append(Phase(words, [point for _, point in sorted(by_gamma.items())]))
     return found
 
 

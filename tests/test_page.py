@@ -251,6 +251,9 @@ def test_a_click_opens_an_entry(shown: Watched) -> None:
     shown.tab.wait_for_function("document.querySelector('details[open]')")
     assert opened(shown) == ["gamma 0.7"]
     details = shown.tab.locator("details[open]")
+    # By hand: gamma 0.7 is two thirds of the way from 0.5 to 0.8, and all of its members infer.
+    ring = details.locator("circle.marked")
+    assert (float(ring.get_attribute("cx")), float(ring.get_attribute("cy"))) == (round(70 + 410 * 2 / 3, 1), 20)
     assert details.locator("pre").is_visible()
     assert "gamma: 0.7" in details.locator("pre").inner_text()
     assert details.locator("circle:has(title)").count() == 48  # the members
