@@ -324,7 +324,7 @@ class Entry(Model):
     """One a member: the suite's tasks in order, each with its seeds in order."""
     statistics: Statistics
     flows: Annotated[tuple[Flow, ...], Field(max_length=4)]
-    """One a verdict, of the first member with it in a task of short sequences."""
+    """One a verdict, of the first member with it in a task of short sequences; none of members that diverged."""
     machine: Machine
     git: Annotated[str, Field(pattern=r"^[0-9a-f]{40}(-dirty)?$")] | None
     """Commit of the code that trained; null if it was installed from a package."""
@@ -340,6 +340,10 @@ class Entry(Model):
     @property
     def suite(self) -> tuple[SuiteTask, ...]:
         return TRACKS[self.recipe.track].suite
+
+    def task_of(self, row: int) -> SuiteTask:
+        """The task of the row with this number, in an entry that is complete."""
+        return self.suite[row // SEEDS]
 
     def rows_of(self, task: SuiteTask) -> list[Row]:
         return [row for row in self.rows if (row.task, row.variant) == (task.task, task.variant)]
@@ -379,11 +383,10 @@ def verdict_of(seen: Share, held_out: Share) -> Composition:
 
 def flow_rows(recipe: SubmittedRecipe, rows: Sequence[Row]) -> list[int]:
     """Numbers of the rows whose attention an entry shows: the first of each verdict, in tasks of at most FLOW_LENGTH tokens."""
-    short = [task for task in TRACKS[recipe.track].suite if recipe.recipe(task, 0).load_task().seq_len <= FLOW_LENGTH]
-    names = {(task.task, task.variant) for task in short}
+    short = [recipe.recipe(task, 0).load_task().seq_len <= FLOW_LENGTH for task in TRACKS[recipe.track].suite]
     first: dict[str, int] = {}
     for number, row in enumerate(rows):
-        if (row.task, row.variant) in names:
+        if short[number // SEEDS]:
             first.setdefault(row.verdict, number)
     return sorted(first.values())
 

@@ -192,7 +192,7 @@ def _shown(rank: int, entry: Entry, others: list[Entry], phases: list[Phase]) ->
 
 def _flow(entry: Entry, flow: Flow) -> ShownFlow:
     row = entry.rows[flow.row]
-    suite = next(task for task in entry.suite if (task.task, task.variant) == (row.task, row.variant))
+    suite = entry.task_of(flow.row)
     task = entry.recipe.recipe(suite, row.seed).load_task()
     tokens = flow_example(suite, task)
     kinds = ["filler"] * task.seq_len

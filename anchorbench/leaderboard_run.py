@@ -59,7 +59,7 @@ def run_entry(recipe_yaml: Path, out: Path, report: Callable[[str, str], None] =
         recipe=recipe,
         rows=rows,
         statistics=statistics_of(recipe, rows),
-        flows=tuple(flow_of(number, *runs[number]) for number in flow_rows(recipe, rows)),
+        flows=tuple(filter(None, (flow_of(number, *runs[number]) for number in flow_rows(recipe, rows)))),
         machine=this_machine(),
         git=commit(),
     )
@@ -117,10 +117,14 @@ def row_of(suite: SuiteTask, run: Run) -> Row:
     )
 
 
-def flow_of(number: int, suite: SuiteTask, run: Run) -> Flow:
-    """The attention of the member of row `number`."""
+def flow_of(number: int, suite: SuiteTask, run: Run) -> Flow | None:
+    """The attention of the member of row `number`; None if it diverged."""
     tokens = flow_example(suite, run.recipe.load_task())
-    percents = [np.rint(100 * layer[0, 0]).astype(int).tolist() for layer in attention(open_internals(run), tokens)]
+    try:
+        layers = attention(open_internals(run), tokens)
+    except ValueError:  # its output is not finite
+        return None
+    percents = [np.rint(100 * layer[0, 0]).astype(int).tolist() for layer in layers]
     return Flow(row=number, attention=tuple(tuple(tuple(row[: i + 1]) for i, row in enumerate(layer)) for layer in percents))
 
 

@@ -138,7 +138,7 @@ def read_features(
     accuracy = (opened.run(torch.from_numpy(swaps.base)).answers.cpu().numpy() == swaps.label["base"]).mean(1)
     found = carried(followed(opened, swaps)) | mean_similarities(opened, task, BASES, seed)
     in_order = exception_in_order(opened, task, swaps, seed)
-    return (found if in_order is None else found | {EXCEPTION[0]: in_order.mean(2).max(1)}), accuracy
+    return (found if in_order is None else found | carried({EXCEPTION[0]: in_order})), accuracy
 
 
 def fit_logistic(features: Sequence[str], found: dict[str, Float[np.ndarray, " n"]], positive: Bool[np.ndarray, " n"]) -> Logistic:

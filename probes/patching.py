@@ -14,13 +14,13 @@ Each is the share of answers that follow, after layer 0, 1, ... but the last. In
 a trained exception, `exception_in_order` says how far it hangs on the order of its anchors.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from anchorbench.internals import Internals
@@ -295,6 +295,6 @@ def patching(model: object, task: Task, n: int = 300, seed: int = 0) -> Patching
     return Patching(table)
 
 
-def carried(shares: dict[str, Bool[np.ndarray, "members layer n"]]) -> dict[str, Float[np.ndarray, " members"]]:
-    """Each patch's share after the layer where it is largest: a circuit may stand anywhere in a deep model."""
+def carried(shares: Mapping[str, Shaped[np.ndarray, "members layer n"]]) -> dict[str, Float[np.ndarray, " members"]]:
+    """Each patch's mean after the layer where it is largest: a circuit may stand anywhere in a deep model."""
     return {name: found.mean(2).max(1) for name, found in shares.items()}

@@ -75,9 +75,7 @@ def honest_entry(
 
 def even_flow(recipe: SubmittedRecipe, rows: list[Row], number: int) -> Flow:
     """Every position reads evenly from itself and all before."""
-    row = rows[number]
-    task = next(task for task in TRACKS[recipe.track].suite if (task.task, task.variant) == (row.task, row.variant))
-    seq = recipe.recipe(task, row.seed).load_task().seq_len
+    seq = recipe.recipe(TRACKS[recipe.track].suite[number // SEEDS], rows[number].seed).load_task().seq_len
     layer = tuple((round(100 / (i + 1)),) * (i + 1) for i in range(seq))
     return Flow(row=number, attention=(layer,) * recipe.model.n_layer)
 
@@ -310,7 +308,10 @@ ENTRIES: dict[str, tuple[Callable[[], bytes], str]] = {
     "fewer tasks in the mean": (edited(lambda content: content["statistics"]["tasks"].pop()), "statistics.tasks has 5 items"),
     # Pictures of other things
     "another member's attention": (changed("flows", 0, "row", to=1), "flows are of rows [1, 5, 7]; the first of each verdict"),
-    "no attention": (changed("flows", to=[]), "flows are of rows []"),
+    "one member's attention twice": (
+        edited(lambda content: content["flows"].insert(0, content["flows"][0])),
+        "flows are of rows [0, 0, 5, 7]",
+    ),
     "the attention of a million": (changed("flows", 0, "row", to=10**6), "flows.0.row is 1000000"),
     "a layer too many": (edited(lambda content: content["flows"][0]["attention"].append([])), "is not 2 layers of 9 readers"),
     "a missing reader": (edited(lambda content: content["flows"][0]["attention"][1].pop()), "is not 2 layers of 9 readers"),

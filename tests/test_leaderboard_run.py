@@ -1,0 +1,189 @@
+"""The leaderboard's commands: a toy entry trained, resumed and verified, and the committed board."""
+
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hostile
+import numpy as np
+import pytest
+from scipy import stats
+from typer.testing import CliRunner
+
+from anchorbench import hub, leaderboard_cli
+from anchorbench import leaderboard as board
+from anchorbench.hub import open_model
+from anchorbench.leaderboard import Entry
+from anchorbench.leaderboard_check import validate_entry
+from anchorbench.leaderboard_run import _drawn, run_entry, verify
+from anchorbench.store import read_run
+
+BOARD = Path(__file__).parents[1] / "leaderboard"
+TOY = """
+name: Toy
+description: Two tiny layers, three steps.
+model: {n_layer: 2, n_head: 2, d_model: 8, d_head: 4, d_ff: 16}
+optimizer: {lr: 1e-3, warmup: 1}
+batch: 16
+steps: 3
+data_size: 1500
+"""
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Entry, Path]:
+    folder = tmp_path_factory.mktemp("toy")
+    (folder / "toy.yaml").write_text(TOY)
+    return run_entry(folder / "toy.yaml", folder / "out"), folder
+
+
+def test_a_trained_entry_is_valid_and_says_what_the_runs_say(toy: tuple[Entry, Path]) -> None:
+    entry, folder = toy
+    assert validate_entry((folder / "out" / "entry.json").read_bytes()) == entry
+    runs = {run.recipe.seed: run for run in map(read_run, (folder / "out").glob("*/runs/*"))}
+    assert len(runs) == len(entry.rows) == 48
+    for row in entry.rows:
+        result = runs[row.seed].result
+        assert (row.task, row.variant, row.steps) == (result.task, result.variant, 3)
+        for field in ("accuracy_train", "accuracy_iid", "composes", "ordered", "symmetric"):
+            assert getattr(row, field) == getattr(result, field)
+        assert row.rule.hits <= row.accuracy_iid.hits
+        assert row.verdict == "unfit"
+    assert entry.machine.reference_seconds > 0
+    text = (folder / "out" / "entry.json").read_text()
+    assert str(folder) not in text
+    assert platform.node() not in text
+
+
+def test_an_entry_shows_the_attention_of_its_first_member_of_each_verdict(toy: tuple[Entry, Path], tmp_path: Path) -> None:
+    """All are unfit, so the first member is shown: its attention is what transformers computes of the exported checkpoint."""
+    entry, folder = toy
+    (flow,) = entry.flows
+    assert flow.row == 0
+    run = next(run for run in map(read_run, (folder / "out").glob("*/runs/*")) if run.recipe.seed == entry.rows[0].seed)
+    attention = open_model(hub.export(run, tmp_path / "model")).attention(
+        board.flow_example(entry.suite[0], run.recipe.load_task())
+    )
+    for layer, shown in zip(attention, flow.attention, strict=True):
+        for reader, percents in enumerate(shown):
+            assert percents == pytest.approx(100 * layer[0, :, reader, : reader + 1].mean(0), abs=0.51)
+
+
+def test_an_entry_of_members_that_diverged_shows_no_attention(tmp_path: Path) -> None:
+    diverging = "{gamma: -2}\noptimizer: {lr: 100, weight_decay: 1000, warmup: 1}"
+    (tmp_path / "diverging.yaml").write_text(TOY.replace("{lr: 1e-3, warmup: 1}", diverging).replace("optimizer", "init", 1))
+    entry = run_entry(tmp_path / "diverging.yaml", tmp_path / "out")
+    assert [run.result.diverged_at for run in map(read_run, (tmp_path / "out").glob("*/runs/*"))] == [3] * 48
+    assert validate_entry((tmp_path / "out" / "entry.json").read_bytes()) == entry
+    assert entry.flows == ()
+    assert {row.verdict for row in entry.rows} == {"unfit"}
+
+
+def test_a_second_call_trains_only_what_is_missing(toy: tuple[Entry, Path], tmp_path: Path) -> None:
+    entry, folder = toy
+    out = Path(shutil.copytree(folder / "out", tmp_path / "out"))
+    lost = sorted((out / "chain-search-single" / "runs").iterdir())[0]
+    shutil.rmtree(lost)
+    told: list[tuple[str, str]] = []
+    again = run_entry(folder / "toy.yaml", out, lambda task, message: told.append((task, message)))
+    assert [each for each in told if "unfit" in each[1]] == [("chain-search/single", "1 unfit")]
+    assert lost.exists()
+    without_time = [row.model_dump(exclude={"seconds"}) for row in again.rows]
+    assert without_time == [row.model_dump(exclude={"seconds"}) for row in entry.rows]
+
+
+def test_verification_trains_the_same_members_again(toy: tuple[Entry, Path], tmp_path: Path) -> None:
+    entry, _ = toy
+    done = verify(entry, 3, 1, tmp_path / "verify")
+    assert (done.reproduced, done.agree, done.stands, len(done.claimed)) == (3, 3, True, 3)
+    assert len({(row.task, row.variant) for row in done.claimed}) == 3
+    with pytest.raises(ValueError, match="members is 49; allowed: 1 to 48"):
+        verify(entry, 49, 1, tmp_path / "other")
+
+
+def test_a_claim_out_of_thin_air_does_not_stand(toy: tuple[Entry, Path], tmp_path: Path) -> None:
+    """All members inferential, says a valid entry of a recipe that learns nothing."""
+    entry, _ = toy
+    rows = hostile.honest_entry(inferential=8, **entry.recipe.training | {"precision": "fp32"})
+    validate_entry(rows.to_json())
+    done = verify(rows, 3, 1, tmp_path / "verify")
+    assert (done.reproduced, done.agree, done.stands) == (0, 0, False)
+
+
+def test_members_to_verify_are_drawn_from_all_tasks_by_the_verifiers_seed() -> None:
+    entry = hostile.honest_entry()
+    draws = {tuple(row.seed for row in _drawn(entry, 6, seed)) for seed in range(20)}
+    assert len(draws) == 20
+    for seed in range(5):
+        assert len({(row.task, row.variant) for row in _drawn(entry, 6, seed)}) == 6
+        assert _drawn(entry, 48, seed) == list(entry.rows)
+    counts = np.zeros(48)
+    for seed in range(400):
+        for row in _drawn(entry, 3, seed):
+            counts[[each.seed for each in entry.rows].index(row.seed)] += 1
+    assert stats.chisquare(counts).pvalue > 0.001  # each member is as likely as any other
+
+
+@pytest.fixture
+def command() -> Callable[..., Any]:
+    return lambda *arguments: CliRunner().invoke(leaderboard_cli.app, [str(argument) for argument in arguments])
+
+
+def test_validate_names_the_file_and_the_reason(command: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "good.json").write_bytes(hostile.honest_entry().to_json())
+    good = command("validate", tmp_path / "good.json")
+    assert good.exit_code == 0
+    assert "valid, Honest, score 0.62" in good.output
+    (tmp_path / "bad.json").write_bytes(b"{}")
+    bad = command("validate", tmp_path / "good.json", tmp_path / "bad.json")
+    assert isinstance(bad.exception, ValueError)
+    assert str(bad.exception).startswith(f"{tmp_path / 'bad.json'}: ")
+    (tmp_path / "large.json").write_bytes(b" " * 10_000_000)
+    assert "allowed: at most 131072" in str(command("validate", tmp_path / "large.json").exception)
+
+
+def test_render_leaves_out_what_is_refused(command: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "entries").mkdir()
+    (tmp_path / "entries" / "good.json").write_bytes(hostile.honest_entry().to_json())
+    (tmp_path / "entries" / "bad.json").write_bytes(hostile.ENTRIES["NaN"][0]())
+    done = command("render", "--folder", tmp_path / "entries", "--out", tmp_path)
+    assert done.exit_code == 0
+    assert "bad.json: NaN is no number" in done.output
+    assert "Honest" in (tmp_path / "index.html").read_text()
+    assert "| 1 | Honest | 62% |" in (tmp_path / "table.md").read_text()
+    assert "does not exist" in str(command("render", "--folder", tmp_path / "entires", "--out", tmp_path).exception)
+
+
+def test_the_committed_board_is_rendered_from_the_committed_entries(command: Callable[..., Any], tmp_path: Path) -> None:
+    done = command("render", "--folder", BOARD / "entries", "--out", tmp_path)
+    count = len(list((BOARD / "entries").iterdir()))
+    assert done.output.startswith(f"{count} entries: ")  # none is left out
+    for name in ("index.html", "table.md"):
+        assert (tmp_path / name).read_bytes() == (BOARD / name).read_bytes(), f"{name}: run anchorbench leaderboard render"
+
+
+def test_run_verify_and_export_by_command(command: Callable[..., Any], toy: tuple[Entry, Path], tmp_path: Path) -> None:
+    entry, folder = toy
+    again = command("run", folder / "toy.yaml", "--out", folder / "out")
+    assert again.exit_code == 0
+    assert "score 0.00, 95% interval 0.00 to 0.07" in again.output
+    verified = command("verify", folder / "out" / "entry.json", "--members", 1, "--seed", 5)
+    assert (verified.exit_code, "the claim stands" in verified.output) == (0, True)
+    lie = tmp_path / "lie.json"
+    lie.write_bytes(hostile.honest_entry(inferential=8, **entry.recipe.training).to_json())
+    refuted = command("verify", lie, "--members", 2, "--seed", 5)
+    assert (refuted.exit_code, "the claim does not stand" in refuted.output) == (1, True)
+    exported = command("export", lie, "--out", tmp_path / "hub", "--dataset", "a/b")
+    assert exported.exit_code == 0
+    assert (tmp_path / "hub" / "eval.yaml").exists()
+
+
+def test_the_commands_import_nothing_heavy() -> None:
+    heavy = {"torch", "scipy", "numpy", "pydantic", "jinja2", "yaml", "rich"}
+    code = f"import sys, anchorbench.leaderboard_cli; sys.exit(' '.join({heavy!r} & set(sys.modules)) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
