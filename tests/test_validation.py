@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,9 +15,10 @@ from conftest import TINY
 from scipy.stats import mannwhitneyu
 
 from anchorbench import validation
-from anchorbench.mechanism import COMPOSITION, SURE
+from anchorbench.mechanism import COMPOSITION, EXCEPTION, SURE
 from anchorbench.store import Run, read_run
-from anchorbench.validation import auroc, held_out, observe, recipe_features, share, sweeps, within_recipes
+from anchorbench.validation import Observed, auroc, held_out, observe, recipe_features, share, sweeps, within_recipes
+from anchorbench.verdict import Share
 
 
 def test_within_recipes_by_hand() -> None:
@@ -78,6 +81,24 @@ def test_all_seeds_of_a_recipe_are_held_out_together(monkeypatch: pytest.MonkeyP
     assert ((probability > 0) & (probability < 1)).all()
     alone = held_out(("x",), {"x": x[:3]}, np.array([True, False, True]), ["a", "b", "a"])
     assert alone.tolist() == [0.5, 0.5, 0.5]
+
+
+def test_the_early_verdict_is_by_weights_that_never_saw_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were the features at every kept step those of the end, its AUROC would be that of the held-out verdict."""
+    rng = np.random.default_rng(0)
+    recipes = [TINY.override({"init.gamma": 0.4 + gamma / 10, "seed": seed}) for gamma in range(4) for seed in range(4)]
+    infers = rng.random(16) < 0.5
+    runs: list[Any] = []
+    for number, (recipe, yes) in enumerate(zip(recipes, infers, strict=True)):
+        shares = {"composes": Share(1, 2), "accuracy_iid": Share(1, 1), "inferential": rng.random()}
+        said = {"composition": "inferential" if yes else "memorizing", "exception": None}
+        runs.append(Mock(spec=Run, recipe=recipe, result=SimpleNamespace(run_id=str(number), **shares, **said)))
+    end = Observed(runs, {name: rng.random(16) + infers / 5 for name in (*COMPOSITION, *EXCEPTION)}, np.ones(16))
+    monkeypatch.setattr(validation, "observe", lambda some, step: end.where(np.array([run in some for run in runs])))
+    found = validation._grade_held_out(end, lambda line: None)
+    assert [row["auroc"] for row in found["early"]] == [found["heldout_auroc"]] * 5
+    seen = found["classifier"].composition.probability(end.features)
+    assert auroc(seen, infers, end.recipes)["value"] > found["heldout_auroc"]["value"] + 0.1, "else the test could not fail"
 
 
 def test_what_the_recipe_says(run: Run) -> None:
