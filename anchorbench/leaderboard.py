@@ -464,15 +464,16 @@ def mean_of_tasks(intervals: Sequence[Interval]) -> Interval:
 
 
 def ranking(entries: Sequence[Entry]) -> list[tuple[int, Entry]]:
-    """(rank, entry), the best first; entries of one track."""
+    """(rank, entry) by rank, entries of one rank by score; entries of one track."""
 
     def rank(entry: Entry) -> int:
         return 1 + sum(other.statistics.inferential.low > entry.statistics.inferential.high for other in entries)
 
-    def key(entry: Entry) -> tuple[float, float, str]:
-        return -entry.statistics.inferential.value, -entry.statistics.held_out.value, entry.digest
+    def key(ranked: tuple[int, Entry]) -> tuple[int, float, float, str]:
+        number, entry = ranked
+        return number, -entry.statistics.inferential.value, -entry.statistics.held_out.value, entry.digest
 
-    return [(rank(entry), entry) for entry in sorted(entries, key=key)]
+    return sorted([(rank(entry), entry) for entry in entries], key=key)
 
 
 def better_than(a: Entry, b: Entry) -> float:

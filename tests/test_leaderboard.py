@@ -18,7 +18,7 @@ from scipy import stats
 from anchorbench import leaderboard as board
 from anchorbench.gallery import find_tasks
 from anchorbench.initialize import stream_seed
-from anchorbench.leaderboard import SEEDS, TRACKS, Interval, SubmittedRecipe, better_than, mean_of_tasks, ranking
+from anchorbench.leaderboard import SEEDS, TRACKS, Entry, Interval, SubmittedRecipe, better_than, mean_of_tasks, ranking
 from anchorbench.leaderboard_check import MAX_SENTENCE, asked, read_recipe, validate_entry
 from anchorbench.leaderboard_export import export_entry
 from anchorbench.leaderboard_schema import MODELS, readme, schema_json
@@ -203,6 +203,16 @@ def test_entries_whose_intervals_overlap_share_a_rank() -> None:
     for rank, entry in ranking(entries):
         higher = [e for e in entries if e.statistics.inferential.low > entry.statistics.inferential.high]
         assert rank == 1 + len(higher)
+
+
+def test_a_wide_interval_may_share_a_rank_that_a_narrow_one_above_it_does_not() -> None:
+    """Overlap is not transitive; ranks still stand in order."""
+    entries: list[Entry] = []
+    for name, value, low, high in (("sure", 0.6, 0.55, 0.65), ("wide", 0.5, 0.3, 0.72), ("best", 0.8, 0.7, 0.9)):
+        entry = hostile.honest_entry(name)
+        share = entry.statistics.inferential.model_copy(update={"value": value, "low": low, "high": high})
+        entries.append(entry.model_copy(update={"statistics": entry.statistics.model_copy(update={"inferential": share})}))
+    assert [(rank, entry.recipe.name) for rank, entry in ranking(entries)] == [(1, "best"), (1, "wide"), (2, "sure")]
 
 
 # --- Entries
