@@ -283,6 +283,11 @@ class Statistics(Model):
     """Training time of all members."""
     tasks: Annotated[tuple[TaskStatistics, ...], Field(max_length=20)]
 
+    @property
+    def unfit(self) -> float:
+        """Share of members that did not fit what was trained: they lower the score without having memorized."""
+        return sum(task.verdicts[3] for task in self.tasks) / (SEEDS * len(self.tasks))
+
 
 VERDICTS: tuple[Composition, ...] = ("inferential", "mixed", "memorizing", "unfit")
 

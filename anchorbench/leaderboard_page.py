@@ -40,6 +40,7 @@ from anchorbench.leaderboard import (
 )
 from anchorbench.probes.attention_flow import Link, links
 from anchorbench.store import write_atomically
+from anchorbench.verdict import FIT
 
 MAX_PAGE_BYTES = 2_000_000
 
@@ -134,7 +135,7 @@ def render(entries: Sequence[Entry], out: Path) -> Path:
             phases = _phases(others)
             shown = [_shown(rank, entry, others, phases) for rank, entry in ranked]
             tracks.append({"name": name, "suite": [task.name for task in track.suite], "entries": shown, "phases": phases})
-    return write_page("leaderboard.html", out, tracks=tracks, seeds=SEEDS, better_p=BETTER)
+    return write_page("leaderboard.html", out, tracks=tracks, seeds=SEEDS, better_p=BETTER, fit=FIT)
 
 
 def write_page(template: str, out: Path, **content: Any) -> Path:
@@ -234,8 +235,8 @@ def markdown_table(entries: Sequence[Entry]) -> str:
             *([""] if lines else []),
             f"Track {name}",
             "",
-            "| rank | recipe | score | 95% interval | held-out | seen | TFLOP to the verdict | time, of the reference's |",
-            "|---:|---|---:|---:|---:|---:|---:|---:|",
+            "| rank | recipe | score | 95% interval | held-out | seen | unfit | TFLOP to the verdict | time, of the reference's |",
+            "|---:|---|---:|---:|---:|---:|---:|---:|---:|",
         ]
         for rank, entry in ranked:
             statistics = entry.statistics
@@ -247,6 +248,7 @@ def markdown_table(entries: Sequence[Entry]) -> str:
                 f"{_percent(score.low)} to {_percent(score.high)}",
                 _percent(statistics.held_out.value),
                 _percent(statistics.seen.value),
+                _percent(statistics.unfit),
                 f"{statistics.flops_to_verdict / 1e12:.3g}",
                 f"{statistics.seconds / (entry.machine.reference_seconds * len(entry.rows)):.2f}",
             ]

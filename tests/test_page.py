@@ -115,6 +115,14 @@ def test_equal_entries_give_equal_bytes(entries: list[Entry], page: Path, tmp_pa
     assert render(entries[::-1], tmp_path / "again.html").read_bytes() == page.read_bytes()
 
 
+def test_an_entry_without_attention_has_no_heading_for_it(tmp_path: Path) -> None:
+    with_attention = hostile.honest_entry()
+    without = with_attention.model_copy(update={"flows": ()})
+    heading = "Attention of one member per verdict"
+    assert heading in render([with_attention], tmp_path / "page.html").read_text()
+    assert heading not in render([without], tmp_path / "page.html").read_text()
+
+
 def test_a_page_without_entries_says_so(tmp_path: Path) -> None:
     assert "No entries yet." in render([], tmp_path / "empty.html").read_text()
 
