@@ -66,13 +66,15 @@ def verify(
     with tempfile.TemporaryDirectory() as temporary:
         done = verify_entry(claim, members, drawn_by, out or Path(temporary))
     for claimed, again in zip(done.claimed, done.retrained, strict=True):
-        console.print(f"  {claimed.task}/{claimed.variant}, seed {claimed.seed}: claimed {claimed.verdict}, now {again.verdict}")
+        words = f"  {claimed.task}/{claimed.variant}, seed {claimed.seed}: claimed {claimed.verdict}, now {again.verdict}"
+        console.print(words, soft_wrap=True)
     low, high = done.share.interval
     share = claim.statistics.inferential
     console.print(
         f"--seed {drawn_by}: {done.share.hits} of {done.share.n} inferential, 95% interval {low:.2f} to {high:.2f};"
         f" claimed {share.value:.2f}, {share.low:.2f} to {share.high:.2f};"
-        f" {done.agree} with the claimed verdict, {done.reproduced} with the very counts"
+        f" {done.agree} with the claimed verdict, {done.reproduced} with the very counts",
+        soft_wrap=True,
     )
     console.print("the claim stands" if done.stands else "the claim does not stand")
     if not done.stands:
