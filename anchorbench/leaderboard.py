@@ -17,9 +17,10 @@ Suite           what is held out, and so gives the verdict
     Fit is read on seen groups that were trained with the rule, without exceptions and memorized answers.
 
 Statistics      per task, over seeds: the share of inferential members with its Wilson interval; means of held-out and seen accuracy
-    with t-intervals. Overall: means over tasks, weighted equally. The share's interval is Wilson's at the effective number of
-    members, as for a stratified sample: members of one task differ less than members of the suite. (A bootstrap would give no
-    width where all members agree.) Half-widths of the accuracies' intervals add in squares. All are 95%.
+    with t-intervals, no narrower than Wilson's of all answers. Overall: means over tasks, weighted equally. The share's interval
+    is Wilson's at the effective number of members, as for a stratified sample: members of one task differ less than members of
+    the suite. (A bootstrap would give no width where all members agree.) Half-widths of the accuracies' intervals add in squares.
+    All are 95%.
 Ranking         by the mean inferential share; a rank is one more than the number of entries whose interval lies wholly above.
 Better than     p < 0.01 in the exact one-sided permutation test that exchanges members between two entries within each task.
 """
@@ -97,10 +98,15 @@ TRACKS = {
 }
 
 
+BLANK = "\u115f\u1160\u2800\u3164\uffa0"
+"""Letters and symbols that show nothing."""
+
+
 def _plain(text: str) -> str:
     """One line of visible characters: nothing that hides, reorders or stacks what is around it."""
     for character in text:
-        if unicodedata.category(character)[0] in "C" or unicodedata.category(character) in ("Zl", "Zp"):
+        category = unicodedata.category(character)
+        if category[0] == "C" or category in ("Zl", "Zp") or character in BLANK:
             raise ValueError(f"holds the character U+{ord(character):04X}; allowed: visible characters of one line")
     if "MMM" in "".join(unicodedata.category(character)[0] for character in unicodedata.normalize("NFC", text)):
         raise ValueError("stacks three marks on a character; allowed: at most 2")
@@ -112,6 +118,9 @@ def _plain(text: str) -> str:
 Name = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(_plain)]
 Sentence = Annotated[str, Field(min_length=1, max_length=400), AfterValidator(_plain)]
 Version = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(_plain)]
+
+
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}(-dirty)?$")]
 
 
 class Model(BaseModel):
@@ -165,6 +174,10 @@ class SubmittedRecipe(Model):
                 f"the suite takes {products:.3g} multiplications; allowed in track {self.track}: at most {track.products:.3g}"
             )
         return self
+
+    @property
+    def suite(self) -> tuple[SuiteTask, ...]:
+        return TRACKS[self.track].suite
 
     @property
     def training(self) -> dict[str, Any]:
@@ -230,10 +243,11 @@ class Row(Model):
     verdict: Composition
     """Follows from the shares."""
     steps: int = Field(ge=1, le=10_000_000)
-    """Trained."""
+    """Trained: those of the recipe."""
     settled: int = Field(ge=1, le=10_000_000)
-    """The evaluated step from which on held-out answers stayed between the same two thresholds of the verdict."""
-    seconds: float = Field(gt=0, le=1e9)
+    """The evaluated step from which on the member was fit, and held-out answers stayed between the same two thresholds of the
+    verdict; the last step of a member that ends unfit."""
+    seconds: float = Field(ge=1e-6, le=1e9)
     """Training time; a stack's time divided by its members."""
 
 
@@ -316,7 +330,7 @@ class Machine(Model):
     anchorbench: Version
     torch: Version
     numpy: Version
-    reference_seconds: float = Field(gt=0, le=1e9)
+    reference_seconds: float = Field(ge=1e-3, le=1e9)
     """What one member of the laptop preset takes on this machine, from a few timed steps of a stack of 8."""
 
 
@@ -331,7 +345,7 @@ class Entry(Model):
     flows: Annotated[tuple[Flow, ...], Field(max_length=4)]
     """One a verdict, of the first member with it in a task of short sequences; none of members that diverged."""
     machine: Machine
-    git: Annotated[str, Field(pattern=r"^[0-9a-f]{40}(-dirty)?$")] | None
+    git: Commit | None
     """Commit of the code that trained; null if it was installed from a package."""
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """SHA-256 of the other fields as canonical JSON."""
@@ -344,7 +358,7 @@ class Entry(Model):
 
     @property
     def suite(self) -> tuple[SuiteTask, ...]:
-        return TRACKS[self.recipe.track].suite
+        return self.recipe.suite
 
     def task_of(self, row: int) -> SuiteTask:
         """The task of the row with this number, in an entry that is complete."""
@@ -388,7 +402,7 @@ def verdict_of(seen: Share, held_out: Share) -> Composition:
 
 def flow_rows(recipe: SubmittedRecipe, rows: Sequence[Row]) -> list[int]:
     """Numbers of the rows whose attention an entry shows: the first of each verdict, in tasks of at most FLOW_LENGTH tokens."""
-    short = [recipe.recipe(task, 0).load_task().seq_len <= FLOW_LENGTH for task in TRACKS[recipe.track].suite]
+    short = [recipe.recipe(task, 0).load_task().seq_len <= FLOW_LENGTH for task in recipe.suite]
     first: dict[str, int] = {}
     for number, row in enumerate(rows):
         if short[number // SEEDS]:
@@ -405,7 +419,7 @@ def statistics_of(recipe: SubmittedRecipe, rows: Sequence[Row]) -> Statistics:
     """The statistics of rows that are the suite's."""
     tasks: list[TaskStatistics] = []
     flops = flops_to_verdict = 0.0
-    for task in TRACKS[recipe.track].suite:
+    for task in recipe.suite:
         members = [row for row in rows if (row.task, row.variant) == (task.task, task.variant)]
         shares = [seen_and_held_out(task, row) for row in members]
         count = Counter(row.verdict for row in members)
@@ -416,8 +430,8 @@ def statistics_of(recipe: SubmittedRecipe, rows: Sequence[Row]) -> Statistics:
                 task=task.task,
                 variant=task.variant,
                 inferential=Interval(value=inferential.value, low=low, high=high),
-                held_out=_mean([held_out.value for _, held_out in shares]),
-                seen=_mean([seen.value for seen, _ in shares]),
+                held_out=_mean([held_out for _, held_out in shares]),
+                seen=_mean([seen for seen, _ in shares]),
                 verdicts=(count["inferential"], count["mixed"], count["memorizing"], count["unfit"]),
             )
         )
@@ -437,9 +451,11 @@ def statistics_of(recipe: SubmittedRecipe, rows: Sequence[Row]) -> Statistics:
     )
 
 
-def _mean(values: list[float]) -> Interval:
-    mean = Mean.of(values)
-    return Interval(value=mean.value, low=mean.low, high=mean.high)
+def _mean(shares: list[Share]) -> Interval:
+    """The mean over seeds with its t-interval, and at least Wilson's of all their answers: seeds that agree are not certain."""
+    mean = Mean.of([share.value for share in shares])
+    low, high = Share(sum(share.hits for share in shares), sum(share.n for share in shares)).interval
+    return Interval(value=mean.value, low=min(mean.low, low), high=max(mean.high, high))
 
 
 def share_of_suite(counts: Sequence[int], n: int) -> Interval:

@@ -28,6 +28,7 @@ from anchorbench.plan import MAX_YAML_BYTES, PlainLoader
 from anchorbench.recipe import Recipe
 from anchorbench.task import NO_ANSWER, Task, first_sentence
 from anchorbench.train import FINAL_SIZE
+from anchorbench.verdict import Share
 
 MAX_ENTRY_BYTES = 2**17
 """An entry of the gpu track has 30 kB."""
@@ -165,7 +166,7 @@ def _require_row(where: str, suite: SuiteTask, row: Row, recipe: Recipe) -> None
     task = recipe.load_task()
     if row.fingerprint != task.fingerprint:
         raise ValueError(f"{where} has fingerprint {row.fingerprint}; the task of this version has {task.fingerprint}")
-    if row.steps > recipe.steps:
+    if row.steps != recipe.steps:
         raise ValueError(f"{where} has {row.steps} steps; the recipe has {recipe.steps}")
     if row.settled > row.steps:
         raise ValueError(f"{where} is settled at step {row.settled}; it has {row.steps}")
@@ -173,6 +174,11 @@ def _require_row(where: str, suite: SuiteTask, row: Row, recipe: Recipe) -> None
         share = getattr(row, field)
         if (0 if share is None else share.n) != n:
             raise ValueError(f"{where} has {field} {share and list(share)}; the task asks for {n} such answers")
+    exceptions = Share(row.accuracy_iid.hits - row.rule.hits, row.accuracy_iid.n - row.rule.n)
+    if not 0 <= exceptions.hits <= exceptions.n:
+        raise ValueError(f"{where} has rule {list(row.rule)}, which is no part of accuracy_iid {list(row.accuracy_iid)}")
+    if row.ordered and row.symmetric and row.ordered.hits + row.symmetric.hits > row.ordered.n:
+        raise ValueError(f"{where} has {row.ordered.hits} ordered and {row.symmetric.hits} symmetric of {row.ordered.n} answers")
     verdict = verdict_of(*seen_and_held_out(suite, row))
     if row.verdict != verdict:
         raise ValueError(f"{where} has verdict {row.verdict!r}; its shares give {verdict!r}")

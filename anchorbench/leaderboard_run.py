@@ -5,20 +5,24 @@ import statistics
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
+from scipy.stats import binom
 
 from anchorbench.internals import open_internals
 from anchorbench.leaderboard import (
+    BETTER,
     SEEDS,
-    TRACKS,
+    Commit,
     Entry,
     Flow,
     Machine,
+    Model,
     Row,
     SubmittedRecipe,
     SuiteTask,
@@ -34,25 +38,28 @@ from anchorbench.recipe import PRESETS
 from anchorbench.store import Run, environment, write_atomically
 from anchorbench.sweep import Progress, Sweep, SweepFolder, run_sweep
 from anchorbench.task import Task
-from anchorbench.verdict import FEW, MOST, Share
+from anchorbench.verdict import FEW, FIT, MOST, Share
 
 TIMED_STEPS = 20
+AGREE = 0.8
+"""How often a member trained elsewhere is at least expected to be inferential, or not, as before: with the same code and kind of
+machine always; of 20 members around the boundary, one more was inferential in fp32 than in bf16."""
 
 
 def run_entry(recipe_yaml: Path, out: Path, report: Callable[[str, str], None] = lambda task, message: None) -> Entry:
     """Trains the recipe on its track's suite in `out`, a sweep folder a task, and writes `out/entry.json`.
 
     A second call trains only what is missing. `report` is told a task's name and what became of a stack of its members. Raises
-    ValueError as `read_recipe` does.
+    ValueError as `read_recipe` does, and for a folder that was begun elsewhere and is not finished.
     """
     with recipe_yaml.open("rb") as file:
         recipe = resolve(read_recipe(file.read(MAX_YAML_BYTES + 1)))
-    out.mkdir(parents=True, exist_ok=True)
+    sweeps = [(task, Sweep(recipe.recipe(task, recipe.seeds(task)[0]), {"seed": recipe.seeds(task)})) for task in recipe.suite]
+    folders = [SweepFolder(out / task.name.replace("/", "-"), sweep) for task, sweep in sweeps]
+    missing = any(len(folder.finished(sweep.runs())[0]) < SEEDS for (_, sweep), folder in zip(sweeps, folders, strict=True))
+    origin = _origin(out, missing=missing)
     runs: list[tuple[SuiteTask, Run]] = []
-    for task in TRACKS[recipe.track].suite:
-        seeds = recipe.seeds(task)
-        sweep = Sweep(recipe.recipe(task, seeds[0]), {"seed": seeds})
-        folder = SweepFolder(out / task.name.replace("/", "-"), sweep)
+    for (task, sweep), folder in zip(sweeps, folders, strict=True):
         runs += [(task, run) for run in run_sweep(sweep, folder, _teller(task, report))]
     rows = tuple(row_of(task, run) for task, run in runs)
     entry = Entry.sealed(
@@ -60,11 +67,38 @@ def run_entry(recipe_yaml: Path, out: Path, report: Callable[[str, str], None] =
         rows=rows,
         statistics=statistics_of(recipe, rows),
         flows=tuple(filter(None, (flow_of(number, *runs[number]) for number in flow_rows(recipe, rows)))),
-        machine=this_machine(),
-        git=commit(),
+        machine=origin.machine,
+        git=origin.git,
     )
     write_atomically(out / "entry.json", entry.to_json())
     return entry
+
+
+class Origin(Model):
+    """Where an entry's members are trained."""
+
+    machine: Machine
+    git: Commit | None
+
+
+def _origin(out: Path, *, missing: bool) -> Origin:
+    """What the folder's first call noted in `origin.json`: the reference is timed when training is.
+
+    Raises ValueError if members are missing and this is another machine or commit, as an entry names one of each.
+    """
+    note = out / "origin.json"
+    if not note.exists():
+        write_atomically(note, Origin(machine=this_machine(), git=commit()).model_dump_json(indent=1).encode())
+    try:
+        origin = Origin.model_validate_json(note.read_bytes())
+    except ValidationError:
+        raise ValueError(f"{note} is damaged; remove it or choose another --out") from None
+    if missing:
+        here = hardware() | {"git": commit()}
+        for name, before in (origin.machine.model_dump(exclude={"reference_seconds"}) | {"git": origin.git}).items():
+            if here[name] != before:
+                raise ValueError(f"folder {out} was begun with {name} {before}, here it is {here[name]}; choose another --out")
+    return origin
 
 
 def _teller(task: SuiteTask, report: Callable[[str, str], None]) -> Callable[[Progress], None]:
@@ -137,14 +171,26 @@ def follows_rule(task: Task, groups: dict[str, Share], seen: Share) -> Share:
 
 
 def settled_at(suite: SuiteTask, run: Run) -> int:
-    """The first evaluated step from which on held-out answers were on the same side of the verdict's thresholds as at the end."""
+    """The first evaluated step from which on the member was fit and its held-out answers on the same side of the verdict's
+    thresholds as at the end; the last step of a member that ends unfit, as more training might have fit it.
+    """
+    task = run.recipe.load_task()
+    trained = [group.name for group in task.groups if group.role == "trained"]
 
-    def side(point: dict[str, Any]) -> int:
-        share = point["accuracy_iid" if suite.unseen == "iid" else "inferential"]
-        return (share > FEW) + (share > MOST)
+    def side(point: dict[str, Any]) -> int | None:
+        """None if unfit."""
+        if suite.unseen == "iid":
+            seen, held_out = point["accuracy_train"], point["accuracy_iid"]
+        else:
+            groups = [point["groups"][name] for name in trained if name in point["groups"]]
+            seen = float(np.mean(groups)) if "iid" in task.splits else point["accuracy_iid"]
+            held_out = point["inferential"]
+        return None if seen < FIT else (held_out > FEW) + (held_out > MOST)
 
     points = run.trajectory()
     settled = points[-1]["step"]
+    if side(points[-1]) is None:
+        return settled
     for point in reversed(points):
         if side(point) != side(points[-1]):
             break
@@ -152,10 +198,15 @@ def settled_at(suite: SuiteTask, run: Run) -> int:
     return settled
 
 
+def hardware() -> dict[str, Any]:
+    """Versions and hardware."""
+    known = {name: value for name, value in environment().items() if name in Machine.model_fields}
+    return {**known, "cores": os.cpu_count() or 1}
+
+
 def this_machine() -> Machine:
     """Versions, hardware, and the time of the reference recipe."""
-    known = {name: value for name, value in environment().items() if name in Machine.model_fields}
-    return Machine.model_validate({**known, "cores": os.cpu_count() or 1, "reference_seconds": reference_seconds()})
+    return Machine.model_validate({**hardware(), "reference_seconds": reference_seconds()})
 
 
 def reference_seconds() -> float:
@@ -194,7 +245,7 @@ class Verification:
     share: Share
     """Inferential among the retrained."""
     stands: bool
-    """Whether the share's Wilson interval meets the entry's interval."""
+    """Whether the share's Wilson interval meets the entry's interval, and as many members as can be expected agree."""
 
     @property
     def reproduced(self) -> int:
@@ -203,15 +254,17 @@ class Verification:
 
     @property
     def agree(self) -> int:
-        """Members with the claimed verdict."""
-        return sum(a.verdict == b.verdict for a, b in zip(self.claimed, self.retrained, strict=True))
+        """Members that are inferential as claimed, or not, as claimed."""
+        return _agreeing(self.claimed, self.retrained)
 
 
 def verify(entry: Entry, members: int, seed: int, out: Path) -> Verification:
     """Trains `members` of a valid entry again in `out`, drawn at random by `seed`, as many as possible from different tasks.
 
     Whoever submits does not know `seed`. The claim stands if the 95% interval of the retrained members' inferential share meets
-    the entry's. Raises ValueError for a number of members that the entry does not have.
+    the entry's, and if the number of members that agree with their claim is not improbable (p < BETTER) where each agrees with
+    probability AGREE. The second can fail from 3 members on, the first alone only if the entry's interval is high. Raises
+    ValueError for a number of members that the entry does not have.
     """
     if not 1 <= members <= len(entry.rows):
         raise ValueError(f"members is {members}; allowed: 1 to {len(entry.rows)}")
@@ -225,7 +278,13 @@ def verify(entry: Entry, members: int, seed: int, out: Path) -> Verification:
     share = Share(sum(row.verdict == "inferential" for row in retrained), len(retrained))
     low, high = share.interval
     claim = entry.statistics.inferential
-    return Verification(tuple(chosen), tuple(retrained), share, low <= claim.high and claim.low <= high)
+    meets = low <= claim.high and claim.low <= high
+    expected = float(binom.cdf(_agreeing(chosen, retrained), len(chosen), AGREE)) >= BETTER
+    return Verification(tuple(chosen), tuple(retrained), share, meets and expected)
+
+
+def _agreeing(claimed: Sequence[Row], retrained: Sequence[Row]) -> int:
+    return sum((a.verdict == "inferential") == (b.verdict == "inferential") for a, b in zip(claimed, retrained, strict=True))
 
 
 def _drawn(entry: Entry, members: int, seed: int) -> list[Row]:

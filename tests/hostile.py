@@ -53,10 +53,10 @@ def honest_entry(
         for number, seed in enumerate(recipe.seeds(task)):
             run = recipe.recipe(task, seed)
             fingerprint, counts = _asked(run.model_dump_json())
-            hits = dict(counts)
+            hits = counts | {"symmetric": 0}
             if number >= inferential:
-                hits |= {"composes": counts["composes"] // 10, "ordered": 0}
-                hits |= {"accuracy_iid": counts["accuracy_iid"] // 10} if task.unseen == "iid" else {}
+                hits |= {"composes": counts["composes"] // 10, "ordered": 0, "symmetric": counts["symmetric"]}
+                hits |= {field: counts[field] // 10 for field in ("accuracy_iid", "rule")} if task.unseen == "iid" else {}
             if number == SEEDS - 1 > inferential:
                 hits |= {field: counts[field] // 2 for field in ("accuracy_train", "accuracy_iid", "rule")}
             shares = {field: Share(hits[field], n) if n else None for field, n in counts.items()}
@@ -243,6 +243,8 @@ ENTRIES: dict[str, tuple[Callable[[], bytes], str]] = {
     "an over-long description": (changed("recipe", "description", to="x" * 401), "at most 400 characters"),
     "a right-to-left override": (_seal_name("Honest \u202egnp.exe"), "U+202E"),
     "a zero-width space": (_seal_name("Hon\u200best"), "U+200B"),
+    "a blank letter": (_seal_name("\u3164"), "U+3164"),
+    "a blank pattern": (_seal_name("\u2800"), "U+2800"),
     "a null character": (_seal_name("Hon\x00est"), "U+0000"),
     "an escape sequence": (_seal_name("\x1b[31mHonest"), "U+001B"),
     "a line separator": (_seal_name("Hon\u2028est"), "U+2028"),
@@ -288,6 +290,12 @@ ENTRIES: dict[str, tuple[Callable[[], bytes], str]] = {
     "another recipe's rows": (edited(_other_recipe), "the recipe's hash gives"),
     "another task's data": (changed("rows", 0, "fingerprint", to="0" * 16), "the task of this version has"),
     "more steps than the recipe": (changed("rows", 0, "steps", to=601), "row 0 has 601 steps"),
+    "fewer steps than the recipe": (changed("rows", 0, "steps", to=1), "row 0 has 1 steps; the recipe has 600"),
+    "the rule followed where nothing was right": (changed("rows", 0, "accuracy_iid", to=[0, 1000]), "is no part of accuracy_iid"),
+    "more exceptions than were asked": (changed("rows", 8, "rule", to=[900, 926]), "is no part of accuracy_iid"),
+    "two answers at once": (changed("rows", 8, "symmetric", to=[100, 321]), "row 8 has 321 ordered and 100 symmetric of 321"),
+    "no time on the reference": (changed("machine", "reference_seconds", to=1e-300), "machine.reference_seconds is 1e-300"),
+    "no time for training": (changed("rows", 0, "seconds", to=5e-324), "rows.0.seconds is 5e-324"),
     "settled after the end": (changed("rows", 0, "settled", to=601), "row 0 is settled at step 601"),
     # Counts that no evaluation gives
     "more hits than answers": (changed("rows", 0, "composes", to=[1001, 1000]), "is 1001 of 1000"),

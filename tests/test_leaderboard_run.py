@@ -1,5 +1,6 @@
 """The leaderboard's commands: a toy entry trained, resumed and verified, and the committed board."""
 
+import json
 import platform
 import shutil
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import hostile
 import numpy as np
@@ -19,8 +21,8 @@ from anchorbench import leaderboard as board
 from anchorbench.hub import open_model
 from anchorbench.leaderboard import Entry
 from anchorbench.leaderboard_check import validate_entry
-from anchorbench.leaderboard_run import _drawn, run_entry, verify
-from anchorbench.store import read_run
+from anchorbench.leaderboard_run import _drawn, run_entry, settled_at, verify
+from anchorbench.store import Run, read_run
 
 BOARD = Path(__file__).parents[1] / "leaderboard"
 TOY = """
@@ -112,6 +114,57 @@ def test_a_claim_out_of_thin_air_does_not_stand(toy: tuple[Entry, Path], tmp_pat
     validate_entry(rows.to_json())
     done = verify(rows, 3, 1, tmp_path / "verify")
     assert (done.reproduced, done.agree, done.stands) == (0, 0, False)
+
+
+def test_a_claim_that_no_member_bears_out_does_not_stand(toy: tuple[Entry, Path], tmp_path: Path) -> None:
+    """0 of 3 inferential is within the wide interval of 3 members, but each was drawn as inferential: .2 ** 3 < .01."""
+    entry, _ = toy
+    claim = hostile.honest_entry(inferential=5, **entry.recipe.training | {"precision": "fp32"})
+    seed = next(seed for seed in range(99) if all(row.verdict == "inferential" for row in _drawn(claim, 3, seed)))
+    done = verify(claim, 3, seed, tmp_path / "verify")
+    assert done.share.interval[1] > claim.statistics.inferential.low
+    assert (done.agree, done.stands) == (0, False)
+
+
+def test_a_folder_names_the_machine_and_commit_that_it_was_begun_with(toy: tuple[Entry, Path], tmp_path: Path) -> None:
+    """Finished, it may be read by later code; not finished, it must go on where it was begun."""
+    entry, folder = toy
+    out = Path(shutil.copytree(folder / "out", tmp_path / "out"))
+    origin = json.loads((out / "origin.json").read_bytes())
+    assert origin == {"machine": entry.machine.model_dump(), "git": entry.git}
+    origin["git"], origin["machine"]["torch"] = "0" * 40, "1.0"
+    (out / "origin.json").write_text(json.dumps(origin))
+    again = run_entry(folder / "toy.yaml", out)
+    assert (again.git, again.machine.torch) == ("0" * 40, "1.0")
+    shutil.rmtree(next((out / "chain-search-single" / "runs").iterdir()))
+    with pytest.raises(ValueError, match=r"was begun with torch 1\.0, here it is 2"):
+        run_entry(folder / "toy.yaml", out)
+    (out / "origin.json").write_text("{")
+    with pytest.raises(ValueError, match=r"origin\.json is damaged; remove it or choose another --out"):
+        run_entry(folder / "toy.yaml", out)
+
+
+CHANCE = {"step": 1, "accuracy_train": 0.1, "accuracy_iid": 0.1, "inferential": 0.0, "groups": {"(1,1)": 0.1}}
+
+
+@pytest.mark.parametrize(
+    ("suite", "fit", "changes", "settled"),
+    [
+        (0, {"(1,1)": 1.0, "(1,2)": 0.9}, [(0.0, 2), (0.5, 3), (0.9, 4), (0.8, 5)], 4),  # unfit, memorizing, mixed, inferential
+        (0, {"(1,1)": 1.0, "(1,2)": 0.9}, [(0.1, 2), (0.9, 3), (0.2, 4)], 4),  # it forgets
+        (0, {"(1,1)": 0.9, "(1,2)": 0.8}, [(0.9, 2), (0.9, 3)], 3),  # never fit
+        (0, {"(1,1)": 1.0, "(3,4)": 0.0}, [(0.1, 2), (0.1, 3)], 2),  # (3,4) is held out, and says nothing of fit
+        (5, {}, [(0.2, 2), (0.9, 3)], 3),  # by training examples and unseen edges
+    ],
+)
+def test_the_step_of_the_verdict_by_hand(suite: int, fit: dict[str, float], changes: list[tuple[float, int]], settled: int) -> None:
+    points = [CHANCE] + [
+        {"step": step, "accuracy_train": 0.95, "accuracy_iid": share, "inferential": share, "groups": fit}
+        for share, step in changes
+    ]
+    task = board.TRACKS["laptop"].suite[suite]
+    recipe = hostile.honest_entry().recipe.recipe(task, 0)
+    assert settled_at(task, Mock(spec=Run, recipe=recipe, trajectory=lambda: points)) == settled
 
 
 def test_members_to_verify_are_drawn_from_all_tasks_by_the_verifiers_seed() -> None:
