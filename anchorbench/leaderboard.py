@@ -67,6 +67,13 @@ class SuiteTask(NamedTuple):
     def name(self) -> str:
         return f"{self.task}/{self.variant}"
 
+    @property
+    def words(self) -> str:
+        """The name, and what is special."""
+        special = [f"{key} {value}" for key, value in self.config.items()]
+        special += ["no group held out, asked on unseen data"] if self.unseen == "iid" else []
+        return self.name + (f" ({', '.join(special)})" if special else "")
+
 
 LAPTOP_SUITE = (
     SuiteTask("composite", "heldout-both"),

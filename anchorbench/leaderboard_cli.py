@@ -36,20 +36,28 @@ def run(
 
 @app.command()
 def validate(entries: Annotated[list[Path], typer.Argument(help="Entries: JSON files.")]) -> None:
-    """Check form, digest, completeness and statistics of entries."""
+    """Check form, digest, completeness and statistics of entries; exit code 2 if one is refused."""
     from rich.console import Console
 
     console = Console(markup=False, highlight=False)
+    refused = 0
     for path in entries:
-        entry = _read(path)
-        console.print(f"{path}: valid, {entry.recipe.name}, score {entry.statistics.inferential.value:.2f}", soft_wrap=True)
+        try:
+            entry = _read(path)
+        except ValueError as refusal:
+            refused += 1
+            console.print(f"refused: {refusal}", soft_wrap=True)
+        else:
+            console.print(f"{path}: valid, {entry.recipe.name}, score {entry.statistics.inferential.value:.2f}", soft_wrap=True)
+    if refused:
+        raise ValueError(f"{refused} of {len(entries)} entries refused")
 
 
 @app.command()
 def verify(
     entry: EntryFile,
     members: Annotated[int, typer.Option(help="Members to train again.")] = 3,
-    seed: Annotated[int | None, typer.Option(help="Draws the members; random if not given.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Draws the members; random if not given.")] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; a temporary one if not given.")] = None,
 ) -> None:
     """Train a random part of an entry again and say whether its claim stands; exit code 1 if not."""
@@ -94,14 +102,24 @@ def render(
     from anchorbench.store import write_atomically
 
     if not folder.is_dir():
-        raise ValueError(f"folder {folder} does not exist; allowed: a folder with entries")
+        raise ValueError(f"{folder} is no folder; allowed: a folder with entries")
     console = Console(markup=False, highlight=False)
     entries: list[Entry] = []
+    known: dict[tuple[str, tuple[int, ...]], Path] = {}
     for path in sorted(folder.glob("*.json")):
         try:
-            entries.append(_read(path))
+            entry = _read(path)
+            # Seeds follow from what is trained: the same ones, the same training, whatever it is called.
+            first = known.setdefault((entry.recipe.track, entry.recipe.seeds(entry.suite[0])), path)
+            if first != path:
+                raise ValueError(f"{path}: the same training as {first}")
         except ValueError as refusal:
             console.print(f"left out: {refusal}", soft_wrap=True)
+        else:
+            entries.append(entry)
+    if not entries:
+        raise ValueError(f"folder {folder} holds no valid entry; allowed: at least one")
+    out.mkdir(parents=True, exist_ok=True)
     page = render_page(entries, out / "index.html")
     write_atomically(out / "table.md", markdown_table(entries).encode())
     console.print(f"{len(entries)} entries: {page}, {out / 'table.md'}", soft_wrap=True)
@@ -128,6 +146,7 @@ def schema(out: Annotated[Path, typer.Option(help="Folder to write schema.json a
     from anchorbench.leaderboard_schema import readme, schema_json
     from anchorbench.store import write_atomically
 
+    out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "schema.json", schema_json())
     write_atomically(out / "README.md", readme().encode())
 
@@ -136,8 +155,13 @@ def _read(path: Path) -> "Entry":
     """The valid entry in a file. Raises ValueError with one sentence that names the file."""
     from anchorbench.leaderboard_check import MAX_ENTRY_BYTES, validate_entry
 
-    with path.open("rb") as file:
-        data = file.read(MAX_ENTRY_BYTES + 1)
+    if not path.is_file():  # reading a pipe would wait for ever
+        raise ValueError(f"{path} is no file; allowed: an entry's JSON file")
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_ENTRY_BYTES + 1)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     try:
         return validate_entry(data)
     except ValueError as refusal:

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from anchorbench.leaderboard import TRACKS, Entry, SuiteTask
 from anchorbench.store import write_atomically
@@ -47,7 +48,14 @@ def results(entry: Entry, dataset: str) -> list[EvalResultEntry]:
 
 
 def export_entry(entry: Entry, dataset: str, out: Path) -> list[Path]:
-    """Writes `out/eval.yaml` and `out/.eval_results/anchorbench.yaml`; returns their paths."""
+    """Writes `out/eval.yaml` and `out/.eval_results/anchorbench.yaml`; returns their paths.
+
+    Raises ValueError for a `dataset` that the Hub could not have.
+    """
+    try:
+        validate_repo_id(dataset if "/" in dataset else "")
+    except HFValidationError:
+        raise ValueError(f"dataset is {dataset!r}; allowed: OWNER/NAME of letters, digits, '-', '_' and '.'") from None
     (out / ".eval_results").mkdir(parents=True, exist_ok=True)
     contents = {
         out / "eval.yaml": benchmark(entry.recipe.track),

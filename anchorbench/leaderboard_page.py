@@ -43,6 +43,10 @@ from anchorbench.store import write_atomically
 from anchorbench.verdict import FIT
 
 MAX_PAGE_BYTES = 2_000_000
+RANKS = (
+    "A rank is one more than the number of entries whose score's 95% interval lies wholly above the entry's own: entries of one"
+    " rank need not be equal. Within a rank, by score."
+)
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,10 @@ class Shown:
 
 
 def render(entries: Sequence[Entry], out: Path) -> Path:
-    """Writes the page of valid `entries`. Raises ValueError if it would be larger than MAX_PAGE_BYTES."""
+    """Writes the page of valid `entries`, without pictures of attention if there are too many for MAX_PAGE_BYTES.
+
+    Raises PageTooLargeError if it would still be larger.
+    """
     tracks: list[dict[str, Any]] = []
     for name, track in TRACKS.items():
         ranked = ranking([entry for entry in entries if entry.recipe.track == name])
@@ -134,12 +141,23 @@ def render(entries: Sequence[Entry], out: Path) -> Path:
             others = [entry for _, entry in ranked]
             phases = _phases(others)
             shown = [_shown(rank, entry, others, phases) for rank, entry in ranked]
-            tracks.append({"name": name, "suite": [task.name for task in track.suite], "entries": shown, "phases": phases})
-    return write_page("leaderboard.html", out, tracks=tracks, seeds=SEEDS, better_p=BETTER, fit=FIT)
+            tracks.append({"name": name, "suite": [task.words for task in track.suite], "entries": shown, "phases": phases})
+    content: dict[str, Any] = {"tracks": tracks, "seeds": SEEDS, "better_p": BETTER, "fit": FIT, "ranks": RANKS}
+    try:
+        return write_page("leaderboard.html", out, **content, attention=True)
+    except PageTooLargeError:
+        return write_page("leaderboard.html", out, **content, attention=False)
+
+
+class PageTooLargeError(ValueError):
+    """A page of more than MAX_PAGE_BYTES."""
 
 
 def write_page(template: str, out: Path, **content: Any) -> Path:
-    """Fills a template of the package and writes it to `out`; style and script are inlined, and allowed by their hashes."""
+    """Fills a template of the package and writes it to `out`; style and script are inlined, and allowed by their hashes.
+
+    Raises PageTooLargeError.
+    """
     environment = Environment(
         loader=PackageLoader("anchorbench"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -151,7 +169,7 @@ def write_page(template: str, out: Path, **content: Any) -> Path:
         ours |= {name: Markup(text), f"{name}_hash": base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}  # noqa: S704
     page = environment.get_template(template).render(**ours, **content).encode()
     if len(page) > MAX_PAGE_BYTES:
-        raise ValueError(f"the page has {len(page)} bytes; allowed: at most {MAX_PAGE_BYTES}, with fewer entries")
+        raise PageTooLargeError(f"the page has {len(page)} bytes; allowed: at most {MAX_PAGE_BYTES}")
     write_atomically(out, page)
     return out
 
@@ -233,7 +251,7 @@ def markdown_table(entries: Sequence[Entry]) -> str:
             continue
         lines += [
             *([""] if lines else []),
-            f"Track {name}",
+            f"Track {name}. {RANKS}",
             "",
             "| rank | recipe | score | 95% interval | held-out | seen | unfit | TFLOP to the verdict | time, of the reference's |",
             "|---:|---|---:|---:|---:|---:|---:|---:|---:|",

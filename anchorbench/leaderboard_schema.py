@@ -112,7 +112,7 @@ def readme() -> str:
     """leaderboard/README.md."""
     lines = [INTRODUCTION.strip().format(seeds=SEEDS, size=MAX_ENTRY_BYTES // 1024, depth=MAX_DEPTH), "", "## Tracks", ""]
     for name, track in TRACKS.items():
-        suite = ", ".join(f"`{task.name}`" + (f" with {_words(task.config)}" if task.config else "") for task in track.suite)
+        suite = ", ".join(task.words for task in track.suite)
         lines += [
             f"- `{name}`: {suite}. At most {track.parameters:,} parameters, {track.products:.0e} multiplications in the matrix"
             f" products of all members, {track.steps:,} steps, {track.layers} layers, {track.heads} heads and"
@@ -128,10 +128,6 @@ def readme() -> str:
                 f"| `{field}` | {_type(form).replace('|', chr(92) + '|')} | {form['description'].replace('|', chr(92) + '|')} |"
             )
     return "\n".join(lines) + "\n"
-
-
-def _words(config: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in config.items())
 
 
 def _type(form: dict[str, Any]) -> str:

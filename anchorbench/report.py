@@ -101,7 +101,7 @@ def report(
 
     `x`, `y` and `panels` are axes of the sweep by their dotted paths; what is not given is chosen among those that vary, gamma
     first. Members that differ in other axes too share a cell. Raises ValueError for a folder without finished runs or an axis that
-    does not vary.
+    does not vary or stands twice.
     """
     runs, problems = _read(folder)
     grouped = conditions(runs)
@@ -109,10 +109,12 @@ def report(
     for path in (x, y, panels):
         if path is not None and path not in varying:
             raise ValueError(f"axis is {path!r}; allowed: {', '.join(varying) or 'none, as the sweep varies seeds alone'}")
+    given = [path for path in (x, y, panels) if path is not None]
+    if len(set(given)) < len(given):
+        raise ValueError(f"axes are {', '.join(given)}; allowed: each axis once")
     left = [path for path in varying if path not in (x, y, panels)]
     chosen = [path if path is not None else left.pop(0) if left else None for path in (x, y, panels)]
     x, y, panels = chosen
-    result = runs[0].result
     columns, rows = _values(grouped, x), _values(grouped, y)
     steps = [point["step"] for run in runs for point in run.trajectory()]
     shown = clearest(runs)
@@ -120,7 +122,7 @@ def report(
     page = write_page(
         "report.html",
         out if out is not None else folder / "report.html",
-        task=f"{result.task}, {result.variant}",
+        task=" and ".join(dict.fromkeys(f"{run.result.task}, {run.result.variant}" for run in runs)),
         x=x,
         y=y,
         third=panels,

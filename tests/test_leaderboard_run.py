@@ -1,6 +1,7 @@
 """The leaderboard's commands: a toy entry trained, resumed and verified, and the committed board."""
 
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -192,23 +193,57 @@ def test_validate_names_the_file_and_the_reason(command: Callable[..., Any], tmp
     assert good.exit_code == 0
     assert "valid, Honest, score 0.62" in good.output
     (tmp_path / "bad.json").write_bytes(b"{}")
-    bad = command("validate", tmp_path / "good.json", tmp_path / "bad.json")
-    assert isinstance(bad.exception, ValueError)
-    assert str(bad.exception).startswith(f"{tmp_path / 'bad.json'}: ")
     (tmp_path / "large.json").write_bytes(b" " * 10_000_000)
-    assert "allowed: at most 131072" in str(command("validate", tmp_path / "large.json").exception)
+    bad = command(
+        "validate", tmp_path / "bad.json", tmp_path / "good.json", tmp_path / "large.json", tmp_path / "none.json", tmp_path
+    )
+    assert isinstance(bad.exception, ValueError)
+    assert str(bad.exception) == "4 of 5 entries refused"
+    said = bad.output.splitlines()
+    assert said[0].startswith(f"refused: {tmp_path / 'bad.json'}: the field ")
+    assert "valid, Honest" in said[1]
+    assert "allowed: at most 131072" in said[2]
+    assert said[3:] == [f"refused: {path} is no file; allowed: an entry's JSON file" for path in (tmp_path / "none.json", tmp_path)]
 
 
 def test_render_leaves_out_what_is_refused(command: Callable[..., Any], tmp_path: Path) -> None:
-    (tmp_path / "entries").mkdir()
-    (tmp_path / "entries" / "good.json").write_bytes(hostile.honest_entry().to_json())
-    (tmp_path / "entries" / "bad.json").write_bytes(hostile.ENTRIES["NaN"][0]())
-    done = command("render", "--folder", tmp_path / "entries", "--out", tmp_path)
+    entries = tmp_path / "entries"
+    entries.mkdir()
+    (entries / "good.json").write_bytes(hostile.honest_entry().to_json())
+    (entries / "nan.json").write_bytes(hostile.ENTRIES["NaN"][0]())
+    (entries / "other-name.json").write_bytes(hostile.honest_entry("Mine now").to_json())
+    (entries / "folder.json").mkdir()
+    (entries / "gone.json").symlink_to(tmp_path / "nothing")
+    os.mkfifo(entries / "pipe.json")
+    done = command("render", "--folder", entries, "--out", tmp_path / "new" / "board")
     assert done.exit_code == 0
-    assert "bad.json: NaN is no number" in done.output
-    assert "Honest" in (tmp_path / "index.html").read_text()
-    assert "| 1 | Honest | 62% |" in (tmp_path / "table.md").read_text()
-    assert "does not exist" in str(command("render", "--folder", tmp_path / "entires", "--out", tmp_path).exception)
+    *left_out, written = done.output.splitlines()
+    assert [line.removeprefix(f"left out: {entries}/") for line in left_out] == [
+        "folder.json is no file; allowed: an entry's JSON file",
+        "gone.json is no file; allowed: an entry's JSON file",
+        "nan.json: NaN is no number of JSON; allowed: finite numbers",
+        f"other-name.json: the same training as {entries / 'good.json'}",
+        "pipe.json is no file; allowed: an entry's JSON file",
+    ]
+    assert written.startswith("1 entries: ")
+    assert "Honest" in (tmp_path / "new" / "board" / "index.html").read_text()
+    assert "| 1 | Honest | 62% |" in (tmp_path / "new" / "board" / "table.md").read_text()
+
+
+def test_render_does_not_replace_a_board_by_nothing(command: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("the board")
+    assert "entires is no folder" in str(command("render", "--folder", tmp_path / "entires", "--out", tmp_path).exception)
+    assert "holds no valid entry" in str(command("render", "--folder", tmp_path, "--out", tmp_path).exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+    assert (tmp_path / "index.html").read_text() == "the board"
+
+
+@pytest.mark.parametrize("dataset", ["anchorbench", "no name/at all", "a/b/c", "../up", ""])
+def test_export_is_to_a_data_set_that_can_be(command: Callable[..., Any], tmp_path: Path, dataset: str) -> None:
+    (tmp_path / "good.json").write_bytes(hostile.honest_entry().to_json())
+    done = command("export", tmp_path / "good.json", "--out", tmp_path / "hub", "--dataset", dataset)
+    assert str(done.exception).startswith(f"dataset is {dataset!r}; allowed: OWNER/NAME")
+    assert not (tmp_path / "hub").exists()
 
 
 def test_the_committed_board_is_rendered_from_the_committed_entries(command: Callable[..., Any], tmp_path: Path) -> None:

@@ -123,6 +123,20 @@ def test_an_entry_without_attention_has_no_heading_for_it(tmp_path: Path) -> Non
     assert heading not in render([without], tmp_path / "page.html").read_text()
 
 
+def test_too_many_entries_are_shown_without_attention(tmp_path: Path) -> None:
+    """Twelve layers, four verdicts' worth of links: honest in form, and large."""
+    deep = [
+        hostile.honest_entry(f"deep {k}", data_size=50_000 + k, model={"n_layer": 12, "d_head": 8, "d_ff": 64}) for k in range(20)
+    ]
+    text = render(deep, tmp_path / "page.html").read_text()
+    assert len(text.encode()) <= MAX_PAGE_BYTES
+    assert "Pictures of attention are left out" in text
+    assert text.count("<details>") == 20
+    few = render(deep[:2], tmp_path / "page.html").read_text()
+    assert "Pictures of attention are left out" not in few
+    assert len(few) > MAX_PAGE_BYTES * 2 / 20, "else all pictures would have fit"
+
+
 def test_a_page_without_entries_says_so(tmp_path: Path) -> None:
     assert "No entries yet." in render([], tmp_path / "empty.html").read_text()
 
@@ -143,7 +157,7 @@ def test_entries_that_differ_in_gamma_alone_share_a_figure(tmp_path: Path) -> No
 
 def test_the_markdown_table_worked_by_hand() -> None:
     lines = markdown_table([hostile.honest_entry("a|b <i>_c_</i>", inferential=5)]).splitlines()
-    assert lines[:2] == ["Track laptop", ""]
+    assert (lines[0].startswith("Track laptop. A rank is one more than"), lines[1]) == (True, "")
     cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", lines[-1])[1:-1]]
     # 6 tasks x (8 x 2.5 + 28 / 8) s of 48 x 12.5 s; five members of each task are inferential.
     assert cells[:4] == ["1", r"a\|b &lt;i&gt;\_c\_&lt;/i&gt;", "62%", "48% to 75%"]
@@ -269,8 +283,8 @@ def test_a_click_opens_an_entry(shown: Watched) -> None:
     assert figure.count() == 1
     assert figure.locator("text").all_text_contents() == flow_words()
     # By hand: even attention of 9 positions to all before, 45 links a layer; only the last reader of layer 2 answers.
-    assert figure.locator("line").count() == 90
-    assert figure.locator("line.idle").count() == 36
+    assert figure.locator("path").count() == 90
+    assert figure.locator("g.idle path").count() == 36
     assert details.locator("summary").evaluate("element => element === document.activeElement")
 
 

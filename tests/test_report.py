@@ -66,6 +66,19 @@ def test_axes_that_are_not_shown_are_pooled_and_named(grid: list[Run], tmp_path:
             report(tmp_path, tmp_path / "b.html", x=path)
 
 
+def test_an_axis_stands_once(grid: list[Run], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"axes are init\.gamma, init\.gamma; allowed: each axis once"):
+        report(tmp_path, tmp_path / "a.html", x="init.gamma", panels="init.gamma")
+    assert not (tmp_path / "a.html").exists()
+
+
+def test_all_tasks_of_a_sweep_are_in_its_title(grid: list[Run], tmp_path: Path) -> None:
+    other = grid[7].result.model_copy(update={"variant": "conflict"})
+    grid[7] = grid[7].model_copy(update={"result": other})
+    page, _ = report(tmp_path, tmp_path / "a.html")
+    assert "<h1>composite, heldout-both and composite, conflict</h1>" in page.read_text()
+
+
 def test_the_third_axis_is_pooled_when_there_is_a_fourth(grid: list[Run], tmp_path: Path) -> None:
     for number, run in enumerate(grid):
         grid[number] = run.model_copy(update={"recipe": run.recipe.override({"optimizer.lr": 0.001 * (1 + number % 2)})})
