@@ -267,7 +267,7 @@ def markdown_table(entries: Sequence[Entry]) -> str:
                 _percent(statistics.held_out.value),
                 _percent(statistics.seen.value),
                 _percent(statistics.unfit),
-                f"{statistics.flops_to_verdict / 1e12:.3g}",
+                f"{statistics.flops_to_verdict / 1e12:,.1f}",
                 f"{statistics.seconds / (entry.machine.reference_seconds * len(entry.rows)):.2f}",
             ]
             lines.append("| " + " | ".join(cells) + " |")
