@@ -57,7 +57,7 @@ def validate(entries: Annotated[list[Path], typer.Argument(help="Entries: JSON f
 def verify(
     entry: EntryFile,
     members: Annotated[int, typer.Option(help="Members to train again.")] = 3,
-    seed: Annotated[int | None, typer.Option(min=0, help="Draws the members; random if not given.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Draws the members; random if not given.")] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; a temporary one if not given.")] = None,
 ) -> None:
     """Train a random part of an entry again and say whether its claim stands; exit code 1 if not."""

@@ -264,10 +264,12 @@ def verify(entry: Entry, members: int, seed: int, out: Path) -> Verification:
     Whoever submits does not know `seed`. The claim stands if the 95% interval of the retrained members' inferential share meets
     the entry's, and if the number of members that agree with their claim is not improbable (p < BETTER) where each agrees with
     probability AGREE. The second can fail from 3 members on, the first alone only if the entry's interval is high. Raises
-    ValueError for a number of members that the entry does not have.
+    ValueError for a number of members that the entry does not have, and for a negative seed.
     """
     if not 1 <= members <= len(entry.rows):
         raise ValueError(f"members is {members}; allowed: 1 to {len(entry.rows)}")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; allowed: 0 or more")
     chosen = _drawn(entry, members, seed)
     retrained: list[Row] = []
     for task in entry.suite:

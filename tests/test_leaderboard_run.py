@@ -106,6 +106,8 @@ def test_verification_trains_the_same_members_again(toy: tuple[Entry, Path], tmp
     assert len({(row.task, row.variant) for row in done.claimed}) == 3
     with pytest.raises(ValueError, match="members is 49; allowed: 1 to 48"):
         verify(entry, 49, 1, tmp_path / "other")
+    with pytest.raises(ValueError, match="seed is -1; allowed: 0 or more"):
+        verify(entry, 3, -1, tmp_path / "other")
 
 
 def test_a_claim_out_of_thin_air_does_not_stand(toy: tuple[Entry, Path], tmp_path: Path) -> None:
