@@ -21,9 +21,9 @@ from anchorbench.leaderboard import (
     digest_of,
     flow_rows,
     seen_and_held_out,
-    statistics_of,
     verdict_of,
 )
+from anchorbench.leaderboard_statistics import statistics_of
 from anchorbench.plan import MAX_YAML_BYTES, PlainLoader
 from anchorbench.recipe import Recipe
 from anchorbench.task import NO_ANSWER, Task, first_sentence

@@ -81,7 +81,7 @@ def verify(
     console.print(
         f"--seed {drawn_by}: {done.share.hits} of {done.share.n} inferential, 95% interval {low:.2f} to {high:.2f};"
         f" claimed {share.value:.2f}, {share.low:.2f} to {share.high:.2f};"
-        f" {done.agree} with the claimed verdict, {done.reproduced} with the very counts",
+        f" {done.agree} inferential or not as claimed, {done.reproduced} with the very counts",
         soft_wrap=True,
     )
     console.print("the claim stands" if done.stands else "the claim does not stand")

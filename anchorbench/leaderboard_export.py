@@ -23,7 +23,7 @@ def task_id(task: SuiteTask) -> str:
 def benchmark(track: str) -> dict[str, Any]:
     """The content of `eval.yaml`: the suite's tasks, and the split whose answers give the verdict."""
     suite = TRACKS[track].suite
-    special = [f"{task_id(task)} with {', '.join(f'{k} {v}' for k, v in task.config.items())}" for task in suite if task.config]
+    special = [task.words for task in suite if task.config]
     return {
         "name": f"anchorbench, {track}",
         "description": "Does a way of training make a transformer infer the rule, or memorize the table? The value of a task is the"

@@ -20,7 +20,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from anchorbench.leaderboard import (
-    BETTER,
     SEEDS,
     TRACKS,
     VERDICTS,
@@ -32,12 +31,11 @@ from anchorbench.leaderboard import (
     Statistics,
     SubmittedRecipe,
     TaskStatistics,
-    better_than,
     canonical,
     flow_example,
-    ranking,
     seen_and_held_out,
 )
+from anchorbench.leaderboard_statistics import BETTER, better_than, ranking
 from anchorbench.probes.attention_flow import Link, links
 from anchorbench.store import write_atomically
 from anchorbench.verdict import FIT

@@ -5,7 +5,7 @@ import statistics
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from scipy.stats import binom
 
 from anchorbench.internals import open_internals
 from anchorbench.leaderboard import (
-    BETTER,
     SEEDS,
     Commit,
     Entry,
     Flow,
+    Interval,
     Machine,
     Model,
     Row,
@@ -28,10 +28,10 @@ from anchorbench.leaderboard import (
     SuiteTask,
     flow_example,
     flow_rows,
-    statistics_of,
     verdict_of,
 )
 from anchorbench.leaderboard_check import read_recipe
+from anchorbench.leaderboard_statistics import BETTER, statistics_of
 from anchorbench.plan import MAX_YAML_BYTES
 from anchorbench.probes.attention_flow import attention
 from anchorbench.recipe import PRESETS
@@ -43,7 +43,7 @@ from anchorbench.verdict import FEW, FIT, MOST, Share
 TIMED_STEPS = 20
 AGREE = 0.8
 """How often a member trained elsewhere is at least expected to be inferential, or not, as before: with the same code and kind of
-machine always; of 20 members around the boundary, one more was inferential in fp32 than in bf16."""
+machine always; of 20 members around the boundary, one more was inferential in bf16 than in fp32."""
 
 
 def run_entry(recipe_yaml: Path, out: Path, report: Callable[[str, str], None] = lambda task, message: None) -> Entry:
@@ -54,12 +54,17 @@ def run_entry(recipe_yaml: Path, out: Path, report: Callable[[str, str], None] =
     """
     with recipe_yaml.open("rb") as file:
         recipe = resolve(read_recipe(file.read(MAX_YAML_BYTES + 1)))
-    sweeps = [(task, Sweep(recipe.recipe(task, recipe.seeds(task)[0]), {"seed": recipe.seeds(task)})) for task in recipe.suite]
-    folders = [SweepFolder(out / task.name.replace("/", "-"), sweep) for task, sweep in sweeps]
-    missing = any(len(folder.finished(sweep.runs())[0]) < SEEDS for (_, sweep), folder in zip(sweeps, folders, strict=True))
-    origin = _origin(out, missing=missing)
+    sweeps: list[tuple[SuiteTask, Sweep, SweepFolder]] = []
+    for task in recipe.suite:
+        seeds = recipe.seeds(task)
+        sweep = Sweep(recipe.recipe(task, seeds[0]), {"seed": seeds})
+        sweeps.append((task, sweep, SweepFolder(out / task.name.replace("/", "-"), sweep)))
+    origin = _origin(out)
+    finished = (len(folder.finished(sweep.runs())[0]) for _, sweep, folder in sweeps)
+    if (changed := _changed(origin)) and any(n < SEEDS for n in finished):  # an entry names one machine and commit
+        raise ValueError(f"folder {out} was begun with {changed}; choose another --out")
     runs: list[tuple[SuiteTask, Run]] = []
-    for (task, sweep), folder in zip(sweeps, folders, strict=True):
+    for task, sweep, folder in sweeps:
         runs += [(task, run) for run in run_sweep(sweep, folder, _teller(task, report))]
     rows = tuple(row_of(task, run) for task, run in runs)
     entry = Entry.sealed(
@@ -81,24 +86,21 @@ class Origin(Model):
     git: Commit | None
 
 
-def _origin(out: Path, *, missing: bool) -> Origin:
-    """What the folder's first call noted in `origin.json`: the reference is timed when training is.
-
-    Raises ValueError if members are missing and this is another machine or commit, as an entry names one of each.
-    """
+def _origin(out: Path) -> Origin:
+    """What the folder's first call noted in `origin.json`, so that the reference is timed when training is."""
     note = out / "origin.json"
     if not note.exists():
         write_atomically(note, Origin(machine=this_machine(), git=commit()).model_dump_json(indent=1).encode())
     try:
-        origin = Origin.model_validate_json(note.read_bytes())
+        return Origin.model_validate_json(note.read_bytes())
     except ValidationError:
         raise ValueError(f"{note} is damaged; remove it or choose another --out") from None
-    if missing:
-        here = hardware() | {"git": commit()}
-        for name, before in (origin.machine.model_dump(exclude={"reference_seconds"}) | {"git": origin.git}).items():
-            if here[name] != before:
-                raise ValueError(f"folder {out} was begun with {name} {before}, here it is {here[name]}; choose another --out")
-    return origin
+
+
+def _changed(origin: Origin) -> str | None:
+    """What is not as it was there, in words."""
+    before, here = origin.machine.model_dump() | {"git": origin.git}, hardware() | {"git": commit()}
+    return next((f"{name} {before[name]}, here it is {here[name]}" for name in here if here[name] != before[name]), None)
 
 
 def _teller(task: SuiteTask, report: Callable[[str, str], None]) -> Callable[[Progress], None]:
@@ -240,12 +242,22 @@ def commit() -> str | None:
 class Verification:
     """Some of an entry's members, trained again."""
 
+    claim: Interval
+    """The entry's share of inferential members."""
     claimed: tuple[Row, ...]
     retrained: tuple[Row, ...]
-    share: Share
-    """Inferential among the retrained."""
-    stands: bool
-    """Whether the share's Wilson interval meets the entry's interval, and as many members as can be expected agree."""
+
+    @property
+    def share(self) -> Share:
+        """Inferential among the retrained."""
+        return Share(sum(row.verdict == "inferential" for row in self.retrained), len(self.retrained))
+
+    @property
+    def stands(self) -> bool:
+        """Whether the share's Wilson interval meets the entry's, and as many members agree as can be expected."""
+        low, high = self.share.interval
+        meets = low <= self.claim.high and self.claim.low <= high
+        return meets and float(binom.cdf(self.agree, len(self.claimed), AGREE)) >= BETTER
 
     @property
     def reproduced(self) -> int:
@@ -255,7 +267,8 @@ class Verification:
     @property
     def agree(self) -> int:
         """Members that are inferential as claimed, or not, as claimed."""
-        return _agreeing(self.claimed, self.retrained)
+        pairs = zip(self.claimed, self.retrained, strict=True)
+        return sum((a.verdict == "inferential") == (b.verdict == "inferential") for a, b in pairs)
 
 
 def verify(entry: Entry, members: int, seed: int, out: Path) -> Verification:
@@ -277,16 +290,7 @@ def verify(entry: Entry, members: int, seed: int, out: Path) -> Verification:
             sweep = Sweep(entry.recipe.recipe(task, seeds[0]), {"seed": seeds})
             folder = SweepFolder(out / task.name.replace("/", "-"), sweep)
             retrained += [row_of(task, run) for run in run_sweep(sweep, folder)]
-    share = Share(sum(row.verdict == "inferential" for row in retrained), len(retrained))
-    low, high = share.interval
-    claim = entry.statistics.inferential
-    meets = low <= claim.high and claim.low <= high
-    expected = float(binom.cdf(_agreeing(chosen, retrained), len(chosen), AGREE)) >= BETTER
-    return Verification(tuple(chosen), tuple(retrained), share, meets and expected)
-
-
-def _agreeing(claimed: Sequence[Row], retrained: Sequence[Row]) -> int:
-    return sum((a.verdict == "inferential") == (b.verdict == "inferential") for a, b in zip(claimed, retrained, strict=True))
+    return Verification(entry.statistics.inferential, tuple(chosen), tuple(retrained))
 
 
 def _drawn(entry: Entry, members: int, seed: int) -> list[Row]:

@@ -180,7 +180,7 @@ its digest, seeds, data fingerprints and verdicts must be those that this versio
 give. Nothing in it is run, and no text in it is used as a path.
 
 How the statistics, the ranking and the test behind "better than" are worked out is written at the top of
-`anchorbench/leaderboard.py`. What the seeds do not prevent is trying many recipes and submitting the luckiest: that is what
-`verify` is for, and why entries show intervals. A claim stands if the interval of the share of inferential members among those
+`anchorbench/leaderboard_statistics.py`. What the seeds do not prevent is trying many recipes and submitting the luckiest: that is
+what `verify` is for, and why entries show intervals. A claim stands if the interval of the share of inferential members among those
 trained again meets the entry's, and if they do not come out as claimed less often than four in five (p < 0.01).
 """

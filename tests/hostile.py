@@ -13,7 +13,6 @@ from typing import Any
 
 from anchorbench.leaderboard import (
     SEEDS,
-    TRACKS,
     Entry,
     Flow,
     Machine,
@@ -21,10 +20,10 @@ from anchorbench.leaderboard import (
     SubmittedRecipe,
     flow_rows,
     seen_and_held_out,
-    statistics_of,
     verdict_of,
 )
 from anchorbench.leaderboard_check import MAX_ENTRY_BYTES, asked
+from anchorbench.leaderboard_statistics import statistics_of
 from anchorbench.plan import MAX_YAML_BYTES
 from anchorbench.verdict import Share
 
@@ -49,7 +48,7 @@ def honest_entry(
         {"name": name, "description": description, "track": track, "steps": 600, "precision": "fp32", **fields}
     )
     rows: list[Row] = []
-    for task in TRACKS[recipe.track].suite:
+    for task in recipe.suite:
         for number, seed in enumerate(recipe.seeds(task)):
             run = recipe.recipe(task, seed)
             fingerprint, counts = _asked(run.model_dump_json())
@@ -75,7 +74,7 @@ def honest_entry(
 
 def even_flow(recipe: SubmittedRecipe, rows: list[Row], number: int) -> Flow:
     """Every position reads evenly from itself and all before."""
-    seq = recipe.recipe(TRACKS[recipe.track].suite[number // SEEDS], rows[number].seed).load_task().seq_len
+    seq = recipe.recipe(recipe.suite[number // SEEDS], rows[number].seed).load_task().seq_len
     layer = tuple((round(100 / (i + 1)),) * (i + 1) for i in range(seq))
     return Flow(row=number, attention=(layer,) * recipe.model.n_layer)
 

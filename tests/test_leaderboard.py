@@ -18,10 +18,11 @@ from scipy import stats
 from anchorbench import leaderboard as board
 from anchorbench.gallery import find_tasks
 from anchorbench.initialize import stream_seed
-from anchorbench.leaderboard import SEEDS, TRACKS, Entry, Interval, SubmittedRecipe, better_than, mean_of_tasks, ranking
+from anchorbench.leaderboard import SEEDS, TRACKS, Entry, Interval, SubmittedRecipe
 from anchorbench.leaderboard_check import MAX_SENTENCE, asked, read_recipe, validate_entry
 from anchorbench.leaderboard_export import export_entry
 from anchorbench.leaderboard_schema import MODELS, readme, schema_json
+from anchorbench.leaderboard_statistics import BETTER, better_than, mean_of_tasks, permutation_p, ranking, share_of_suite
 from anchorbench.model import GPT
 from anchorbench.task import load_task
 from anchorbench.verdict import EvalSet, Share
@@ -146,6 +147,8 @@ def test_no_interval_has_no_width() -> None:
     for count in (0, 8):
         interval = hostile.honest_entry(inferential=count).statistics.inferential
         assert (interval.low, interval.high) == pytest.approx(Share(6 * count, 48).interval, abs=1e-12)
+    held_out = hostile.honest_entry(inferential=8).statistics.tasks[0].held_out  # all of 1000 answers of each of 8 members
+    assert (held_out.value, held_out.low, held_out.high) == pytest.approx((1, *Share(8000, 8000).interval))
 
 
 @settings(max_examples=25)
@@ -153,14 +156,14 @@ def test_no_interval_has_no_width() -> None:
 def test_the_interval_of_the_suites_share_covers(shares: list[float]) -> None:
     """Of suites whose members are drawn with known shares, at least 92% of the intervals hold the true mean (nominal: 95%)."""
     drawn = np.random.default_rng(0).binomial(SEEDS, shares, size=(1500, len(shares)))
-    found = [board.share_of_suite(counts, SEEDS) for counts in drawn.tolist()]
+    found = [share_of_suite(counts, SEEDS) for counts in drawn.tolist()]
     truth = np.mean(shares)
     assert np.mean([each.low - 1e-12 <= truth <= each.high + 1e-12 for each in found]) > 0.92
 
 
 def test_tasks_that_differ_narrow_the_interval() -> None:
     """Three tasks always, three never inferential: the members are far from 48 draws with p = 1/2."""
-    split, even = board.share_of_suite([8, 8, 8, 0, 0, 0], 8), board.share_of_suite([4] * 6, 8)
+    split, even = share_of_suite([8, 8, 8, 0, 0, 0], 8), share_of_suite([4] * 6, 8)
     assert split.value == even.value == 0.5
     assert split.high - split.low < 0.6 * (even.high - even.low)
     assert (even.low, even.high) == pytest.approx(Share(24, 48).interval)
@@ -179,18 +182,18 @@ def test_the_permutation_test_counts_all_exchanges(counts: list[tuple[int, int]]
     a, b = [x for x, _ in counts], [y for _, y in counts]
     sums = [[sum(chosen) for chosen in itertools.combinations([1] * (x + y) + [0] * (6 - x - y), 3)] for x, y in counts]
     every = [sum(each) for each in itertools.product(*sums)]
-    assert board.permutation_p(a, b, 3) == pytest.approx(np.mean(np.array(every) >= sum(a)))
+    assert permutation_p(a, b, 3) == pytest.approx(np.mean(np.array(every) >= sum(a)))
 
 
 def test_of_one_task_the_permutation_test_is_scipys() -> None:
     ours, theirs = [1] * 7 + [0], [1] * 3 + [0] * 5
     scipys = stats.permutation_test((ours, theirs), lambda x, y: np.mean(x) - np.mean(y), alternative="greater", n_resamples=20_000)
-    assert board.permutation_p([7], [3], 8) == pytest.approx(scipys.pvalue)
+    assert permutation_p([7], [3], 8) == pytest.approx(scipys.pvalue)
 
 
 def test_better_than() -> None:
     good, same, bad = (hostile.honest_entry(name, inferential=count) for name, count in (("G", 7), ("S", 6), ("B", 1)))
-    assert better_than(good, bad) < board.BETTER < better_than(good, same)
+    assert better_than(good, bad) < BETTER < better_than(good, same)
     assert better_than(bad, good) > 0.99
     assert better_than(good, good) > 0.5
     with pytest.raises(ValueError, match="tracks laptop and gpu"):
