@@ -57,14 +57,25 @@ def test_no_seed_is_asked_twice():
     rising=st.booleans(),
 )
 def test_sharp_boundary(low, size, where, cells, rising):
+    """The last bracket always holds it; the interval, of 95%, need not: see below."""
     high, boundary = low + size, low + where * size
     found = locate(step(boundary, rising=rising), low, high, width=size / cells, seeds=8)
-    assert found.interval[0] <= boundary <= found.interval[1]
+    left = max(member.value for member in found.asked if member.outcome != rising)
+    right = min(member.value for member in found.asked if member.outcome == rising)
+    assert left <= boundary < right
+    assert abs(found.value - boundary) <= found.width
     assert found.interval[0] <= found.value <= found.interval[1]
     assert found.settled
     assert found.rising == rising
     assert found.members <= found.grid_members / 2
     assert found.members <= FIRST * (4 + math.ceil(math.log2(cells)))
+
+
+def test_coverage_of_sharp_boundaries():
+    rng = np.random.default_rng(0)
+    boundaries, cells = rng.uniform(0.05, 0.95, 200).tolist(), rng.integers(8, 61, 200).tolist()
+    found = [locate(step(boundary), 0.0, 1.0, width=1 / n, seeds=8).interval for boundary, n in zip(boundaries, cells, strict=True)]
+    assert sum(low <= boundary <= high for boundary, (low, high) in zip(boundaries, found, strict=True)) >= 190
 
 
 def test_coverage():
