@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from anchorbench.files import write_atomically
 from anchorbench.recipe import Recipe, parse_recipe
 from anchorbench.task import first_sentence
 from anchorbench.verdict import Share
@@ -132,21 +133,6 @@ def load_weights(path: Path) -> dict[str, Any]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise DamagedRunError(f"{path} is not a complete safetensors file ({error})") from None
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes `content` under a temporary name beside `path`, then renames it: readers see all of it or none."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def write_run(folder: Path, member: Any) -> None:
