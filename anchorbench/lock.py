@@ -4,12 +4,15 @@ A lock is a small JSON file, created exclusively, that names its owner. While a 
 all: the heartbeat. The lock of a dead owner is taken over; an owner is dead
 - on the same machine, if its process is gone, or its number is another process's by now. One that is seen to live keeps its lock
   even without a heartbeat: it hangs or is suspended, or the laptop slept;
-- where its process cannot be seen (another machine or container), after STALE seconds without a heartbeat. The same holds for a
-  file that names no owner (cut off by a full disk, or being written at this moment): nothing but its age tells.
-Locks change hands only under a guard that the system frees when its holder dies (`filelock`), one in each folder of locks. Where
-a network file system has none, two machines could take over one dead lock in the same instant: `still_mine` tells them.
+- where its process cannot be seen (another machine or container), when its last heartbeat is more than STALE seconds away from
+  now by the file system's clock - in the future too, as after a clock was set back. The same holds for a file that names no owner
+  (cut off by a full disk, or being written at this moment): nothing but its time tells.
+Locks change hands only under a guard that the system frees when its holder dies (`flock`), one in each folder of locks. Where a
+file system has no flock, two processes could take over one dead lock in the same instant; where a clock jumps, another machine
+could take over a living lock before its next heartbeat. `still_mine` tells whoever lost.
 """
 
+import errno
 import os
 import secrets
 import socket
@@ -22,12 +25,15 @@ from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 
+import psutil
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 HEARTBEAT = 10.0
 STALE = 120.0
 """Twelve missed heartbeats: more than a network file system's cache of file times (a minute) can hide."""
+NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""How file systems say that they have none: some NFS, Lustre and FUSE mounts."""
 
 
 class Owner(BaseModel):
@@ -58,7 +64,7 @@ class RunLock:
         path.parent.mkdir(parents=True, exist_ok=True)
         pid = os.getpid()
         owner = Owner(pid=pid, born=_born(pid), host=_host(), token=secrets.token_hex(16), started=datetime.now(UTC))
-        with _guard(path) as now:
+        with _guard(path.parent) as now:
             if _held(path, now):
                 return None
             path.unlink(missing_ok=True)
@@ -86,7 +92,7 @@ class RunLock:
         """Gives the lock back; a file that is another owner's by now stays."""
         _heart.remove(self)
         if self.still_mine():  # else leave all alone: the whole folder may be gone
-            with _guard(self.path):
+            with suppress(OSError), _guard(self.path.parent):  # a lock that cannot be removed dies with this process
                 if self.still_mine():
                     self.path.unlink()
 
@@ -98,21 +104,34 @@ class RunLock:
 
 
 @contextmanager
-def _guard(path: Path) -> Generator[float]:
+def _guard(folder: Path) -> Generator[float]:
     """Nobody else changes locks in the folder meanwhile; gives the time by the file system's own clock, which machines share."""
-    guard = path.parent / ".guard"
-    with FileLock(guard, timeout=STALE):
-        guard.touch()
-        yield guard.stat().st_mtime
+    file = folder / ".guard"
+    guard = FileLock(file, timeout=STALE, fallback_to_soft=False)  # a soft lock outlives its holder's death
+    try:
+        guard.acquire()
+    except OSError as error:
+        if error.errno not in NO_FLOCK:
+            raise
+    try:
+        file.touch()
+        yield file.stat().st_mtime
+    finally:
+        guard.release()
 
 
-def any_held(folder: Path) -> bool:
-    """Whether a living owner holds a lock in `folder`."""
-    for path in folder.glob("[!.]*"):
-        with _guard(path) as now:
-            if _held(path, now):
-                return True
-    return False
+@contextmanager
+def nobody_inside(folder: Path) -> Generator[bool]:
+    """Whether no living owner holds a lock in `folder`; none is taken meanwhile. Locks of dead owners are removed."""
+    if not folder.is_dir():
+        yield True
+        return
+    with _guard(folder) as now:
+        locks = list(folder.glob("[!.]*"))
+        for path in locks:
+            if not _held(path, now):
+                path.unlink(missing_ok=True)
+        yield not any(path.exists() for path in locks)
 
 
 def _held(path: Path, now: float) -> bool:
@@ -122,7 +141,7 @@ def _held(path: Path, now: float) -> bool:
     except FileNotFoundError:
         return False
     alive = None if owner is None else _alive(owner)
-    return now - touched <= STALE if alive is None else alive
+    return abs(now - touched) <= STALE if alive is None else alive
 
 
 def _parse(content: bytes) -> Owner | None:
@@ -149,7 +168,9 @@ def _born(pid: int) -> str | None:
     """When a process began, in the kernel's count; "" if it has ended but is not yet cleared away; None if not known."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].decode().split()
-    except OSError:
+    except OSError:  # not Linux, or hidden
+        with suppress(psutil.Error):
+            return str(psutil.Process(pid).create_time())
         return None
     return "" if state in "ZX" else fields[18]
 

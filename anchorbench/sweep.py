@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from anchorbench.lock import RunLock, any_held
+from anchorbench.lock import RunLock, nobody_inside
+from anchorbench.memory import free_memory
 from anchorbench.recipe import Recipe
 from anchorbench.store import DamagedRunError, Run, read_run, write_atomically, write_run, write_tables
 
@@ -105,8 +104,8 @@ class SweepFolder:
         for path in (self.out / "checkpoints").glob("*.safetensors"):
             if finished >= set(checkpoint_runs(path)):
                 path.unlink(missing_ok=True)
-        if not any_held(self.out / "locks"):
-            for path in (self.out / "checkpoints").glob(".*.safetensors.*"):
+        with nobody_inside(self.out / "locks") as nobody:
+            for path in (self.out / "checkpoints").glob(".*.safetensors.*") if nobody else ():
                 path.unlink(missing_ok=True)
 
     def others(self, known: set[str]) -> list[Run]:
@@ -144,7 +143,7 @@ def stacks(recipes: Sequence[Recipe], memory: float | None = None) -> list[list[
     from anchorbench.train import memory_of_member
 
     on_gpu = torch.cuda.is_available()
-    free = torch.cuda.mem_get_info()[0] if on_gpu else psutil.virtual_memory().available
+    free = torch.cuda.mem_get_info()[0] if on_gpu else free_memory()
     budget = 0.6 * free if memory is None else memory
     most = GPU_STACK_MEMBERS if on_gpu else STACK_MEMBERS
     grouped: list[tuple[float, list[Recipe]]] = []

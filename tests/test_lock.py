@@ -1,9 +1,10 @@
 """The lock of a run: two processes never hold it at once, and a dead owner does not keep it."""
 
-import json
+import errno
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from anchorbench import lock as module
-from anchorbench.lock import HEARTBEAT, STALE, Owner, RunLock, any_held
+from anchorbench.lock import HEARTBEAT, STALE, Owner, RunLock, nobody_inside
 
 HAMMER = """
 import os, random, sys
@@ -23,7 +24,7 @@ from pathlib import Path
 from anchorbench.lock import RunLock
 folder, dead, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 rng, taken = random.Random(seed), 0
-while taken < 60:
+while taken < 30:
     name = f"{rng.randrange(3)}"
     lock = RunLock.acquire(folder / f"{name}.lock")
     if lock is None:
@@ -110,11 +111,11 @@ def test_processes_exclude_each_other(tmp_path, dead):
         (tmp_path / f"{name}.count").write_text("0")
     workers = [subprocess.Popen([sys.executable, "-c", HAMMER, str(tmp_path), str(dead), str(seed)]) for seed in range(3)]
     assert [worker.wait(timeout=60) for worker in workers] == [0, 0, 0]
-    assert sum(int((tmp_path / f"{name}.count").read_text()) for name in range(3)) == 3 * 60
+    assert sum(int((tmp_path / f"{name}.count").read_text()) for name in range(3)) == 3 * 30
 
 
 def test_threads_exclude_each_other(path, dead):
-    for turn in range(30):
+    for turn in range(12):
         if turn % 3:
             forge(path, pid=dead)
         barrier, taken = threading.Barrier(4), []
@@ -162,11 +163,89 @@ def test_number_used_by_a_later_process(path):
     ids=["another machine", "unknown number there", "beginning unknown"],
 )
 def test_unseen_process_lives_by_its_heartbeat(path, changes):
-    forge(path, age=STALE - 30, **changes)
-    assert RunLock.acquire(path) is None
-    grow_old(path, STALE + 30)
+    """One in the future is as dead as one of the past: a clock was set back, by hours or years."""
+    for age in (STALE - 30, 30 - STALE, 0):
+        forge(path, age=age, **changes)
+        assert RunLock.acquire(path) is None
+    for age in (STALE + 30, -STALE - 30, -3600, -1e9):
+        forge(path, age=age, **changes)
+        with RunLock.acquire(path) as lock:
+            assert lock.still_mine()
+
+
+def test_a_clock_that_jumps_takes_no_living_lock_of_this_machine(path, holder):
+    for jump in (-1e9, -3600, 3600, 1e9):
+        grow_old(path, jump)
+        assert RunLock.acquire(path) is None
+
+
+def test_a_beginning_is_known_without_proc(path, monkeypatch):
+    """As on macOS: the same for a process at every call, and not that of another process."""
+    monkeypatch.setattr(Path, "read_bytes", lambda self: (_ for _ in ()).throw(FileNotFoundError))
+    own, parent = (module._born(pid) for pid in (os.getpid(), os.getppid()))
+    assert own == module._born(os.getpid())
+    assert None not in (own, parent)
+    assert own != parent
+    assert module._born(2**31 - 1) is None
+
+
+def fill_soft(guard):
+    """What a library that falls back to a lock by existence leaves behind when it is killed."""
+    guard.write_text(f"{os.getpid()}\n{socket.gethostname()}\n")
+
+
+def fill_nothing(guard):
+    guard.touch()
+    grow_old(guard, 10**6)
+
+
+@pytest.mark.parametrize("leftover", [None, fill_soft, fill_nothing])
+@pytest.mark.parametrize("number", [None, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_with_and_without_flock(path, monkeypatch, recwarn, dead, number, leftover):
+    """The file system has no flock in one of three ways, or has it again; a guard of before holds nothing."""
+
+    def missing(handle, operation):
+        raise OSError(number, os.strerror(number))
+
+    if leftover:
+        leftover(path.with_name(".guard"))
+    if number:
+        monkeypatch.setattr("fcntl.flock", missing)
     with RunLock.acquire(path) as lock:
         assert lock.still_mine()
+        assert RunLock.acquire(path) is None
+    assert not path.exists()
+    forge(path, pid=dead)
+    with RunLock.acquire(path) as lock:
+        assert lock.still_mine()
+    with nobody_inside(path.parent) as nobody:
+        assert nobody
+    assert list(recwarn) == []
+
+
+def test_another_failure_of_the_guard_is_told(path, monkeypatch):
+    def broken(handle, operation):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("fcntl.flock", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        RunLock.acquire(path)
+    assert not path.exists()
+
+
+def test_a_lock_that_cannot_be_removed_harms_nobody(path, monkeypatch):
+    """The disk is read-only by now: the lock dies with its process."""
+    lock = RunLock.acquire(path)
+
+    @contextmanager
+    def read_only(folder):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        yield
+
+    monkeypatch.setattr(module, "_guard", read_only)
+    lock.release()
+    assert path.exists()
+    assert threads() == []
 
 
 def test_another_users_process(path, monkeypatch):
@@ -217,13 +296,13 @@ def test_lost_while_releasing(path, monkeypatch):
     lost = RunLock.acquire(path)
 
     @contextmanager
-    def slow_guard(path):
+    def slow_guard(folder):
         """Another owner takes the lock over while the guard is waited for."""
+        monkeypatch.undo()
         forge(path, host="another")
         yield 0.0
 
-    forging = module._guard
-    monkeypatch.setattr(module, "_guard", lambda file: slow_guard(file) if file == path else forging(file))
+    monkeypatch.setattr(module, "_guard", slow_guard)
     lost.release()
     assert Owner.model_validate_json(path.read_text()).host == "another"
 
@@ -312,13 +391,21 @@ def test_forked_child_holds_nothing(path):
         assert lock.still_mine()
 
 
-def test_any_held_sees_the_living_alone(tmp_path: Path) -> None:
-    assert not any_held(tmp_path / "none")
-    lock = RunLock.acquire(tmp_path / "a")
-    assert lock is not None
-    assert any_held(tmp_path)
-    dead = json.loads(lock.path.read_text()) | {"born": "long ago"}
+def test_nobody_is_inside_but_the_living(tmp_path, path, dead):
+    with nobody_inside(tmp_path / "none") as nobody:
+        assert nobody
+    assert not (tmp_path / "none").exists()
+    lock = RunLock.acquire(path)
+    forge(tmp_path / "dead", pid=dead)
+    forge(tmp_path / "silent", host="another", age=-3600)
+    with nobody_inside(tmp_path) as nobody:
+        assert not nobody
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".guard", "run.lock"]
     lock.release()
-    assert not any_held(tmp_path)
-    (tmp_path / "b").write_text(json.dumps(dead))
-    assert not any_held(tmp_path), "its process number is another process's by now"
+    forge(tmp_path / "unseen", host="another")
+    with nobody_inside(tmp_path) as nobody:
+        assert not nobody
+    grow_old(tmp_path / "unseen", STALE + 30)
+    with nobody_inside(tmp_path) as nobody:
+        assert nobody
+    assert [file.name for file in tmp_path.iterdir()] == [".guard"]
