@@ -18,7 +18,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from anchorbench.compiled import can_compile
 from anchorbench.model import Shape
 from anchorbench.recipe import PRESETS, Recipe
 from anchorbench.run import AXES
@@ -33,11 +32,10 @@ PAPER_RUNS = "paper-neurips"
 
 @dataclass(frozen=True)
 class Row:
-    """One measured shape, stack size and way of taking the step."""
+    """One measured shape, precision and stack size."""
 
     shape: str
     k: int
-    path: str
     precision: str
     member_steps_per_s: float
     loop_member_steps_per_s: float
@@ -48,26 +46,24 @@ class Row:
 
 @dataclass(frozen=True)
 class Case:
-    """A shape, and the stacks to measure it with: (precision, compiled, members)."""
+    """A shape, and the stacks to measure it with: (precision, members)."""
 
     recipe: Recipe
-    stacks: list[tuple[str, bool, int]]
+    stacks: list[tuple[str, int]]
     steps: int
     """Taken in a turn."""
 
 
 def cases(*, large: bool) -> dict[str, Case]:
-    """Name -> what is measured: fp32, and where the processor has them bf16 and where there is a compiler compiled steps."""
-    bf16, compiled = native_bf16(), can_compile()
+    """Name -> what is measured: fp32, and bf16 where the processor has it."""
+    bf16 = native_bf16()
     laptop = PRESETS["laptop"]
-    best = "bf16" if bf16 else "fp32"
-    sizes = [("fp32", False, 1), ("fp32", False, 8)] + [("bf16", False, k) for k in (1, 2, 4, 8, 16) if bf16]
-    found = {"A": Case(laptop, sizes + [(best, True, 8)] * compiled, steps=10)}
+    sizes = [("fp32", 1), ("fp32", 8)] + [("bf16", k) for k in (1, 2, 4, 8, 16) if bf16]
+    found = {"A": Case(laptop, sizes, steps=10)}
     if large:
         # One head of the model's width, as GPT-2 has no other; the paper's is half as wide.
         wide = laptop.override({"model": Shape(d_model=400, d_head=400, d_ff=1200).model_dump(), "batch": 2048})
-        sizes = [("fp32", False, 2)] + [("bf16", False, 2)] * bf16
-        found["B"] = Case(wide, sizes + [(best, True, 2)] * compiled, steps=1)
+        found["B"] = Case(wide, [("fp32", 2)] + [("bf16", 2)] * bf16, steps=1)
     return found
 
 
@@ -77,19 +73,16 @@ def bench_train(console: Console, *, large: bool = True, turns: int = TURNS) -> 
     measured = cases(large=large)
     shapes = "; ".join(f"{name}: width {case.recipe.model.d_model}, batch {case.recipe.batch}" for name, case in measured.items())
     table = Table(box=box.SIMPLE_HEAD, title=f"{shapes}; {torch.get_num_threads()} threads", title_justify="left")
-    for header in ("shape", "step", "precision", "members", "ms", "loop, ms", "ratio", "floor"):
-        table.add_column(header, justify="left" if header in ("shape", "step", "precision") else "right")
-    waits: list[str] = []
+    for header in ("shape", "precision", "members", "ms", "loop, ms", "ratio", "floor"):
+        table.add_column(header, justify="left" if header in ("shape", "precision") else "right")
+    lines: list[str] = []
     for name, case in measured.items():
         loop = loop_steps(case.recipe)
         stacks: list[Stack] = []
-        for precision, compiled, k in case.stacks:
+        for precision, k in case.stacks:
             recipes = [case.recipe.override({"seed": seed, "precision": precision}) for seed in range(k)]
-            stacks.append(Stack(recipes, compiled=compiled))
-            wait = _timed(stacks[-1].advance, 1)
-            if compiled:
-                waits.append(f"{name}: compiling and the first step took {wait:.0f} s")
-        squares = {p: torch.randn(LARGE, LARGE, dtype=PRECISIONS[p]) for p in {precision for precision, _, _ in case.stacks}}
+            stacks.append(Stack(recipes))
+        squares = {p: torch.randn(LARGE, LARGE, dtype=PRECISIONS[p]) for p in {precision for precision, _ in case.stacks}}
         loops: list[float] = []
         products: dict[str, list[float]] = {precision: [] for precision in squares}
         times: list[list[float]] = [[] for _ in stacks]
@@ -103,17 +96,16 @@ def bench_train(console: Console, *, large: bool = True, turns: int = TURNS) -> 
                 if turn:
                     seconds.append(spent)
         single = statistics.median(loops)
-        for (precision, compiled, k), seconds in zip(case.stacks, times, strict=True):
+        for (precision, k), seconds in zip(case.stacks, times, strict=True):
             each = statistics.median(seconds) / k
             floor = 2 * products_per_step(case.recipe) * statistics.median(products[precision]) / (2 * LARGE**3)
-            path = "compiled" if compiled else "eager"
-            rows.append(Row(name, k, path, precision, 1 / each, 1 / single, single / each, floor / each))
+            rows.append(Row(name, k, precision, 1 / each, 1 / single, single / each, floor / each))
             cells = (f"{1000 * each:.2f}", f"{1000 * single:.1f}", f"{single / each:.1f}", f"{floor / each:.0%}")
-            table.add_row(name, path, precision, str(k), *cells)
+            table.add_row(name, precision, str(k), *cells)
         share = evaluation_share(stacks[-1])
-        waits.append(f"{name}: evaluations during {case.recipe.steps} steps take {share:.1%} of the time of training")
+        lines.append(f"{name}: evaluations during {case.recipe.steps} steps take {share:.1%} of the time of training")
     console.print(table)
-    for line in waits:
+    for line in lines:
         console.print(line)
     if large:
         fastest = max((row for row in rows if row.shape == rows[-1].shape), key=lambda row: row.member_steps_per_s)

@@ -176,7 +176,6 @@ def run_sweep(
     for problem in problems:
         report(Progress([], message=f"{problem}; it is trained again"))
     done = {run.result.run_id: run for run in runs}
-    compiled = _compiled(recipes, report) if len(done) < len(recipes) else set()
     waiting = 0
     while missing := [recipe for recipe in recipes if recipe.run_id not in done]:
         busy = 0
@@ -190,7 +189,7 @@ def run_sweep(
                 meanwhile, _ = folder.finished([recipe for recipe in mine if recipe.run_id not in done], keep_steps)
                 done |= {run.result.run_id: run for run in meanwhile}
                 if any(recipe.run_id not in done for recipe in mine):
-                    trained = _train(mine, folder, report, keep_steps, checkpoint, locks, compiled=mine[0].run_id in compiled)
+                    trained = _train(mine, folder, report, keep_steps, checkpoint, locks)
                     done |= {run.result.run_id: run for run in trained}
         if busy:
             if busy != waiting:
@@ -212,34 +211,6 @@ def _by_structure(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
     for recipe in recipes:
         alike.setdefault(structure(recipe), []).append(recipe)
     return list(alike.values())
-
-
-def _compiled(recipes: list[Recipe], report: Callable[[Progress], None]) -> set[str]:
-    """The ids of the runs to train by a compiled step, said in a line for each precision and choice.
-
-    It depends on the whole sweep, not on what is left of it, so that an interrupted sweep goes on in the same way.
-    """
-    from anchorbench.compiled import COMPILE_SECONDS, can_compile, seconds_saved
-    from anchorbench.train import memory_of_member
-
-    chosen: set[str] = set()
-    lines: dict[str, None] = {}
-    for alike in _by_structure(recipes):
-        saved = seconds_saved(len(alike), alike[0].steps, memory_of_member(alike[0]))
-        if alike[0].stop == "settled":
-            why = "written out, as stacks shrink when members settle"
-        elif saved < COMPILE_SECONDS:
-            why = f"written out: compiling would take {COMPILE_SECONDS:.0f} s and save {saved:.0f} s"
-        elif not can_compile():
-            why = f"written out: compiling would save {saved:.0f} s, but needs a C++ compiler and Python's headers"
-        else:
-            why = f"compiled: that takes {COMPILE_SECONDS:.0f} s and saves {saved:.0f} s"
-            chosen |= {recipe.run_id for recipe in alike}
-        products = "fp32" if alike[0].precision == "fp32" else "bf16 (weights, moments and evaluation in fp32)"
-        lines[f"{len(alike)} runs of one shape: products in {products}, the step {why}."] = None
-    for line in lines:
-        report(Progress([], message=line))
-    return chosen
 
 
 def _lock(folder: SweepFolder, recipe: Recipe, held: ExitStack) -> RunLock | None:
@@ -271,8 +242,6 @@ def _train(
     keep_steps: Sequence[int],
     checkpoint: Path,
     locks: dict[str, RunLock],
-    *,
-    compiled: bool,
 ) -> list[Run]:
     from anchorbench.train import train
 
@@ -282,7 +251,7 @@ def _train(
             write_run(folder.path(member.recipe), member)
 
     report(Progress(stack))
-    train(stack, lambda step: report(Progress(stack, step)), checkpoint, keep_steps, write, compiled=compiled)
+    train(stack, lambda step: report(Progress(stack, step)), checkpoint, keep_steps, write)
     for path in (checkpoint, *checkpoint.parent.glob(f".{checkpoint.name}.*")):  # and what kills while saving left behind
         path.unlink(missing_ok=True)
     finished, _ = folder.finished(stack, keep_steps)  # all, unless a lock was lost

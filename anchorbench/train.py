@@ -22,7 +22,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from anchorbench.backprop import Backprop
-from anchorbench.compiled import CompiledBackprop
 from anchorbench.initialize import initialize, stream_seed
 from anchorbench.model import GPT
 from anchorbench.recipe import Optimizer, Recipe
@@ -140,7 +139,7 @@ def memory_of_member(recipe: Recipe) -> float:
 class Stack:
     """Members in training: model, optimizer state, and what was seen of each. One buffer row a member, `[members, size]`."""
 
-    def __init__(self, recipes: Sequence[Recipe], device: torch.device | None = None, *, compiled: bool = False) -> None:
+    def __init__(self, recipes: Sequence[Recipe], device: torch.device | None = None) -> None:
         """Members at step 0. Raises ValueError if the recipes differ in structure."""
         _keep_freed_memory()
         structures = {structure(recipe) for recipe in recipes}
@@ -170,9 +169,7 @@ class Stack:
             view.copy_(parameter.data)
             parameter.data = view
         self._gradient_views = self._views(self.gradients)
-        self.compiled = compiled
-        dtype = PRECISIONS[first.precision]
-        self._backprop = CompiledBackprop(self.model, dtype) if compiled else Backprop(self.model, first.batch, dtype)
+        self._backprop = Backprop(self.model, first.batch, PRECISIONS[first.precision])
         self._largest_norm = torch.tensor([recipe.optimizer.clip for recipe in recipes], device=self.device)
         self._decayed = self._decay_mask()
         self._adam = self._make_adam()
@@ -298,7 +295,7 @@ class Stack:
     def subset(self, members: list[int]) -> "Stack":
         """The same training with only these members left."""
         members = members * 2 if len(members) == 1 else members
-        stack = Stack([self.recipes[member] for member in dict.fromkeys(members)], self.device, compiled=self.compiled)
+        stack = Stack([self.recipes[member] for member in dict.fromkeys(members)], self.device)
         stack._restore(
             {name: tensor[members] for name, tensor in self._state().items()},
             {name: [values[member] for member in members] for name, values in self._seen().items()},
@@ -328,7 +325,7 @@ class Stack:
         from safetensors.torch import save
 
         seen = self._seen() | {"trajectories": [[asdict(point) for point in points] for points in self.trajectories]}
-        about = json.dumps({"run_ids": self.run_ids, "compiled": self.compiled, "step": self.step, "seen": seen})
+        about = json.dumps({"run_ids": self.run_ids, "step": self.step, "seen": seen})
         state = {name: tensor.cpu() for name, tensor in self._state().items()}
         write_atomically(path, save(state, {"anchorbench": about, "digest": _digest(about, state)}))
 
@@ -347,7 +344,7 @@ class Stack:
             if metadata["digest"] != _digest(metadata["anchorbench"], state):
                 raise KeyError("digest")
             about = json.loads(metadata["anchorbench"])
-            stack = cls(recipes, compiled=about["compiled"])
+            stack = cls(recipes)
             if about["run_ids"] != stack.run_ids:
                 raise ValueError(f"checkpoint {path} belongs to another stack")
             points = [[Point(**point) for point in points] for points in about["seen"]["trajectories"]]
@@ -358,7 +355,7 @@ class Stack:
 
 
 def _keep_freed_memory() -> None:
-    """Or glibc hands it back and gets it again, cleared, in every step: a quarter of a compiled step's time."""
+    """Or glibc hands it back and gets it again, cleared, in every step: which costs an evaluation half of its time."""
     with suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_THRESHOLD, 2**25)  # the largest that it takes
@@ -418,17 +415,15 @@ def train(
     checkpoint: Path | None = None,
     keep_steps: Sequence[int] = (),
     finished: Callable[[Member], None] = lambda member: None,
-    *,
-    compiled: bool = False,
 ) -> list[Member]:
     """Trains the recipes as one stack and returns its members in the same order.
 
     `progress` is called after every step with its number, `finished` with each member as soon as it has ended. With
     `checkpoint`, the state is saved there every 15 seconds, and training goes on from what is found there; a file that is damaged
-    or lacks one of `keep_steps`, the steps whose weights are kept as well, is ignored. `compiled` is for many members of one
-    structure: see `anchorbench.compiled`. Raises ValueError if the recipes differ in structure.
+    or lacks one of `keep_steps`, the steps whose weights are kept as well, is ignored. Raises ValueError if the recipes
+    differ in structure.
     """
-    stack = _resumed(recipes, checkpoint, keep_steps) or Stack(recipes, compiled=compiled)
+    stack = _resumed(recipes, checkpoint, keep_steps) or Stack(recipes)
     done: dict[str, Member] = {}
     evaluate_at = evaluation_steps(recipes[0])
     saved = time.perf_counter()

@@ -24,7 +24,7 @@ from anchorbench.recipe import PRESETS
 from anchorbench.train import evaluation_steps
 
 BASE = TINY.override({"variant": "heldout-both"})
-FIELDS = {"shape", "k", "path", "precision", "member_steps_per_s", "loop_member_steps_per_s", "ratio", "floor_share"}
+FIELDS = {"shape", "k", "precision", "member_steps_per_s", "loop_member_steps_per_s", "ratio", "floor_share"}
 CLOCK = itertools.count()
 LARGE_SHAPE = "B"
 
@@ -123,20 +123,18 @@ def test_the_loop_sees_all_examples_again_and_again(watched: types.SimpleNamespa
 
 
 def test_cases(monkeypatch: pytest.MonkeyPatch) -> None:
-    """bf16 and compiled steps are measured where they can be."""
-    monkeypatch.setattr(module, "can_compile", lambda: False)
+    """bf16 is measured where the processor has it."""
     monkeypatch.setattr(module, "native_bf16", lambda: False)
     small, large = cases(large=False), cases(large=True)
     assert list(small) == list(large)[:1]
     [laptop] = small.values()
     assert laptop.recipe == PRESETS["laptop"]
-    assert laptop.stacks == [("fp32", False, 1), ("fp32", False, 8)]
+    assert laptop.stacks == [("fp32", 1), ("fp32", 8)]
     wide = list(large.values())[1].recipe
     assert (wide.model.d_model, wide.model.d_ff, wide.batch) == (400, 1200, 2048)
-    monkeypatch.setattr(module, "can_compile", lambda: True)
     monkeypatch.setattr(module, "native_bf16", lambda: True)
     best = {case.stacks[-1] for case in cases(large=True).values()}
-    assert best == {("bf16", True, 8), ("bf16", True, 2)}
+    assert best == {("bf16", 16), ("bf16", 2)}
 
 
 @pytest.fixture
@@ -144,9 +142,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two shapes of a moment, one turn each, and a clock that moves by a second at each look."""
 
     def small(*, large: bool) -> dict[str, Case]:
-        measured = {"one": Case(BASE, [("fp32", False, 1), ("bf16", False, 3)], steps=10)}
+        measured = {"one": Case(BASE, [("fp32", 1), ("bf16", 3)], steps=10)}
         other = BASE.override({"batch": 200, "model.n_layer": 1})
-        return measured | {"two": Case(other, [("fp32", False, 2)], steps=1)} if large else measured
+        return measured | {"two": Case(other, [("fp32", 2)], steps=1)} if large else measured
 
     monkeypatch.setattr(module, "cases", small)
     monkeypatch.setattr(module, "LARGE", 32)
@@ -165,7 +163,7 @@ def test_the_file_holds_a_row_a_shape_and_stack(cli: Cli, tiny: None, tmp_path: 
         rows, [(10, BASE), (10, BASE), (1, BASE.override({"batch": 200, "model.n_layer": 1}))], strict=True
     ):
         assert row.keys() == FIELDS
-        assert (row["path"], row["precision"]) == ("eager", "bf16" if row["k"] == 3 else "fp32")
+        assert row["precision"] == ("bf16" if row["k"] == 3 else "fp32")
         assert row["loop_member_steps_per_s"] == pytest.approx(steps)
         assert row["member_steps_per_s"] == pytest.approx(steps * row["k"])
         assert row["ratio"] == pytest.approx(row["k"])
@@ -173,7 +171,7 @@ def test_the_file_holds_a_row_a_shape_and_stack(cli: Cli, tiny: None, tmp_path: 
         assert row["floor_share"] == pytest.approx(floor * row["member_steps_per_s"])
     lines = [line.split() for line in shown.out.splitlines()]
     assert [line for line in lines if line[:1] == ["one"] and "bf16" in line] == [
-        ["one", "eager", "bf16", "3", "33.33", "100.0", "3.0", f"{rows[1]['floor_share']:.0%}"]
+        ["one", "bf16", "3", "33.33", "100.0", "3.0", f"{rows[1]['floor_share']:.0%}"]
     ]
     # Each evaluation takes a second, and so does a step.
     evaluations = len(evaluation_steps(BASE)) + 1
@@ -185,7 +183,7 @@ def test_the_papers_diagram_is_projected_by_its_products() -> None:
     """By hand: were every run as the measured one but for its depth and steps, at one member-step a second."""
     runs = paper_runs()
     assert len(runs) == 108
-    row = Row(LARGE_SHAPE, 1, "eager", "fp32", 1.0, 1.0, 1.0, 1.0)
+    row = Row(LARGE_SHAPE, 1, "fp32", 1.0, 1.0, 1.0, 1.0)
     measured = products_per_step(cases(large=True)[LARGE_SHAPE].recipe)
     days = sum(77_700 * products_per_step(run) / measured for run in runs) / 86_400
     assert paper_days(row) == pytest.approx(days)

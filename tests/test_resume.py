@@ -616,15 +616,3 @@ def test_steps_that_make_no_sense_are_one_sentence(cli: Cli, tmp_path: Path, ste
     assert "keep-steps" in refused.err
     assert "allowed" in refused.err
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.filterwarnings("ignore:.torch.jit")  # PyTorch's compiler warns of itself when it is imported
-@pytest.mark.parametrize("compiled", [False, True])
-def test_a_stack_goes_on_by_the_step_that_it_began_with(tmp_path: Path, compiled: bool) -> None:
-    """Whatever the call says that resumes it; members that are left alone keep it too. Nothing is compiled before a step."""
-    recipes = [TINY.override({"seed": seed}) for seed in range(3)]
-    stack = Stack(recipes, compiled=compiled)
-    stack.save(tmp_path / "checkpoint")
-    resumed = Stack.resume(recipes, tmp_path / "checkpoint")
-    assert resumed.compiled == compiled
-    assert resumed.subset([0, 2]).compiled == compiled
