@@ -151,6 +151,9 @@ class TaskConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Fields added since 0.1.0. At its default such a field must do nothing: then it does not enter the fingerprint either."""
+
 
 class Task(ABC):
     """An exactly known function of a token sequence. Subclasses set the class variables and the abstract methods."""
@@ -240,7 +243,13 @@ class Task(ABC):
     @property
     def fingerprint(self) -> str:
         """16 hex digits of name, version and configuration: the same digits, the same data."""
-        content = {"name": self.name, "version": self.version, "config": self.config.model_dump(mode="json")}
+        changed = self.config.model_dump(mode="json", exclude_defaults=True)
+        config = {
+            field: value
+            for field, value in self.config.model_dump(mode="json").items()
+            if field not in self.config.later or field in changed
+        }
+        content = {"name": self.name, "version": self.version, "config": config}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def sample(self, split: Split, n: int, seed: int) -> Examples:
