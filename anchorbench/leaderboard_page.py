@@ -42,9 +42,16 @@ from anchorbench.verdict import FIT
 
 MAX_PAGE_BYTES = 2_000_000
 RANKS = (
-    "A rank is one more than the number of entries whose score's 95% interval lies wholly above the entry's own: entries of one"
-    " rank need not be equal. Within a rank, by score."
+    "The rank is one plus the number of entries whose 95% interval lies entirely above this entry's interval: entries with the same"
+    " rank need not be equal. Within a rank, entries are sorted by score."
 )
+LIMITS = (
+    f"A run below {FIT:.0%} accuracy on seen groups is unfit and counts as not inferential, even if it answers the held-out groups"
+    " correctly: the score measures fit as well, and a task on which no run memorizes measures only fit. In"
+    " conflict-control the held-out pair follows from the seed, so entries are asked about different mixes of pairs. Inferential"
+    " means inferential within the entry's own training steps. Time is reported by the submitter."
+)
+"""What the score does not show."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +146,17 @@ def render(entries: Sequence[Entry], out: Path) -> Path:
             others = [entry for _, entry in ranked]
             phases = _phases(others)
             shown = [_shown(rank, entry, others, phases) for rank, entry in ranked]
-            tracks.append({"name": name, "suite": [task.words for task in track.suite], "entries": shown, "phases": phases})
-    content: dict[str, Any] = {"tracks": tracks, "seeds": SEEDS, "better_p": BETTER, "fit": FIT, "ranks": RANKS}
+            tracks.append(
+                {
+                    "name": name,
+                    "suite": [task.words for task in track.suite],
+                    "entries": shown,
+                    "phases": phases,
+                    "verdicts": verdicts_by_task(others),
+                }
+            )
+    content: dict[str, Any] = {"tracks": tracks, "seeds": SEEDS, "better_p": BETTER, "ranks": RANKS, "limits": LIMITS}
+    content["verdict_names"] = VERDICTS
     try:
         return write_page("leaderboard.html", out, **content, attention=True)
     except PageTooLargeError:
@@ -240,8 +256,17 @@ def _phases(entries: list[Entry]) -> list[Phase]:
     return found
 
 
+def verdicts_by_task(entries: Sequence[Entry]) -> list[tuple[str, list[int]]]:
+    """Name of each task of the suite, and how many runs of all `entries` (of one track) have each of VERDICTS on it."""
+    counted: list[tuple[str, list[int]]] = []
+    for of_task in zip(*(entry.statistics.tasks for entry in entries), strict=True):
+        counts = np.sum([each.verdicts for each in of_task], axis=0)
+        counted.append((f"{of_task[0].task}/{of_task[0].variant}", counts.tolist()))
+    return counted
+
+
 def markdown_table(entries: Sequence[Entry]) -> str:
-    """A table for each track, ranked as on the page."""
+    """For each track, the entries ranked as on the page, and the verdicts of all their runs by task."""
     lines: list[str] = []
     for name in TRACKS:
         ranked = ranking([entry for entry in entries if entry.recipe.track == name])
@@ -269,6 +294,10 @@ def markdown_table(entries: Sequence[Entry]) -> str:
                 f"{statistics.seconds / (entry.machine.reference_seconds * len(entry.rows)):.2f}",
             ]
             lines.append("| " + " | ".join(cells) + " |")
+        lines += ["", f"{LIMITS} The verdicts of all runs above, by task:", ""]
+        lines += [f"| task | {' | '.join(VERDICTS)} |", "|---|" + "---:|" * len(VERDICTS)]
+        for task, counts in verdicts_by_task([entry for _, entry in ranked]):
+            lines.append(f"| {task} | {' | '.join(map(str, counts))} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""How far the mechanistic verdict can be trusted: on planted truth, on nothing, on behaviour that it never saw, and how early.
+"""Evaluation of the mechanistic verdict: on planted circuits, on behaviour that it never saw, and how early it is right.
 
 `validate` trains the sweeps of SWEEPS where they are not finished, reads the deciding features of every run, and predicts each
 run's behaviour by weights fitted on the other recipes alone: all seeds of a recipe are held out together. Behaviour is used to
@@ -237,7 +237,10 @@ def planted(classifier: Classifier, noises: Sequence[float], seeds: int) -> list
 
 
 def nothing(classifier: Classifier, members: int) -> list[dict[str, Any]]:
-    """Verdicts where there is no mechanism: untrained models, and models trained on shuffled labels; a row a model."""
+    """Verdicts on untrained models, and on models trained on shuffled labels; one row per model.
+
+    All of them are below FIT, which alone makes them undecided: this tests the accuracy gate and says nothing of the features.
+    """
     task = load_task("composite")
     rows: list[dict[str, Any]] = []
     for norm in ("pre", "post"):
@@ -421,7 +424,7 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, dict[str, float] | None]]:
     return [
         (f"planted circuits named right, noise to {STATED_NOISE}", found["planted_accuracy"]),
         ("planted circuits named wrong, any noise", found["planted_wrong"]),
-        ("no mechanism there: undecided", found["null_undecided"]),
+        ("unfit (untrained, shuffled labels): undecided, by the accuracy gate", found["null_undecided"]),
         ("held-out recipes: verdict agrees", found["heldout_agreement"]),
         ("    verdict is the opposite", found["heldout_opposite"]),
         ("    AUROC", found["heldout_auroc"]),

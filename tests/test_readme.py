@@ -1,13 +1,25 @@
-"""The README's Python is run as it stands, on a model that the test trains; its commands are the ones that exist."""
+"""The README's Python is run as it stands, its commands exist, and its figures follow from the files that it names."""
 
+import json
 import re
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.stats import kruskal
 
 from anchorbench import cli
+from anchorbench.leaderboard import LAPTOP_SUITE, SEEDS, Entry, Row, SuiteTask, seen_and_held_out
+from anchorbench.leaderboard_check import validate_entry
+from anchorbench.leaderboard_run import Verification
+from anchorbench.leaderboard_run import _drawn as drawn
+from anchorbench.leaderboard_statistics import BETTER, better_than, permutation_p, share_of_suite
+from anchorbench.tasks.composite import CONTROL_PAIRS
+from anchorbench.verdict import FIT, MOST
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 
 
 def test_the_example_runs_and_says_what_the_model_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,12 +40,130 @@ def test_the_example_runs_and_says_what_the_model_does(tmp_path: Path, capsys: p
 
 def test_it_fits_on_a_few_screens_and_its_links_lead_somewhere() -> None:
     assert len(README.splitlines()) < 150
-    root = Path(__file__).parent.parent
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
-        assert (root / target).exists(), target
+        assert (ROOT / target).exists(), target
 
 
 @pytest.mark.parametrize("command", re.findall(r"`anchorbench ([a-z]+)", README))
 def test_every_command_that_it_names_exists(command: str) -> None:
     names = {info.name or info.callback.__name__ for info in cli.app.registered_commands if info.callback}
     assert command in names | {group.name for group in cli.app.registered_groups}
+
+
+# --- Figures of the board and of the mechanistic verdict, recomputed from the files that they come from
+
+
+def entries() -> dict[str, Entry]:
+    paths = sorted((ROOT / "leaderboard" / "entries").glob("*.json"))
+    return {path.stem: validate_entry(path.read_bytes()) for path in paths}
+
+
+ENTRIES = entries()
+NINE, CONFLICT, PERMUTATIONS, MEMORY, CHAIN = (
+    next(task for task in LAPTOP_SUITE if task.name.startswith(name))
+    for name in ("nine-anchors", "composite/conflict-control", "random-permutations", "memory-reasoning", "chain-search")
+)
+
+
+def words(text: str) -> str:
+    """`text` on one line."""
+    return " ".join(text.split())
+
+
+def inferential(entry: Entry, gate: float = FIT) -> list[int]:
+    """Inferential runs by task, if a run fits from accuracy `gate` on."""
+    counts = []
+    for task in entry.suite:
+        shares = [seen_and_held_out(task, row) for row in entry.rows_of(task)]
+        counts.append(sum(seen.value >= gate and held_out.above(MOST) for seen, held_out in shares))
+    return counts
+
+
+def rows_of(task: SuiteTask) -> list[Row]:
+    return [row for entry in ENTRIES.values() for row in entry.rows_of(task)]
+
+
+def says(*texts: str) -> None:
+    for text in texts:
+        assert text in words(README), text
+
+
+def test_the_scores_of_the_board() -> None:
+    half, six = (ENTRIES[name].statistics.inferential for name in ("gamma-0.5", "gamma-0.6"))
+    says(f"{len(ENTRIES)} recipes", f"share of the {len(ENTRIES['gamma-0.5'].rows)} runs")
+    says(f"Gamma 0.5 scores {half.value:.0%} (95% interval {half.low:.0%} to {half.high:.0%})")
+    says(f"gamma 0.6 {six.value:.0%} ({six.low:.0%} to {six.high:.0%}; p < 0.01)")
+    assert better_than(ENTRIES["gamma-0.6"], ENTRIES["gamma-0.5"]) < BETTER
+    high = [ENTRIES[f"gamma-{gamma}"] for gamma in ("0.7", "0.8", "0.9", "1.0")]
+    says("0.7 to 1.0 score {}, {}, {} and {}".format(*(f"{entry.statistics.inferential.value:.0%}" for entry in high)))
+    assert min(better_than(a, b) for a in high for b in high) > BETTER
+    assert {row.steps for row in rows_of(PERMUTATIONS)} == {2500}
+    assert not any(row.verdict == "inferential" for row in rows_of(PERMUTATIONS))
+
+
+def test_what_the_accuracy_gate_does() -> None:
+    half, decay = ENTRIES["gamma-0.5"], ENTRIES["weight-decay-high"]
+    says(f"{sum(row.verdict == 'unfit' for row in half.rows)} of the {len(half.rows)} runs at gamma 0.5 are `unfit`")
+    unfit = [row.composes.value for row in half.rows_of(NINE) if row.verdict == "unfit" and row.composes]
+    assert len(unfit) == 7
+    says(f"the seven of these answer held-out pairs correctly in {min(unfit):.1%} to {max(unfit):.1%}")
+    says("gamma 0.5 scores {}, {} or {}".format(*(f"{sum(inferential(half, gate)) / 48:.0%}" for gate in (0.85, 0.8, 0.0))))
+    assert inferential(half) == [task.verdicts[0] for task in half.statistics.tasks]
+    p = {gate: permutation_p(inferential(decay, gate), inferential(half, gate), SEEDS) for gate in (0.9, 0.85, 0.8)}
+    says(f"Weight decay 1 ({decay.statistics.inferential.value:.0%})")
+    says(f"(p = {p[0.9]:.5f}; at 85% p = {p[0.85]:.2f}, at 80% p = {p[0.8]:.2f})")
+
+
+def test_what_the_tasks_of_the_board_measure() -> None:
+    of_three = [row for task in (NINE, MEMORY, CHAIN) for row in rows_of(task)]
+    assert not any(row.verdict == "memorizing" for row in of_three)
+    says(f"none of {len(of_three)} runs memorizes")
+    half_learned = [row.accuracy_train.value for row in rows_of(MEMORY) if row.verdict == "inferential"]
+    says(f"The {len(half_learned)} inferential runs on memory-reasoning")
+    says(f"training accuracy {min(half_learned):.2f} to {max(half_learned):.2f}")
+
+    fit = [row for row in rows_of(CONFLICT) if row.verdict != "unfit"]
+    of_pair = {
+        pair: [row.composes.value for row in fit if row.seed % len(CONTROL_PAIRS) == i and row.composes]
+        for i, pair in enumerate(CONTROL_PAIRS)
+    }
+    means = {pair: float(np.mean(shares)) for pair, shares in of_pair.items()}
+    assert (max(means, key=means.__getitem__), min(means, key=means.__getitem__)) == ((1, 2), (2, 4))
+    p = kruskal(*of_pair.values()).pvalue
+    says(f"compose (1,2) in {means[1, 2]:.0%} and (2,4) in {means[2, 4]:.0%} of answers (p = {p:.4f})")
+    symmetric = [row for row in fit if row.symmetric and row.symmetric.above(MOST)]
+    verdicts = Counter(row.verdict for row in symmetric)
+    says(f"{len(symmetric)} members that fit `conflict-control` and answer (4,3) symmetrically")
+    says(f"{verdicts['inferential']} compose an ordinary held-out pair and {verdicts['memorizing']} do not")
+
+
+def test_the_evaluation_of_the_mechanistic_verdict() -> None:
+    found = json.loads((ROOT / "docs" / "validation.json").read_text())
+    table = {
+        "80 models": found["planted_accuracy"],
+        "178 runs": found["heldout_agreement"],
+        "178 runs ": found["baseline_agreement"],
+        "140 pairs": found["within_recipe"],
+        "72 pairs": found["within_recipe_pre_norm"],
+        "27 runs": found["exception"]["heldout_agreement"],
+    }
+    for n, figure in table.items():
+        assert int(n.split()[0]) == figure["n"]
+        says(f"| {figure['value']:.2f} | {figure['low']:.2f} to {figure['high']:.2f} | {n.strip()} |")
+    assert found["within_recipe_pre_norm"]["low"] < 0.5, "includes chance"
+    assert found["baseline_agreement"]["high"] > found["heldout_agreement"]["low"], "the intervals overlap"
+    assert max(row["accuracy"] for row in found["null"]) < FIT, "the accuracy gate alone decides them"
+
+
+@pytest.mark.parametrize(("members", "stated"), [(3, 0.13), (12, 0.83)])
+def test_how_often_verify_refuses_an_entry_that_claims_100_percent_where_the_truth_is_73(members: int, stated: float) -> None:
+    """As leaderboard/README.md states it. Nothing is trained: the entry's rows are the truth."""
+    truth = ENTRIES["gamma-0.8"]
+    assert f"{truth.statistics.inferential.value:.0%}" == "73%"
+    claim, draws, refused = share_of_suite([SEEDS] * len(truth.suite), SEEDS), 200, 0
+    for seed in range(draws):
+        rows = tuple(drawn(truth, members, seed))
+        claimed = tuple(row.model_copy(update={"verdict": "inferential"}) for row in rows)
+        refused += not Verification(claim, claimed, rows).stands
+    assert abs(refused / draws - stated) < 3 * (stated * (1 - stated) / draws) ** 0.5
+    assert f"{stated:.0%}" in (ROOT / "leaderboard" / "README.md").read_text()
