@@ -9,7 +9,7 @@ from typing import Any
 import hostile
 import pytest
 
-from anchorbench.leaderboard import Entry
+from anchorbench.leaderboard import LAPTOP_SUITE, Entry
 from anchorbench.leaderboard_check import validate_entry
 from anchorbench.leaderboard_page import MAX_PAGE_BYTES, markdown_table, render
 from anchorbench.task import load_task
@@ -157,17 +157,18 @@ def test_entries_that_differ_in_gamma_alone_share_a_figure(tmp_path: Path) -> No
 
 def test_the_markdown_table_worked_by_hand() -> None:
     lines = markdown_table([hostile.honest_entry("a|b <i>_c_</i>", inferential=5)]).splitlines()
-    assert (lines[0].startswith("Track laptop. A rank is one more than"), lines[1]) == (True, "")
-    cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", lines[-1])[1:-1]]
+    assert (lines[0].startswith("Track laptop. The rank is one plus"), lines[1]) == (True, "")
+    cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", lines[4])[1:-1]]
     # 6 tasks x (8 x 2.5 + 28 / 8) s of 48 x 12.5 s; five members of each task are inferential.
     assert cells[:4] == ["1", r"a\|b &lt;i&gt;\_c\_&lt;/i&gt;", "62%", "48% to 75%"]
     assert cells[-1] == f"{6 * (20 + 3.5) / 600:.2f}"
     assert len(cells) == lines[2].count("|") - 1 == lines[3].count("|") - 1
+    assert lines[-6:] == [f"| {task.name} | 5 | 0 | 2 | 1 |" for task in LAPTOP_SUITE]
 
 
 @pytest.mark.parametrize("text", hostile.MARKUP)
 def test_no_name_breaks_the_markdown_table(text: str) -> None:
-    *_, header, _, line = markdown_table([hostile.honest_entry(text)]).splitlines()
+    _, _, header, _, line, *_ = markdown_table([hostile.honest_entry(text)]).splitlines()
     assert len(re.split(r"(?<!\\)\|", line)) == header.count("|") + 1
     assert "<" not in line
     assert not re.search(r"(?<!\\)[\[\]()`*_]", line)
