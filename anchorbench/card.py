@@ -2,30 +2,30 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from anchorbench import __version__
+from anchorbench.files import Plain
 from anchorbench.gallery import ARXIV, by_name, config_name, docstring, facts, link
-from anchorbench.task import SPLITS, Split, Task
+from anchorbench.recipe import MAX_EXAMPLES
+from anchorbench.task import SPLITS, DrawSeed, Split, Task
 
 
-class Manifest(BaseModel):
+class Manifest(Plain):
     """What a configuration's folder says about itself."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     anchorbench: str
     """The version that made it."""
     task: str
     variant: str
-    version: int
+    version: int = Field(ge=1, le=1_000_000)
     fingerprint: str
-    seed: int
-    examples: dict[Split, int]
+    seed: DrawSeed
+    examples: dict[Split, Annotated[int, Field(ge=1, le=MAX_EXAMPLES)]]
 
 
 @dataclass(frozen=True)

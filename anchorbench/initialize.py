@@ -10,22 +10,21 @@ from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from anchorbench.files import Plain
 from anchorbench.model import GPT, Linear
 
 
-class Init(BaseModel):
+class Init(Plain):
     """How weights are drawn: a rate, for all parts or by part, and the two conventions in which the papers differ."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    gamma: float = Field(default=0.5, allow_inf_nan=False, ge=-10, le=100)
-    embedding: float | None = Field(default=None, allow_inf_nan=False, ge=-10, le=100)
+    gamma: float = Field(default=0.5, ge=-10, le=100)
+    embedding: float | None = Field(default=None, ge=-10, le=100)
     """Rate of token, position and output embeddings; gamma if not given, as for the other parts."""
-    qk: float | None = Field(default=None, allow_inf_nan=False, ge=-10, le=100)
-    vo: float | None = Field(default=None, allow_inf_nan=False, ge=-10, le=100)
-    mlp: float | None = Field(default=None, allow_inf_nan=False, ge=-10, le=100)
+    qk: float | None = Field(default=None, ge=-10, le=100)
+    vo: float | None = Field(default=None, ge=-10, le=100)
+    mlp: float | None = Field(default=None, ge=-10, le=100)
     fan: Literal["own", "d_model"] = "own"
     """Base of the power: each matrix's own input width (2405.05409), or d_model for all (2501.08537)."""
     depth_scale: bool = True

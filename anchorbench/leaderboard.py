@@ -25,15 +25,16 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from anchorbench.bench_train import products_per_step
+from anchorbench.files import Plain
 from anchorbench.initialize import Init
 from anchorbench.model import Shape
 from anchorbench.probes.attention_flow import central
-from anchorbench.recipe import Optimizer, Recipe, parse_recipe
+from anchorbench.recipe import MAX_EXAMPLES, MAX_STEPS, Optimizer, Recipe, parse_recipe
 from anchorbench.task import Task
-from anchorbench.verdict import Behaviour, Composition, Share
+from anchorbench.verdict import Behaviour, Composition, Counts, Share
 
 SEEDS = 8
 """Members a task."""
@@ -116,13 +117,7 @@ Version = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(_pla
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}(-dirty)?$")]
 
 
-class Model(BaseModel):
-    """Base of all that is read from strangers: immutable, unknown fields refused, numbers finite."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
-
-
-class SubmittedRecipe(Model):
+class SubmittedRecipe(Plain):
     """A way of training, as a person writes it in YAML. Task and seed are the suite's."""
 
     name: Name
@@ -140,11 +135,11 @@ class SubmittedRecipe(Model):
     """AdamW's numbers and their schedule."""
     batch: int = Field(default=128, ge=1, le=65_536)
     """Examples a step."""
-    steps: int = Field(default=2500, ge=1)
+    steps: int = Field(default=2500, ge=1, le=MAX_STEPS)
     """Training steps of every member."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of products in training; auto is bf16 where the machine has it, and never stands in an entry."""
-    data_size: int = Field(default=100_000, ge=1)
+    data_size: int = Field(default=100_000, ge=1, le=MAX_EXAMPLES)
     """Training examples, drawn once."""
 
     @model_validator(mode="after")
@@ -203,16 +198,7 @@ def parameters_of(recipe: Recipe) -> int:
     return embeddings + shape.n_layer * block + (2 * d if shape.norm == "pre" else 0)
 
 
-def _counts(share: Share) -> Share:
-    if not 0 <= share.hits <= share.n or share.n == 0:
-        raise ValueError(f"is {share.hits} of {share.n}; allowed: 0 to n hits, n at least 1")
-    return share
-
-
-Counts = Annotated[Share, AfterValidator(_counts)]
-
-
-class Row(Model):
+class Row(Plain):
     """One member. Shares are [hits, n]; null where the task does not ask."""
 
     task: Annotated[str, Field(max_length=60)]
@@ -244,7 +230,7 @@ class Row(Model):
     """Training time; a stack's time divided by its members."""
 
 
-class Interval(Model):
+class Interval(Plain):
     """An estimate and its 95% interval."""
 
     value: float = Field(ge=0, le=1)
@@ -252,7 +238,7 @@ class Interval(Model):
     high: float = Field(ge=0, le=1)
 
 
-class TaskStatistics(Model):
+class TaskStatistics(Plain):
     """What the rows of one task give."""
 
     task: Annotated[str, Field(max_length=60)]
@@ -272,7 +258,7 @@ class TaskStatistics(Model):
     """Members that are inferential, mixed, memorizing, unfit."""
 
 
-class Statistics(Model):
+class Statistics(Plain):
     """What the rows give; recomputed whenever an entry is read."""
 
     inferential: Interval
@@ -302,7 +288,7 @@ VERDICTS: tuple[Composition, ...] = ("inferential", "mixed", "memorizing", "unfi
 Percent = Annotated[int, Field(ge=0, le=100)]
 
 
-class Flow(Model):
+class Flow(Plain):
     """Attention of one member on one held-out sequence, the one that `flow_example` gives. It illustrates; nothing rests on it."""
 
     row: int = Field(ge=0, lt=200)
@@ -311,7 +297,7 @@ class Flow(Model):
     """[layer][reader][source], sources up to the reader: percent, heads averaged."""
 
 
-class Machine(Model):
+class Machine(Plain):
     """What the times depend on: no name, no path."""
 
     python: Version
@@ -327,7 +313,7 @@ class Machine(Model):
     """What one member of the laptop preset takes on this machine, from a few timed steps of a stack of 8."""
 
 
-class Entry(Model):
+class Entry(Plain):
     """A recipe and what came of it: one JSON file."""
 
     schema_version: Literal[1] = 1

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import ValidationError
 from scipy.stats import binom
 
+from anchorbench.files import Plain
 from anchorbench.internals import open_internals
 from anchorbench.leaderboard import (
     SEEDS,
@@ -22,7 +23,6 @@ from anchorbench.leaderboard import (
     Flow,
     Interval,
     Machine,
-    Model,
     Row,
     SubmittedRecipe,
     SuiteTask,
@@ -79,7 +79,7 @@ def run_entry(recipe_yaml: Path, out: Path, report: Callable[[str, str], None] =
     return entry
 
 
-class Origin(Model):
+class Origin(Plain):
     """Where an entry's members are trained."""
 
     machine: Machine

@@ -9,13 +9,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from anchorbench.files import Plain
 from anchorbench.internals import Internals
 from anchorbench.probes.fused_vector import mean_similarities
 from anchorbench.probes.patching import carried, exception_in_order, followed, write_swaps
@@ -39,17 +40,18 @@ Verdict = Literal["inferential", "memorizing", "undecided"]
 Exceptional = Literal["ordered", "symmetric", "undecided"]
 
 
-class Logistic(BaseModel):
+Weight = Annotated[float, Field(ge=-1e9, le=1e9)]
+
+
+class Logistic(Plain):
     """Weights of a logistic regression on standardized features."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     features: tuple[str, ...]
-    mean: tuple[float, ...]
-    scale: tuple[float, ...]
-    weight: tuple[float, ...]
-    intercept: float
-    runs: int
+    mean: tuple[Weight, ...]
+    scale: tuple[Annotated[float, Field(gt=0, le=1e9)], ...]
+    weight: tuple[Weight, ...]
+    intercept: Weight
+    runs: int = Field(ge=2, le=1_000_000)
     """How many it was fitted on."""
 
     @model_validator(mode="after")
@@ -64,10 +66,8 @@ class Logistic(BaseModel):
         return 1 / (1 + np.exp(-(x @ np.array(self.weight) + self.intercept)))
 
 
-class Classifier(BaseModel):
+class Classifier(Plain):
     """What mechanism.json holds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     composition: Logistic
     exception: Logistic | None

@@ -10,18 +10,18 @@ from typing import Literal, cast
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from anchorbench.files import Plain
 
 EPSILON = 1e-5
 """Of LayerNorm."""
 
 
-class Shape(BaseModel):
+class Shape(Plain):
     """The structure of a model; vocabulary and length come from the task."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     n_layer: int = Field(default=2, ge=1, le=200)
     n_head: int = Field(default=1, ge=1, le=1024)

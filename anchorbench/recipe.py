@@ -5,18 +5,21 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import to_jsonable_python
 
+from anchorbench.files import Plain
 from anchorbench.initialize import Init
 from anchorbench.model import Shape
 from anchorbench.task import Task, first_sentence, load_task
 
+MAX_STEPS = 100_000_000
+MAX_EXAMPLES = 100_000_000
+"""More than any machine trains or draws: beyond them is a slip, or no recipe."""
 
-class Optimizer(BaseModel):
+
+class Optimizer(Plain):
     """AdamW on all parameters, with linear warm-up, cosine decay and gradient clipping."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     lr: float = Field(default=1e-3, gt=0, le=100)
     """Peak learning rate."""
@@ -24,30 +27,28 @@ class Optimizer(BaseModel):
     decay: Literal["scaled", "unscaled", "coupled"] = "scaled"
     """What a step of rate lr does with weight w: w -= lr * weight_decay * w (AdamW); w -= weight_decay * w (one reading of
     2605.04396); or gradient += weight_decay * w after clipping (Adam with L2)."""
-    decay_from: int = Field(default=0, ge=0)
+    decay_from: int = Field(default=0, ge=0, le=MAX_STEPS)
     """The decay acts after this step ..."""
-    decay_until: int | None = Field(default=None, ge=0)
+    decay_until: int | None = Field(default=None, ge=0, le=MAX_STEPS)
     """... and until this one, or to the end."""
     decay_embeddings: bool = True
     """Whether it acts on token, position and output embeddings too."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.999, ge=0, lt=1)
-    eps: float = Field(default=1e-8, gt=0)
+    eps: float = Field(default=1e-8, gt=0, le=1)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """From the peak down to `lr * end`; constant stays at the peak."""
-    warmup: int = Field(default=200, ge=0)
+    warmup: int = Field(default=200, ge=0, le=MAX_STEPS)
     """Steps of linear growth from `lr * start` to `lr`."""
     start: float = Field(default=0.0, ge=0, le=1)
     end: float = Field(default=0.05, ge=0, le=1)
     """The schedule falls to `lr * end` at the last step."""
-    clip: float = Field(default=1.0, gt=0)
+    clip: float = Field(default=1.0, gt=0, le=1e9)
     """Largest gradient norm, per member."""
 
 
-class Recipe(BaseModel):
+class Recipe(Plain):
     """One run, complete: the same recipe on the same machine gives the same weights."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: str = "composite"
     variant: str | None = None
@@ -57,12 +58,12 @@ class Recipe(BaseModel):
     init: Init = Init()
     optimizer: Optimizer = Optimizer()
     batch: int = Field(default=128, ge=1, le=1_000_000)
-    steps: int = Field(default=1800, ge=1)
+    steps: int = Field(default=1800, ge=1, le=MAX_STEPS)
     stop: Literal["end", "settled"] = "end"
     """Whether a member may end early once its verdict is settled (the rule is in anchorbench.train)."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of activations and products in training; weights, moments and evaluation are fp32 always."""
-    data_size: int = Field(default=100_000, ge=1)
+    data_size: int = Field(default=100_000, ge=1, le=MAX_EXAMPLES)
     """Training examples, drawn once; batches are drawn from them with replacement."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Of initial weights, training data and order. Members with equal seeds share all three, whatever else differs."""

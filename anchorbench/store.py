@@ -18,52 +18,53 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from anchorbench.files import write_atomically
-from anchorbench.recipe import Recipe, parse_recipe
-from anchorbench.task import first_sentence
-from anchorbench.verdict import Share
+from anchorbench.files import Plain, write_atomically
+from anchorbench.recipe import MAX_STEPS, Recipe, parse_recipe
+from anchorbench.task import Offset, first_sentence
+from anchorbench.verdict import Count, Counts, Share
 
 MAX_JSON_BYTES = 64 * 2**20
 _FILES = ("recipe.json", "trajectory.jsonl", "weights.safetensors", "result.json")
+
+
+Step = Annotated[int, Field(ge=0, le=MAX_STEPS)]
 
 
 class DamagedRunError(ValueError):
     """A run folder that is incomplete, altered or unreadable."""
 
 
-class Result(BaseModel):
+class Result(Plain):
     """What a finished run is remembered by. Shares are (hits, n)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     schema_version: Literal[1] = 1
     run_id: str
     task: str
     variant: str
     task_fingerprint: str
-    seconds: float
+    seconds: float = Field(ge=0, le=1e9)
     """Training time; a stack's time divided by its members."""
-    accuracy_train: Share
-    accuracy_iid: Share
-    composes: Share | None
-    ordered: Share | None
-    symmetric: Share | None
-    commutes: Share | None
-    groups: dict[str, Share]
-    deviations: dict[int, int]
+    accuracy_train: Counts
+    accuracy_iid: Counts
+    composes: Counts | None
+    ordered: Counts | None
+    symmetric: Counts | None
+    commutes: Counts | None
+    groups: dict[str, Counts]
+    deviations: dict[Offset, Count]
     """Answer minus composed answer -> how often, over the held-out examples."""
-    inferential: float | None
+    inferential: float | None = Field(ge=0, le=1)
     verdict: str | None
     composition: str | None
     exception: str | None
     phase: str | None
-    diverged_at: int | None
-    steps_trained: int
-    kept_steps: list[int]
+    diverged_at: Step | None
+    steps_trained: Step
+    kept_steps: Annotated[list[Step], Field(max_length=10_000)]
     """Intermediate steps whose weights the folder holds as well."""
     environment: dict[str, str]
 

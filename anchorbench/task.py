@@ -14,11 +14,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Bool, Int
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
+
+from anchorbench.files import Plain
 
 Split = Literal["train", "iid", "ood"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -28,6 +30,18 @@ NO_ANSWER = -1
 Role = Literal["trained", "exception", "held_out", "mirror"]
 """`trained` with the rule; `exception`: trained with another answer; `held_out`: never trained, and its mirror is not
 either (does the model compose?); `mirror`: never trained, the mirror of an exception (how is the exception treated?)."""
+
+
+MAX_IDS = 32_768
+"""Ids of the largest vocabulary: they fit in 16 bits."""
+TokenId = Annotated[int, Field(ge=0, lt=MAX_IDS)]
+Offset = Annotated[int, Field(ge=-MAX_IDS, le=MAX_IDS)]
+Modulus = Annotated[int, Field(ge=2, le=MAX_IDS)]
+DrawSeed = Annotated[int, Field(ge=0, lt=2**63)]
+"""Of what a task draws once, such as a table."""
+Offsets = Annotated[dict[TokenId, Offset], Field(max_length=64)]
+"""Anchor -> what it adds."""
+Pairs = Annotated[tuple[tuple[TokenId, TokenId], ...], Field(max_length=4096)]
 
 
 class Token(NamedTuple):
@@ -146,10 +160,8 @@ class Parser:
         )
 
 
-class TaskConfig(BaseModel):
+class TaskConfig(Plain):
     """Base of every task's configuration: immutable, and unknown fields are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     later: ClassVar[frozenset[str]] = frozenset()
     """Fields added since 0.1.0. At its default such a field must do nothing: then it does not enter the fingerprint either."""

@@ -6,10 +6,11 @@ memorizing: some symmetric members compose every ordinary pair.
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
+from pydantic import AfterValidator, Field
 from scipy.stats import binomtest
 
 from anchorbench.task import NO_ANSWER, Examples, Split, Task
@@ -32,11 +33,14 @@ Composition = Literal["unfit", "inferential", "memorizing", "mixed"]
 Exceptional = Literal["unfit", "ordered", "symmetric", "other"]
 
 
+Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
+
+
 class Share(NamedTuple):
     """`hits` of `n`, and its 95% Wilson interval."""
 
-    hits: int
-    n: int
+    hits: Count
+    n: Count
 
     @property
     def value(self) -> float:
@@ -52,6 +56,16 @@ class Share(NamedTuple):
 
     def below(self, threshold: float) -> bool:
         return self.interval[1] < threshold
+
+
+def _counts(share: Share) -> Share:
+    if not 0 <= share.hits <= share.n or share.n == 0:
+        raise ValueError(f"is {share.hits} of {share.n}; allowed: 0 to n hits, n at least 1")
+    return share
+
+
+Counts = Annotated[Share, AfterValidator(_counts)]
+"""A share that is read from outside."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Int
 from pydantic import model_validator
 
-from anchorbench.task import NO_ANSWER, Answers, Examples, Group, Parser, Split, register
+from anchorbench.task import NO_ANSWER, Answers, Examples, Group, Parser, Split, TokenId, register
 
 from .sequence import KeyConfig, KeyTask, cells, filler, read, residue_split, write
 
@@ -26,7 +26,7 @@ from .sequence import KeyConfig, KeyTask, cells, filler, read, residue_split, wr
 class AnchorLengthConfig(KeyConfig):
     """What can be changed; the defaults are the paper's."""
 
-    anchor: tuple[int, ...] = (3,)
+    anchor: tuple[TokenId, ...] = (3,)
     """The run of tokens that is the anchor."""
 
     @property

@@ -27,26 +27,40 @@ import numpy as np
 from jaxtyping import Int
 from pydantic import Field, model_validator
 
-from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Group, Parser, Split, Task, TaskConfig, Token, register
+from anchorbench.task import (
+    NO_ANSWER,
+    SPLITS,
+    Answers,
+    Examples,
+    Group,
+    Modulus,
+    Parser,
+    Split,
+    Task,
+    TaskConfig,
+    Token,
+    TokenId,
+    register,
+)
 
 
 class ChainSearchConfig(TaskConfig):
     """What can be changed; the defaults are the paper's."""
 
-    key_min: int = Field(20, ge=0)
-    key_max: int = 99
+    key_min: TokenId = 20
+    key_max: TokenId = 99
     """Nodes are key_min..key_max, both included."""
     chains: Literal[1, 2] = 1
     edges: int = Field(6, ge=1, le=16)
     """Of each chain."""
-    hops: int = Field(2, ge=1)
+    hops: int = Field(2, ge=1, le=16)
     """From query to answer; the largest number of them if they are asked for."""
     ask_hops: bool = False
     """Whether a token after the query says how many hops."""
     noise: bool = False
     """Whether one more edge leads into each chain."""
-    modulus: int = Field(5, ge=2)
-    iid_differences: tuple[int, ...] = Field((2, 3), min_length=1)
+    modulus: Modulus = 5
+    iid_differences: tuple[TokenId, ...] = Field((2, 3), min_length=1)
     """Modulo `modulus`, the differences along the edges of `iid`; all others are those of `train`."""
     vocab_size: int = Field(120, ge=2, le=32_768)
 

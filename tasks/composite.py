@@ -24,7 +24,23 @@ import numpy as np
 from jaxtyping import Int
 from pydantic import Field, model_validator
 
-from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Group, Parser, Role, Split, Task, register
+from anchorbench.task import (
+    NO_ANSWER,
+    SPLITS,
+    Answers,
+    Examples,
+    Group,
+    Modulus,
+    Offset,
+    Offsets,
+    Pairs,
+    Parser,
+    Role,
+    Split,
+    Task,
+    TokenId,
+    register,
+)
 
 from .sequence import KeyConfig, KeyTask, cells, filler, read, residue_split, swap_anchors, write
 
@@ -32,22 +48,22 @@ from .sequence import KeyConfig, KeyTask, cells, filler, read, residue_split, sw
 class Override(NamedTuple):
     """An anchor pair that is trained with another offset than its anchors' sum."""
 
-    pair: tuple[int, int]
-    offset: int
+    pair: tuple[TokenId, TokenId]
+    offset: Offset
 
 
 class CompositeConfig(KeyConfig):
     """What can be changed; the defaults are the papers'."""
 
-    offsets: dict[int, int] = {1: 5, 2: 1, 3: -2, 4: -8}
+    offsets: Offsets = {1: 5, 2: 1, 3: -2, 4: -8}
     """Anchor token -> what it adds to the key."""
-    held_out: tuple[tuple[int, int], ...] = ()
+    held_out: Pairs = ()
     """Ordered anchor pairs that are never trained."""
-    exceptions: tuple[Override, ...] = ()
+    exceptions: tuple[Override, ...] = Field((), max_length=4096)
     """Pairs trained with another offset."""
     key_first: bool = True
     """key, a1, a2 (2405.05409); if false a1, a2, key (2401.08309)."""
-    modulus: int = Field(9, ge=2)
+    modulus: Modulus = 9
     """Of the residue split: 9 in the authors' code of 2405.05409, 7 in its text, 8 in that of 2401.08309 and in 2509.17514."""
 
     @model_validator(mode="after")

@@ -16,9 +16,7 @@ tell them apart. The task `composite` (conflict, heldout-both) is the cure.
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import Field
-
-from anchorbench.task import register
+from anchorbench.task import Modulus, Offsets, Pairs, register
 
 from .composite import Composite, CompositeConfig
 
@@ -26,9 +24,9 @@ from .composite import Composite, CompositeConfig
 class CompositionConfig(CompositeConfig):
     """As `composite`, with the defaults of 2401.08309."""
 
-    offsets: dict[int, int] = {1: 5, 2: 1, 3: -2, 4: -5}
-    held_out: tuple[tuple[int, int], ...] = ((3, 4),)
-    modulus: int = Field(8, ge=2)
+    offsets: Offsets = {1: 5, 2: 1, 3: -2, 4: -5}
+    held_out: Pairs = ((3, 4),)
+    modulus: Modulus = 8
 
 
 MINUS_8: Mapping[str, Any] = {"offsets": {1: 5, 2: 1, 3: -2, 4: -8}}

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Int
 from pydantic import Field, model_validator
 
-from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Group, Parser, Split, register
+from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Group, Modulus, Parser, Split, TokenId, register
 
 from .sequence import KeyConfig, KeyTask, filler
 
@@ -30,11 +30,11 @@ from .sequence import KeyConfig, KeyTask, filler
 class CountAnchorConfig(KeyConfig):
     """What can be changed; the tokens are the code's."""
 
-    anchors: tuple[int, ...] = Field((18,), min_length=1)
+    anchors: tuple[TokenId, ...] = Field((18,), min_length=1)
     """Tokens that count."""
-    max_count: int = Field(8, ge=2)
+    max_count: int = Field(8, ge=2, le=16)
     seq_len: int = Field(9, ge=2, le=16)
-    modulus: int = Field(9, ge=2)
+    modulus: Modulus = 9
     """Of the sum of the anchors' positions."""
 
     def places(self, split: Split) -> Int[np.ndarray, "sets seq_len"]:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int
 from pydantic import Field, model_validator
 
-from anchorbench.task import Answers, Examples, Group, Parser, Split, register
+from anchorbench.task import Answers, Examples, Group, Parser, Split, TokenId, register
 
 from .sequence import KeyConfig, KeyTask, cells, filler, read, residue_split, write
 
@@ -25,7 +25,7 @@ class DistanceWeightedConfig(KeyConfig):
     """What can be changed; the defaults are the paper's code's."""
 
     seq_len: int = Field(9, ge=3, le=1024)
-    anchor: int = Field(3, ge=0)
+    anchor: TokenId = 3
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "DistanceWeightedConfig":

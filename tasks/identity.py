@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Int
 from pydantic import Field, model_validator
 
-from anchorbench.task import NO_ANSWER, Answers, Examples, Group, Parser, Split, register
+from anchorbench.task import NO_ANSWER, Answers, Examples, Group, Parser, Split, TokenId, register
 
 from .sequence import KeyConfig, KeyTask, cells, filler, read, residue_split, write
 
@@ -32,13 +32,13 @@ from .sequence import KeyConfig, KeyTask, cells, filler, read, residue_split, wr
 class IdentityConfig(KeyConfig):
     """What can be changed; the defaults are the paper's code's."""
 
-    anchor: int | None = Field(3, ge=0)
+    anchor: TokenId | None = 3
     """None: no anchor, the key stands at `start`."""
-    distance: int = 1
+    distance: int = Field(1, gt=-1024, lt=1024)
     """From the anchor to the key; negative: the key stands before the anchor."""
     cyclic: bool = False
     """The end of the sequence is followed by its beginning, so that every position can hold the anchor."""
-    start: int | None = Field(None, ge=0)
+    start: int | None = Field(None, ge=0, lt=1024)
     """The only position of the first of anchor and key; None: every one that leaves room for both."""
 
     @property

@@ -22,7 +22,22 @@ import numpy as np
 from jaxtyping import Int
 from pydantic import Field, model_validator
 
-from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Group, Parser, Split, Task, TaskConfig, Token, register
+from anchorbench.task import (
+    MAX_IDS,
+    NO_ANSWER,
+    SPLITS,
+    Answers,
+    Examples,
+    Group,
+    Modulus,
+    Parser,
+    Split,
+    Task,
+    TaskConfig,
+    Token,
+    TokenId,
+    register,
+)
 
 from .sequence import filler, read
 
@@ -39,14 +54,14 @@ STARTS = range(0, 20, 4)
 class InverseMatchingConfig(TaskConfig):
     """What can be changed; the new tokens and residues are the paper's."""
 
-    token_min: int = Field(20, ge=11)
-    token_max: int = 100
+    token_min: int = Field(20, ge=11, lt=MAX_IDS)
+    token_max: TokenId = 100
     """Trained tokens and filler are token_min..token_max, the new ones follow up to vocab_size - 1."""
     vocab_size: int = Field(201, ge=2, le=256)
     gap: int = Field(6, ge=0, le=1024)
     """Tokens of filler before the query: 3 for each layer."""
     separator: int = Field(10, ge=6, le=10)
-    modulus: int = Field(3, ge=2)
+    modulus: Modulus = 3
     """Of the tokens' residues."""
 
     def sets(self, split: Split) -> Int[np.ndarray, "sets 3"]:

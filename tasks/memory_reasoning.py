@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Int
 from pydantic import Field, model_validator
 
-from anchorbench.task import NO_ANSWER, Answers, Examples, Group, Parser, Role, Split, register
+from anchorbench.task import NO_ANSWER, Answers, DrawSeed, Examples, Group, Modulus, Pairs, Parser, Role, Split, TokenId, register
 
 from .pairs import PairTask
 from .sequence import KeyConfig
@@ -37,15 +37,15 @@ MEMORY, REASONING = range(1, 11), range(11, 21)
 class MemoryReasoningConfig(KeyConfig):
     """What can be changed; the defaults are the paper's."""
 
-    key_min: int = Field(21, ge=0)
-    key_max: int = 120
+    key_min: TokenId = 21
+    key_max: TokenId = 120
     seq_len: int = Field(9, ge=3, le=1024)
-    modulus: int = Field(9, ge=2)
+    modulus: Modulus = 9
     vocab_size: int = Field(201, ge=2, le=32_768)
-    held_out: tuple[tuple[int, int], ...] = ((11, 13), (13, 11))
+    held_out: Pairs = ((11, 13), (13, 11))
     """Ordered pairs of reasoning anchors that are never trained."""
     memory_labels: Literal["any", "near"] = "any"
-    memory_seed: int = Field(0, ge=0)
+    memory_seed: DrawSeed = 0
     """Of the table that the memory anchors stand for."""
 
     @model_validator(mode="after")

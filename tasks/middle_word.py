@@ -10,11 +10,13 @@ is in `iid` if x and q have the same residue, else in `train`: the key's own pos
 varies. The authors' public generator never sets the label; the rule follows from the name. No function is held out.
 """
 
+from typing import Annotated
+
 import numpy as np
 from jaxtyping import Int
 from pydantic import Field, model_validator
 
-from anchorbench.task import Answers, Examples, Group, Parser, Split, register
+from anchorbench.task import Answers, Examples, Group, Parser, Split, TokenId, register
 
 from .sequence import KeyConfig, KeyTask, cells, filler, read, residue_split, write
 from .two_anchors import draw_cells
@@ -23,11 +25,11 @@ from .two_anchors import draw_cells
 class MiddleWordConfig(KeyConfig):
     """What can be changed; the defaults are the paper's code's."""
 
-    first: int = Field(3, ge=0)
+    first: TokenId = 3
     """The anchor before the run."""
-    last: int = Field(4, ge=0)
+    last: TokenId = 4
     """The anchor after the run."""
-    gaps: tuple[int, ...] = Field((1, 3, 5), min_length=1)
+    gaps: tuple[Annotated[int, Field(ge=1, lt=1024)], ...] = Field((1, 3, 5), min_length=1)
     """Numbers of tokens between the anchors."""
 
     def positions(self, gap: int) -> Int[np.ndarray, " positions"]:

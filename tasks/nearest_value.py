@@ -16,7 +16,7 @@ Within a group and a split, all such sequences are equally likely.
 """
 
 import itertools
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -36,7 +36,7 @@ class NearestValueConfig(KeyConfig):
 
     seq_len: int = Field(9, ge=5, le=129)
     """Two tokens an example, then the token to classify; the classes are 1..(seq_len - 1) / 2."""
-    held_out: tuple[tuple[Side, int], ...] = (("above", 2),)
+    held_out: tuple[tuple[Side, Annotated[int, Field(ge=1, le=64)]], ...] = (("above", 2),)
     """Never trained: (side, place) of the nearest value, places from 1."""
 
     @property

@@ -18,7 +18,7 @@ distance of 4 from the sum; `heldout-ten` is ours.
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from anchorbench.task import register
+from anchorbench.task import Offsets, register
 
 from .composite import Composite, CompositeConfig
 
@@ -28,7 +28,7 @@ TEN_PAIRS = [(1, 2), (3, 4), (5, 6), (7, 8), (1, 9)]
 class NineAnchorsConfig(CompositeConfig):
     """Composite's, with nine anchors."""
 
-    offsets: dict[int, int] = {anchor: anchor - 5 for anchor in range(1, 10)}
+    offsets: Offsets = {anchor: anchor - 5 for anchor in range(1, 10)}
 
 
 @register

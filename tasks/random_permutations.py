@@ -27,7 +27,21 @@ import numpy as np
 from jaxtyping import Bool, Int
 from pydantic import Field, model_validator
 
-from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Group, Parser, Split, Task, TaskConfig, Token, register
+from anchorbench.task import (
+    NO_ANSWER,
+    SPLITS,
+    Answers,
+    DrawSeed,
+    Examples,
+    Group,
+    Modulus,
+    Parser,
+    Split,
+    Task,
+    TaskConfig,
+    Token,
+    register,
+)
 
 
 class RandomPermutationsConfig(TaskConfig):
@@ -35,11 +49,11 @@ class RandomPermutationsConfig(TaskConfig):
 
     n_keys: int = Field(16, ge=3, le=1024)
     n_anchors: int = Field(8, ge=2, le=64)
-    n_held_out: int = Field(19, ge=1)
+    n_held_out: int = Field(19, ge=1, lt=64**2)
     """Ordered pairs that are never trained."""
-    modulus: int | None = Field(None, ge=2)
+    modulus: Modulus | None = None
     """Of the cells of `iid`; None: there is no such split."""
-    seed: int = Field(0, ge=0)
+    seed: DrawSeed = 0
     """Of the permutations and of the choice of held-out pairs."""
 
     @model_validator(mode="after")

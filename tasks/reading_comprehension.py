@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Int
 from pydantic import Field, model_validator
 
-from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Group, Parser, Split, register
+from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Group, Pairs, Parser, Split, register
 
 from .context import draw_groups, draw_keys, place_pairs, require_held_out, require_keys
 from .sequence import KeyConfig, KeyTask, filler, read, residue_split, write
@@ -29,7 +29,7 @@ class ReadingComprehensionConfig(KeyConfig):
 
     facts: int = Field(3, ge=2, le=16)
     """Facts in a text; their anchors are 1..facts."""
-    held_out: tuple[tuple[int, int], ...] = ((2, 2),)
+    held_out: Pairs = ((2, 2),)
     """Never trained: (question, place of its fact), both from 1."""
 
     @property

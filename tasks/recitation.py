@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Int
 from pydantic import Field, model_validator
 
-from anchorbench.task import NO_ANSWER, Answers, Examples, Group, Parser, Split, register
+from anchorbench.task import NO_ANSWER, Answers, Examples, Group, Parser, Split, TokenId, register
 
 from .context import draw_keys, require_keys
 from .sequence import KeyConfig, KeyTask, filler, read, residue_split, write
@@ -31,7 +31,7 @@ class RecitationConfig(KeyConfig):
 
     gap: int = Field(1, ge=1, le=16)
     """Anchors between a and b."""
-    anchor: int = Field(3, ge=0)
+    anchor: TokenId = 3
     """The first anchor; the others are the ids after it."""
 
     @model_validator(mode="after")

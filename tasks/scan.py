@@ -32,7 +32,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from pydantic import Field, model_validator
 
-from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Group, Parser, Split, Task, TaskConfig, Token, register
+from anchorbench.task import NO_ANSWER, SPLITS, Answers, DrawSeed, Examples, Group, Parser, Split, Task, TaskConfig, Token, register
 
 Words = tuple[str, ...]
 
@@ -54,7 +54,7 @@ class ScanConfig(TaskConfig):
     """Commands that are never trained: those that combine a verb that is trained alone, long ones, or none."""
     iid_share: float = Field(0.1, ge=0, le=0.9)
     """Share of the other commands that is set aside as `iid`; with 0 there is no such split."""
-    split_seed: int = Field(0, ge=0)
+    split_seed: DrawSeed = 0
     """Draws which ones."""
 
     @model_validator(mode="after")

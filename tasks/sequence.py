@@ -8,17 +8,17 @@ import numpy as np
 from jaxtyping import Int
 from pydantic import Field, model_validator
 
-from anchorbench.task import NO_ANSWER, SPLITS, Parser, Split, Task, TaskConfig, Token
+from anchorbench.task import NO_ANSWER, SPLITS, Modulus, Parser, Split, Task, TaskConfig, Token, TokenId
 
 
 class KeyConfig(TaskConfig):
     """Fields common to tasks whose sequences are keys and filler from one range, with a few anchors among them."""
 
-    key_min: int = Field(20, ge=0)
-    key_max: int = 99
+    key_min: TokenId = 20
+    key_max: TokenId = 99
     """Keys and filler are key_min..key_max, both included."""
     seq_len: int = Field(9, ge=2, le=1024)
-    modulus: int = Field(8, ge=2)
+    modulus: Modulus = 8
     """Of the residue split; papers, texts and codes disagree: 7, 8 or 9."""
     vocab_size: int = Field(120, ge=2, le=32_768)
     """201 in the papers; ids above the largest label are never used."""

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 
-from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Group, Parser, Split, Task, TaskConfig, Token, register
+from anchorbench.task import NO_ANSWER, SPLITS, Answers, DrawSeed, Examples, Group, Parser, Split, Task, TaskConfig, Token, register
 
 QUERY = 2
 
@@ -34,7 +34,7 @@ class SparseBooleanConfig(TaskConfig):
     """The paper's T."""
     relevant: int = Field(3, ge=1, le=64)
     """The paper's s: how many bits decide."""
-    coordinates_seed: int = Field(0, ge=0)
+    coordinates_seed: DrawSeed = 0
     """Draws which bits decide."""
     modulus: int = Field(9, ge=3, le=63)
     """One string in `modulus`, about, is iid."""

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int
 from pydantic import Field, model_validator
 
-from anchorbench.task import NO_ANSWER, Answers, Examples, Group, Parser, Split, register
+from anchorbench.task import NO_ANSWER, Answers, Examples, Group, Parser, Split, TokenId, register
 
 from .sequence import KeyConfig, KeyTask, cells, filler, read, residue_split, write
 
@@ -23,7 +23,7 @@ from .sequence import KeyConfig, KeyTask, cells, filler, read, residue_split, wr
 class StatisticalConfig(KeyConfig):
     """What can be changed; the defaults are the paper's code's."""
 
-    anchor: int = Field(3, ge=0)
+    anchor: TokenId = 3
     probability: float = Field(0.8, ge=0, le=1)
     """Of the label key; key + 1 has the rest."""
 

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 from pydantic import model_validator
 
-from anchorbench.task import register
+from anchorbench.task import Offsets, register
 
 from .two_anchors import OffsetsConfig, OffsetsTask
 
@@ -29,7 +29,7 @@ from .two_anchors import OffsetsConfig, OffsetsTask
 class TenAnchorsConfig(OffsetsConfig):
     """What can be changed; the defaults are the paper's code's."""
 
-    offsets: dict[int, int] = {anchor: anchor for anchor in range(1, 11)}
+    offsets: Offsets = {anchor: anchor for anchor in range(1, 11)}
     """Anchor token -> what it adds to the key."""
     unseen_intervals: bool = True
     """The keys are cut into as many equal intervals as there are anchors; the a-th anchor is never trained with the a-th."""

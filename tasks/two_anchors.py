@@ -31,7 +31,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 from pydantic import model_validator
 
-from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Group, Parser, Split, register
+from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Group, Offsets, Parser, Split, TokenId, register
 
 from .sequence import KeyConfig, KeyTask, cells, filler, read, residue_split, write
 
@@ -39,7 +39,7 @@ from .sequence import KeyConfig, KeyTask, cells, filler, read, residue_split, wr
 class OffsetsConfig(KeyConfig):
     """Common to tasks in which one of several anchors adds its offset to the key after it."""
 
-    offsets: dict[int, int] = {3: 0, 4: 0}
+    offsets: Offsets = {3: 0, 4: 0}
     """Anchor token -> what it adds to the key."""
 
     def trains(self, anchor: int, key: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
@@ -174,7 +174,7 @@ def draw_cells(
 class TwoAnchorsConfig(OffsetsConfig):
     """What can be changed; the defaults are two identities."""
 
-    trained_keys: dict[int, tuple[int, int] | Literal["odd", "even"]] = {}
+    trained_keys: dict[TokenId, tuple[TokenId, TokenId] | Literal["odd", "even"]] = {}
     """Anchor -> the keys that it is trained with: an interval, both ends included, or a parity; all if not named."""
 
     def trains(self, anchor: int, key: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:

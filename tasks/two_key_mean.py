@@ -11,9 +11,9 @@ keeps their rule that every key is trained, at some positions only.) There is no
 
 import numpy as np
 from jaxtyping import Int
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from anchorbench.task import NO_ANSWER, Answers, Examples, Group, Parser, Split, register
+from anchorbench.task import NO_ANSWER, Answers, Examples, Group, Parser, Split, TokenId, register
 
 from .sequence import KeyConfig, KeyTask, cells, filler, read, residue_split, write
 
@@ -21,7 +21,7 @@ from .sequence import KeyConfig, KeyTask, cells, filler, read, residue_split, wr
 class TwoKeyMeanConfig(KeyConfig):
     """What can be changed; the defaults are the paper's code's."""
 
-    anchor: int = Field(3, ge=0)
+    anchor: TokenId = 3
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "TwoKeyMeanConfig":

@@ -17,9 +17,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Int
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Group, Parser, Split, register
+from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Group, Modulus, Offsets, Parser, Split, TokenId, register
 
 from .sequence import KeyConfig, KeyTask, cells, filler, read, residue_split, write
 
@@ -27,14 +27,14 @@ from .sequence import KeyConfig, KeyTask, cells, filler, read, residue_split, wr
 class VariableCompositionConfig(KeyConfig):
     """What can be changed; the defaults are the code's where it is known."""
 
-    marker: int = Field(9, ge=0)
-    operations: dict[int, int] = {1: 1, 2: 3, 3: -2, 4: -3}
+    marker: TokenId = 9
+    operations: Offsets = {1: 1, 2: 3, 3: -2, 4: -3}
     """Operation token -> what it adds to the key."""
-    trained: tuple[int, ...] = (1, 2)
+    trained: tuple[TokenId, ...] = (1, 2)
     """Numbers of operations that are trained."""
-    held_out: tuple[int, ...] = (3, 4)
+    held_out: tuple[TokenId, ...] = (3, 4)
     """Numbers of operations that are never trained."""
-    modulus: int = Field(9, ge=2)
+    modulus: Modulus = 9
 
     @property
     def counts(self) -> list[int]:

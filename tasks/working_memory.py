@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Int
 from pydantic import Field, model_validator
 
-from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Group, Parser, Split, register
+from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Group, Offsets, Pairs, Parser, Split, register
 
 from .context import draw_groups, draw_keys, place_pairs, require_held_out, require_keys
 from .sequence import KeyConfig, KeyTask, filler, read, residue_split, write
@@ -32,9 +32,9 @@ class WorkingMemoryConfig(KeyConfig):
     """What can be changed; sequence length and keys are the paper's, the offsets those of its composition."""
 
     seq_len: int = Field(20, ge=6, le=1024)
-    offsets: dict[int, int] = {3: 5, 4: 1, 5: -2, 6: -8}
+    offsets: Offsets = {3: 5, 4: 1, 5: -2, 6: -8}
     """Operation -> what it adds to the key asked for."""
-    held_out: tuple[tuple[int, int], ...] = ((2, 6),)
+    held_out: Pairs = ((2, 6),)
     """Never trained: (memory, operation)."""
 
     @property

@@ -298,7 +298,7 @@ ENTRIES: dict[str, tuple[Callable[[], bytes], str]] = {
     "settled after the end": (changed("rows", 0, "settled", to=601), "row 0 is settled at step 601"),
     # Counts that no evaluation gives
     "more hits than answers": (changed("rows", 0, "composes", to=[1001, 1000]), "is 1001 of 1000"),
-    "negative hits": (changed("rows", 0, "composes", to=[-1, 1000]), "is -1 of 1000"),
+    "negative hits": (changed("rows", 0, "composes", to=[-1, 1000]), "rows.0.composes.0 is -1"),
     "a share of nothing": (changed("rows", 0, "composes", to=[0, 0]), "is 0 of 0"),
     "few answers": (changed("rows", 0, "composes", to=[10, 10]), "the task asks for 1000"),
     "an answer that the task does not ask": (changed("rows", 0, "symmetric", to=[0, 100]), "the task asks for 0"),
