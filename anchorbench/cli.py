@@ -41,11 +41,14 @@ def run(
     axis: Annotated[list[str] | None, typer.Option(help="Another axis, as FIELD=VALUE,...: model.n_layer=2,3.")] = None,
     keep_steps: Annotated[str | None, typer.Option(help="Steps whose weights are kept as well, separated by commas.")] = None,
     memory: Annotated[float | None, typer.Option(help="GiB that training may take; 60% of what is free if not given.")] = None,
+    figures: Annotated[str, typer.Option(help="Formats of the figures, separated by commas: pdf, svg, png.")] = "png",
     out: Annotated[Path | None, typer.Option(help="Output folder; anchorbench-out/TASK-VARIANT-PRESET if not given.")] = None,
 ) -> None:
     """Train a sweep over the initialization rate, and name each member's solution."""
+    from anchorbench.canvas import parse_formats
     from anchorbench.run import make_sweep, run_and_show
 
+    formats = parse_formats(figures)
     sweep = make_sweep(
         task=task,
         variant=variant,
@@ -59,7 +62,7 @@ def run(
         axes=axis or (),
     )
     folder = out if out is not None else Path("anchorbench-out") / f"{sweep.base.task}-{sweep.base.variant}-{preset}"
-    run_and_show(sweep, folder, memory=_bytes(memory), keep_steps=_steps(keep_steps))
+    run_and_show(sweep, folder, memory=_bytes(memory), keep_steps=_steps(keep_steps), figures=formats)
 
 
 sweep_app = typer.Typer(no_args_is_help=True, help="Sweeps over any fields of a recipe, described in a YAML file.")
@@ -88,13 +91,17 @@ def sweep_run(
     axis: Axes = None,
     memory: Memory = None,
     keep_steps: Annotated[str | None, typer.Option(help="Steps whose weights are kept as well, separated by commas.")] = None,
+    figures: Annotated[str, typer.Option(help="Formats of the figures, separated by commas: pdf, svg, png.")] = "png",
     out: Annotated[Path, typer.Option(help="Output folder.")] = Path("anchorbench-out/sweep"),
 ) -> None:
     """Train a sweep; what is finished is not trained again."""
+    from anchorbench.canvas import parse_formats
     from anchorbench.plan import load_sweep
     from anchorbench.run import run_and_show
 
-    run_and_show(load_sweep(recipe, axis or ()), out, memory=_bytes(memory), keep_steps=_steps(keep_steps))
+    formats = parse_formats(figures)
+    sweep = load_sweep(recipe, axis or ())
+    run_and_show(sweep, out, memory=_bytes(memory), keep_steps=_steps(keep_steps), figures=formats)
 
 
 @sweep_app.command("locate")
@@ -328,10 +335,10 @@ def bench_train_(
     from rich.console import Console
 
     from anchorbench.bench_train import as_json, bench_train
-    from anchorbench.store import write_atomically
+    from anchorbench.files import require_place, write_atomically
 
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise ValueError(f"folder {json_file.absolute().parent} does not exist; choose another --json")
+    if json_file is not None:
+        require_place(json_file, "--json")
     rows = bench_train(Console(highlight=False), large=not small)
     if json_file is not None:
         write_atomically(json_file, (json.dumps(as_json(rows), indent=1) + "\n").encode())

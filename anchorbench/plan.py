@@ -152,9 +152,9 @@ def locate_and_show(sweep: Sweep, path: str, low: float, high: float, *, width: 
         return types
 
     boundary = locate(decide, low, high, width=width, seeds=seeds)
-    write_tables(out, trained.values())
-    write_atomically(out / "boundary.json", (json.dumps(asdict(boundary), indent=1) + "\n").encode())
     left, right = boundary.interval
     settled = "" if boundary.settled else f" - wider than the {width:g} asked for: members differ too much"
     console.print(f"boundary: {path} {boundary.value:.3f}, 95% interval {left:.3f} to {right:.3f}{settled}")
     console.print(f"{boundary.members} members; a grid of spacing {width:g} with {seeds} seeds takes {boundary.grid_members}")
+    write_tables(out, trained.values())
+    write_atomically(out / "boundary.json", (json.dumps(asdict(boundary), indent=1) + "\n").encode())

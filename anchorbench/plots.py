@@ -1,14 +1,14 @@
 """The figures: phase diagram over gamma, and attention flow."""
 
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from anchorbench.canvas import plain_matplotlib, save
 from anchorbench.hub import open_model
 from anchorbench.probes.attention_flow import central, links
-from anchorbench.store import Run, write_atomically
+from anchorbench.store import Run
 from anchorbench.summary import Condition, conditions
 from anchorbench.task import SPLITS, Task
 
@@ -34,9 +34,10 @@ POOR_FIT, NO_MAJORITY = "poor fit", "seeds differ"
 """What a shade is labelled: `unfit` as in the papers, and where no verdict has more than half of the seeds."""
 
 
+@plain_matplotlib()
 def phase_figure(runs: list[Run], path: Path) -> Path:
     """Held-out and iid accuracy against gamma: a dot a seed, the mean as line, its 95% interval over seeds as band, and the
-    most frequent verdict as shade. One panel for each combination of the other axes.
+    most frequent verdict as shade. One panel for each combination of the other axes. The file is PDF, SVG or PNG, by its suffix.
     """
     from matplotlib.figure import Figure
 
@@ -60,7 +61,7 @@ def phase_figure(runs: list[Run], path: Path) -> Path:
     handles, labels = axes[0].get_legend_handles_labels()
     note = "dot: a seed; line and band: mean and 95% interval over seeds; shade: the verdict of most seeds"
     figure.legend(handles, labels, frameon=False, fontsize=8.5, loc="outside lower center", ncols=2, title=note, title_fontsize=8)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _phase_panel(axis: Any, grouped: list[Condition]) -> None:
@@ -120,6 +121,7 @@ def clearest(runs: list[Run]) -> list[Run]:
     return [most, least] if most is not least else [most]
 
 
+@plain_matplotlib()
 def attention_flow_figure(runs: list[Run], path: Path) -> Path:
     """Where attention moves information in each run's model on one held-out sequence: line width is attention, a panel a run."""
     from matplotlib.figure import Figure
@@ -140,7 +142,7 @@ def attention_flow_figure(runs: list[Run], path: Path) -> Path:
         axis.set_title(title + ("" if share is None else f", composes {share:.0%}"), fontsize=10.5)
     note = "width: attention, heads averaged, of one sequence; colour: where it reads; pale: cannot reach the answer"
     figure.supxlabel(note, fontsize=8.5, color="#444444")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def flow_panel(axis: Any, patterns: list[np.ndarray], task: Task, tokens: np.ndarray) -> None:
@@ -176,10 +178,3 @@ def flow_panel(axis: Any, patterns: list[np.ndarray], task: Task, tokens: np.nda
     axis.set(xlim=(-0.6, task.seq_len - 0.4), ylim=(-0.75, len(patterns) + 0.3), xticks=[])
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-
-
-def _save(figure: Any, path: Path) -> Path:
-    content = io.BytesIO()
-    figure.savefig(content, dpi=170, format="png")
-    write_atomically(path, content.getvalue())
-    return path

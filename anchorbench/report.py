@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from anchorbench.canvas import draw_all
 from anchorbench.examine import examine, mechanism_in_words
+from anchorbench.files import require_place
 from anchorbench.leaderboard_page import write_page
 from anchorbench.plots import attention_flow_figure, clearest
 from anchorbench.probes import Score
@@ -97,13 +99,15 @@ def report(
     folder: Path, out: Path | None = None, *, x: str | None = None, y: str | None = None, panels: str | None = None
 ) -> tuple[Path, list[str]]:
     """Writes the page of the sweep in `folder` to `out` (`folder/report.html` if not given); returns it, and a sentence for each
-    damaged run that is left out.
+    damaged run, or figure that cannot be drawn, that is left out.
 
     `x`, `y` and `panels` are axes of the sweep by their dotted paths; what is not given is chosen among those that vary, gamma
-    first. Members that differ in other axes too share a cell. Raises ValueError for a folder without finished runs or an axis that
-    does not vary or stands twice.
+    first. Members that differ in other axes too share a cell. Raises ValueError for a folder without finished runs, an axis that
+    does not vary or stands twice, and a file that cannot be written.
     """
     runs, problems = _read(folder)
+    out = folder / "report.html" if out is None else out
+    require_place(out, "--out")
     grouped = conditions(runs)
     varying = sorted(_varying(grouped), key=lambda path: path != "init.gamma")
     for path in (x, y, panels):
@@ -119,9 +123,10 @@ def report(
     steps = [point["step"] for run in runs for point in run.trajectory()]
     shown = clearest(runs)
     shown_members, probe_rows = _probes(shown)
+    picture, undrawn = _attention_flow(shown)
     page = write_page(
         "report.html",
-        out if out is not None else folder / "report.html",
+        out,
         task=" and ".join(dict.fromkeys(f"{run.result.task}, {run.result.variant}" for run in runs)),
         x=x,
         y=y,
@@ -150,13 +155,13 @@ def report(
         conditions=grouped,
         varying=varying,
         members=len(runs),
-        picture=_attention_flow(shown),
+        picture=picture,
         shown_members=shown_members,
         probe_rows=probe_rows,
         verdicts=list(dict.fromkeys(str(run.result.verdict) for run in runs)),
         farthest=FARTHEST,
     )
-    return page, problems
+    return page, problems + undrawn
 
 
 def _read(folder: Path) -> tuple[list[Run], list[str]]:
@@ -172,12 +177,13 @@ def _read(folder: Path) -> tuple[list[Run], list[str]]:
     return runs, problems
 
 
-def _attention_flow(shown: list[Run]) -> str | None:
-    """The members' figure as base64, or None if there are none."""
+def _attention_flow(shown: list[Run]) -> tuple[str | None, list[str]]:
+    """The members' figure as base64, if there are any and it can be drawn; and a sentence if it cannot."""
     if not shown:
-        return None
+        return None, []
     with tempfile.TemporaryDirectory() as temporary:
-        return base64.b64encode(attention_flow_figure(shown, Path(temporary) / "flow.png").read_bytes()).decode()
+        drawn, problems = draw_all(lambda path: attention_flow_figure(shown, path), [Path(temporary) / "attention_flow.png"])
+        return next((base64.b64encode(path.read_bytes()).decode() for path in drawn), None), problems
 
 
 def _probes(shown: list[Run]) -> tuple[list[Member], list[ProbeRow]]:

@@ -4,6 +4,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from anchorbench.canvas import draw_all
 from anchorbench.plan import parse_axis
 from anchorbench.recipe import PRESETS
 from anchorbench.store import Run
@@ -101,8 +103,18 @@ def _number(text: str) -> float:
     return value
 
 
-def run_and_show(sweep: Sweep, out: Path, *, memory: float | None = None, keep_steps: Sequence[int] = ()) -> list[Run]:
-    """Trains what is missing of the sweep in `out`, then prints the table and writes the figures."""
+def run_and_show(
+    sweep: Sweep,
+    out: Path,
+    *,
+    memory: float | None = None,
+    keep_steps: Sequence[int] = (),
+    figures: Sequence[str] = ("png",),
+) -> list[Run]:
+    """Trains what is missing of the sweep in `out`, then prints the table and writes the figures in these formats.
+
+    A figure that cannot be drawn is one sentence at the end: the results are there.
+    """
     console = Console(markup=False)  # paths may hold brackets
     for step in keep_steps:
         if not 0 < step < sweep.base.steps:
@@ -119,18 +131,28 @@ def run_and_show(sweep: Sweep, out: Path, *, memory: float | None = None, keep_s
         console.print(f"{sweep.base.task}, variant {sweep.base.variant}: {len(recipes)} runs{already}")
         runs = _train_with_progress(sweep, folder, len(recipes) - len(finished), console, memory, keep_steps)
     show(runs, console)
+    console.print(f"{time.perf_counter() - start:.0f} s. Results: {out / 'results.jsonl'}", soft_wrap=True)
+    _draw(runs, out, figures, console)
+    return runs
+
+
+def _draw(runs: list[Run], out: Path, formats: Sequence[str], console: Console) -> None:
     from anchorbench.plots import attention_flow_figure, clearest, phase_figure
 
-    phase_figure(runs, out / "phase.png")
     shown = clearest(runs)
+    flows = [out / f"attention_flow.{kind}" for kind in formats]
+    drawn, problems = draw_all(lambda path: phase_figure(runs, path), [out / f"phase.{kind}" for kind in formats])
     if shown:
-        attention_flow_figure(shown, out / "attention_flow.png")
+        drawn_too, problems_too = draw_all(lambda path: attention_flow_figure(shown, path), flows)
+        drawn, problems = drawn + drawn_too, problems + problems_too
     else:
-        (out / "attention_flow.png").unlink(missing_ok=True)  # of an earlier call
-    console.print(f"{time.perf_counter() - start:.0f} s. Results: {out / 'results.jsonl'}", soft_wrap=True)
-    flow = f", {out / 'attention_flow.png'}" if shown else "; no attention flow, as no member fits the seen pairs"
-    console.print(f"Figures: {out / 'phase.png'}{flow}", soft_wrap=True)
-    return runs
+        for path in flows:  # of an earlier call
+            with suppress(OSError):
+                path.unlink()
+    no_flow = "" if shown else "; no attention flow, as no member fits the seen pairs"
+    console.print(f"Figures: {', '.join(map(str, drawn)) or 'none'}{no_flow}", soft_wrap=True)
+    for problem in problems:
+        console.print(problem, soft_wrap=True)
 
 
 def _train_with_progress(

@@ -21,13 +21,14 @@ from rich.table import Table
 from scipy.stats import binomtest
 
 from anchorbench import train
+from anchorbench.files import require_place, write_atomically
 from anchorbench.initialize import Init, initialize, stream_seed
 from anchorbench.internals import runs_internals, side_by_side, stack_internals
 from anchorbench.mechanism import COMPOSITION, EXCEPTION, SURE, Classifier, Logistic, fit_logistic, mechanisms, read_features
 from anchorbench.model import GPT, Shape
 from anchorbench.planted import key_to_anchors, key_to_anchors_lookup, pair_lookup, rotated, with_noise
 from anchorbench.recipe import PRESETS, Recipe
-from anchorbench.store import Run, read_run, write_atomically
+from anchorbench.store import Run, read_run
 from anchorbench.sweep import Progress, Sweep, SweepFolder, run_sweep
 from anchorbench.task import Task, load_task
 from anchorbench.verdict import FIT
@@ -397,8 +398,8 @@ def _grades(observed: Observed, positive: np.ndarray, probability: np.ndarray, q
 def validate_and_show(out: Path, json_file: Path | None, *, quick: bool) -> None:
     """`anchorbench probe validate`."""
     console = Console(markup=False, highlight=False)
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise ValueError(f"folder {json_file.absolute().parent} does not exist; choose another --json")
+    if json_file is not None:
+        require_place(json_file, "--json")
     found = validate(out, lambda line: console.print(line, soft_wrap=True), quick=quick)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for header in ("trial", "share", "95% interval", "of"):
@@ -450,6 +451,7 @@ def _plain(value: Any) -> Any:
 def fit_and_show(folders: Sequence[Path], out: Path) -> None:
     """`anchorbench probe fit`. Raises ValueError if a folder holds no finished runs, or all behave alike."""
     console = Console(markup=False, highlight=False)
+    require_place(out, "--out")
     runs: list[Run] = []
     for folder in folders:
         found = [read_run(path.parent) for path in sorted((folder / "runs").glob("[!.]*/digests.json"))]

@@ -1,0 +1,92 @@
+"""The only door to matplotlib: a figure looks the same under any settings of the user, and leaves them as they were.
+
+@plain_matplotlib()
+def my_figure(path: Path) -> Path:
+from matplotlib.figure import Figure
+...
+return save(figure, path)
+"""
+
+import io
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Generator, Sequence
+from contextlib import chdir, contextmanager
+from pathlib import Path
+from typing import Any
+
+from anchorbench.files import visible, write_atomically
+
+FORMATS = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
+"""The formats of figures, and what makes the same figure the same bytes: files without dates."""
+BACKENDS = {"pdf": "pdf", "svg": "svg", "png": "agg"}
+OWN = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "anchorbench"}
+"""Text stays text, for those who edit or search a figure."""
+
+
+def parse_formats(text: str) -> tuple[str, ...]:
+    """`pdf,png` as names of formats. Raises ValueError for any other."""
+    formats = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    if not set(formats) <= FORMATS.keys():
+        raise ValueError(f"figures is {text!r}; allowed: {', '.join(FORMATS)}, separated by commas")
+    return formats
+
+
+@contextmanager
+def plain_matplotlib() -> Generator[None]:
+    """Draws under matplotlib's default settings, in silence, without pyplot and without choosing a backend for the user."""
+    logger = logging.getLogger("matplotlib")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # a cache that cannot be written, a bad line in the user's settings
+    try:
+        matplotlib = _matplotlib()
+        with matplotlib.rc_context():
+            with warnings.catch_warnings(action="ignore"):  # of settings that are on their way out
+                matplotlib.rcParams.update({k: v for k, v in matplotlib.rcParamsDefault.items() if k != "backend"} | OWN)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _matplotlib() -> Any:
+    try:
+        import matplotlib
+    except Exception:  # the user's matplotlibrc or MPLBACKEND is broken: once more without them
+        for name in [name for name in sys.modules if name.startswith("matplotlib.")]:
+            del sys.modules[name]  # else half of it is taken for imported
+        backend = os.environ.pop("MPLBACKEND", None)
+        try:
+            with tempfile.TemporaryDirectory() as folder, chdir(folder):
+                Path("matplotlibrc").touch()  # here it is looked for first
+                import matplotlib
+        finally:
+            if backend is not None:
+                os.environ["MPLBACKEND"] = backend
+    return matplotlib
+
+
+def save(figure: Any, path: Path, *, dpi: int = 170) -> Path:
+    """Writes a figure in the format that the path's suffix names, whole or not at all. Raises ValueError for another suffix."""
+    kind = path.suffix.removeprefix(".")
+    if kind not in FORMATS:
+        raise ValueError(f"figure is {path}; allowed: a file that ends in .{', .'.join(FORMATS)}")
+    content = io.BytesIO()
+    figure.savefig(content, format=kind, backend=BACKENDS[kind], metadata=FORMATS[kind], dpi=dpi)
+    write_atomically(path, content.getvalue())
+    return path
+
+
+def draw_all(draw: Callable[[Path], Path], paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Draws to each path; gives those that were written, and a sentence for each other: a figure never ends a finished job."""
+    drawn: list[Path] = []
+    problems: list[str] = []
+    for path in paths:
+        try:
+            drawn.append(draw(path))
+        except Exception as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            problems.append(f"figure {path} was not drawn: {visible(reason, 300)}")
+    return drawn, problems
