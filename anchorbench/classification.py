@@ -1,6 +1,6 @@
 """Names how a model solves a task, from what it answers."""
 
-from anchorbench.hub import open_model, with_own_task
+from anchorbench.hub import open_model, require_vocabulary, with_own_task
 from anchorbench.task import Task
 from anchorbench.verdict import Behaviour, EvalSet
 
@@ -16,5 +16,7 @@ def classify(model: object, task: Task, n: int = 1000, seed: int = 0) -> Behavio
     if n < 1:
         raise ValueError(f"n is {n}; allowed: at least 1")
     model, task = with_own_task(model, task)
+    opened = open_model(model)
+    require_vocabulary(opened.vocab_size, task)
     eval_set = EvalSet.of(task, n, seed)
-    return eval_set.behaviour(open_model(model).answers(eval_set.tokens))
+    return eval_set.behaviour(opened.answers(eval_set.tokens))

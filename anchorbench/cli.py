@@ -193,14 +193,18 @@ def _examine(model: str, task: str | None, only: str | None, *, as_json: bool, f
     from rich.console import Console
 
     from anchorbench import examine
+    from anchorbench.files import require_place
 
-    found = examine.examine(model, task, only)
     if figures is not None:
-        examine.draw(found, figures)
+        require_place(figures, "--figures", examine.FORMATS)
+    found = examine.examine(model, task, only)
     if as_json:
         sys.stdout.write(json.dumps(examine.as_json(found), indent=1) + "\n")
     else:
         examine.show(found, Console(markup=False, highlight=False))
+    if figures is not None:
+        sys.stdout.flush()  # the verdict is said, whatever becomes of the figures
+        examine.draw(found, figures)
 
 
 @app.command()

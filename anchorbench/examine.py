@@ -1,25 +1,30 @@
 """One model examined: its behaviour, its mechanism and every probe, as a table, as JSON and as a page of figures."""
 
 import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from anchorbench.classification import classify
-from anchorbench.hub import load_model
+from anchorbench.files import MAX_JSON_BYTES, read_json, write_atomically
+from anchorbench.hub import load_member, load_model, with_own_task
+from anchorbench.internals import Internals, open_internals, stack_internals
 from anchorbench.mechanism import Mechanism, mechanism
+from anchorbench.model import GPT
 from anchorbench.probes import Result, list_probes, run_probe
 from anchorbench.recipe import parse_recipe
-from anchorbench.store import MAX_JSON_BYTES, Run, write_atomically
+from anchorbench.scale import Scale, in_words, scales
+from anchorbench.store import Run
 from anchorbench.task import Task, list_tasks, load_task
-from anchorbench.verdict import Behaviour
+from anchorbench.verdict import FIT, Behaviour
 
-FORMATS = ("pdf", "svg", "png")
+FORMATS = (".pdf", ".svg", ".png")
+UNFIT = f"not read, as it has not learned the trained pairs (below {FIT:.0%}): scores would describe no solution"
 MARGIN = 0.55
 """Of each probe's part of the page, for its name, in inches."""
 
@@ -31,7 +36,9 @@ class Examined:
     task: Task
     behaviour: Behaviour
     mechanism: Mechanism | str
-    probes: dict[str, Result | str]
+    probes: dict[str, Result | str] | str
+    """By name; of a model that has not learned its task, the sentence that says so."""
+    scales: dict[str, Scale]
 
 
 def examine(source: str, task_name: str | None = None, only: str | None = None) -> Examined:
@@ -41,24 +48,47 @@ def examine(source: str, task_name: str | None = None, only: str | None = None) 
     """
     if only is not None and only not in list_probes():
         raise ValueError(f"unknown probe {only!r}; allowed: {', '.join(list_probes())}")
-    task, model = task_of(source, task_name), load_model(source)
-    behaviour = classify(model, task)
+    loaded = load_model(source)
+    loaded, task = with_own_task(loaded, _task_of(source, loaded, task_name))
+    inits = None
+    if isinstance(loaded, Run):
+        loaded, inits = load_member(loaded), [loaded.recipe.init]
+    behaviour = classify(loaded, task)
+    try:
+        inside: Internals | str = stack_internals(loaded, inits) if isinstance(loaded, GPT) else open_internals(loaded)
+    except ValueError as sentence:
+        if only is not None:
+            raise
+        inside = str(sentence)
+    return Examined(
+        task,
+        behaviour,
+        mechanism=inside if isinstance(inside, str) else _mechanism(inside, task),
+        probes=_probes(inside, task, only) if behaviour.fit else UNFIT,
+        scales=scales(cast(nn.Module, loaded)),
+    )
+
+
+def _mechanism(inside: Internals, task: Task) -> Mechanism | str:
+    try:
+        return mechanism(inside, task)
+    except ValueError as sentence:
+        return str(sentence)
+
+
+def _probes(inside: Internals | str, task: Task, only: str | None) -> dict[str, Result | str]:
     found: dict[str, Result | str] = {}
     for name in list_probes() if only is None else (only,):
         try:
-            found[name] = run_probe(name, model, task)
+            found[name] = inside if isinstance(inside, str) else run_probe(name, inside, task)
         except ValueError as sentence:
             if only is not None:
                 raise
             found[name] = str(sentence)
-    try:
-        how: Mechanism | str = mechanism(model, task)
-    except ValueError as sentence:
-        how = str(sentence)
-    return Examined(task, behaviour, how, found)
+    return found
 
 
-def task_of(source: str, name: str | None) -> Task:
+def _task_of(source: str, loaded: object, name: str | None) -> Task:
     """The task called `name` (TASK or TASK-VARIANT), or else the one that a run or an exported checkpoint was trained on.
 
     Raises ValueError if there is no such task, or the model does not say.
@@ -66,25 +96,22 @@ def task_of(source: str, name: str | None) -> Task:
     if name is not None:
         named = {f"{task}-{variant}": (task, variant) for task, variant in list_tasks()}
         return load_task(*named[name]) if name in named else load_task(name)
-    folder = Path(source)
-    if (folder / "digests.json").exists():
-        loaded = load_model(folder)
-        if isinstance(loaded, Run):
-            return loaded.recipe.load_task()
-    card = folder / "anchorbench.json"
+    if isinstance(loaded, Run):
+        return loaded.recipe.load_task()
+    card = Path(source) / "anchorbench.json"
     if not card.exists():
         raise ValueError(f"{source} does not say which task it was trained on; give --task, such as --task composite-heldout-both")
+    content = read_json(card, most=MAX_JSON_BYTES)
     try:
-        if card.stat().st_size > MAX_JSON_BYTES:
-            raise ValueError(f"{card} has {card.stat().st_size} bytes; allowed: at most {MAX_JSON_BYTES}")
-        return parse_recipe(json.loads(card.read_bytes())["recipe"]).load_task()
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError):
+        return parse_recipe(content["recipe"]).load_task()
+    except (KeyError, TypeError):
         raise ValueError(f"{card} holds no recipe; give --task") from None
 
 
 def as_json(examined: Examined) -> dict[str, Any]:
     """What `--json` prints."""
     behaviour, how = examined.behaviour, examined.mechanism
+    read = {} if isinstance(examined.probes, str) else examined.probes
     asked = {name: getattr(behaviour, name) for name in ("composes", "ordered", "symmetric", "commutes")}
     return {
         "task": examined.task.name,
@@ -109,16 +136,16 @@ def as_json(examined: Examined) -> dict[str, Any]:
             "accuracy": how.accuracy,
             "features": how.features,
         },
-        "probes": {
-            name: {"not_applicable": found}
-            if isinstance(found, str)
-            else {
-                "scores": {key: score._asdict() for key, score in found.scores().items()},
-                "does_not_show": found.does_not_show,
-            }
-            for name, found in examined.probes.items()
-        },
+        "probes": {name: _probe_json(found) for name, found in read.items()} or None,
+        "probes_not_read": examined.probes if isinstance(examined.probes, str) else None,
+        "scales": {name: scale._asdict() for name, scale in examined.scales.items()},
     }
+
+
+def _probe_json(found: Result | str) -> dict[str, Any]:
+    if isinstance(found, str):
+        return {"not_applicable": found}
+    return {"scores": {key: score._asdict() for key, score in found.scores().items()}, "does_not_show": found.does_not_show}
 
 
 def show(examined: Examined, console: Console) -> None:
@@ -129,6 +156,10 @@ def show(examined: Examined, console: Console) -> None:
     composed = "" if share is None else f", {share:.2f} of the held-out ones as composing says"
     console.print(f"behaviour: {behaviour.verdict or 'nothing is held out'} ({seen}{composed})", soft_wrap=True)
     console.print(f"mechanism: {mechanism_in_words(examined.mechanism)}", soft_wrap=True)
+    console.print(f"scale: {in_words(examined.scales)} (gamma that its matrices amount to now)", soft_wrap=True)
+    if isinstance(examined.probes, str):
+        console.print(f"probes: {examined.probes}", soft_wrap=True)
+        return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for header in ("probe", "score", "value", "95% interval", "control"):
         table.add_column(header, justify="left" if header in ("probe", "score") else "right")
@@ -157,15 +188,17 @@ def mechanism_in_words(how: Mechanism | str) -> str:
 
 
 def draw(examined: Examined, path: Path) -> None:
-    """Writes the page of figures, a part a probe. Raises ValueError for another format than pdf, svg or png."""
+    """Writes the page of figures, a part for each probe, in the format that `path` ends in, one of FORMATS.
+
+    Raises ValueError if there is nothing to draw or it cannot be written.
+    """
     from matplotlib.figure import Figure
 
-    kind = path.suffix.removeprefix(".")
-    if kind not in FORMATS:
-        raise ValueError(f"figures is {str(path)!r}; allowed: a file that ends in .{', .'.join(FORMATS)}")
+    if isinstance(examined.probes, str):
+        raise ValueError(f"no figures are drawn: {examined.probes}")
     results = {name: found for name, found in examined.probes.items() if not isinstance(found, str)}
     if not results:
-        raise ValueError(f"no probe fits task {examined.task.name}: there is nothing to draw")
+        raise ValueError(f"no probe fits task {examined.task.name} and this model: there is nothing to draw")
     heights = [found.size[1] + MARGIN for found in results.values()]
     widest = max(found.size[0] for found in results.values())
     figure = Figure(figsize=(widest, sum(heights) + 0.5), layout="constrained")
@@ -178,7 +211,7 @@ def draw(examined: Examined, path: Path) -> None:
         f"{examined.task.name}, {examined.task.variant}; behaviour: {verdict}; mechanism: {_short(examined)}", fontsize=11
     )
     content = io.BytesIO()
-    figure.savefig(content, format=kind, dpi=150)
+    figure.savefig(content, format=path.suffix[1:], dpi=150)
     write_atomically(path, content.getvalue())
 
 

@@ -1,7 +1,6 @@
 """The first GPT's architecture (post-LN) with exact GELU or ReLU, any feed-forward width, and optionally a bias on the output.
 
-An exported checkpoint holds a copy of this file, so that `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)`
-opens it where anchorbench is not installed; importing anchorbench.hf makes the architecture known without that.
+`import anchorbench.hf` makes the architecture known to transformers; a checkpoint holds no code.
 """
 
 from typing import Any
@@ -39,5 +38,3 @@ class AnchorGPTForCausalLM(OpenAIGPTLMHeadModel):
 
 AutoConfig.register("anchor-gpt", AnchorGPTConfig, exist_ok=True)
 AutoModelForCausalLM.register(AnchorGPTConfig, AnchorGPTForCausalLM, exist_ok=True)
-AnchorGPTConfig.register_for_auto_class()
-AnchorGPTForCausalLM.register_for_auto_class("AutoModelForCausalLM")

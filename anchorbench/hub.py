@@ -1,21 +1,20 @@
 """Models from and to the outside: open a checkpoint of any origin, and export a member as a Hugging Face checkpoint.
 
 Pre-LN members become plain GPT-2, post-LN ones plain OpenAI GPT (the first GPT, which is post-LN) or, with exact GELU, an output
-bias or d_ff other than 4 d_model, our subclass of it through `auto_map`. Narrow heads are padded with zeros, which changes no
-logit. A word-level tokenizer of the task's vocabulary lies beside the weights. Weights are read as safetensors only.
+bias or d_ff other than 4 d_model, our subclass of it, which `import anchorbench.hf` makes known to transformers. Narrow heads are
+padded with zeros, which changes no logit. A word-level tokenizer of the task's vocabulary lies beside the weights.
 """
 
+import copy
 import json
 import math
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from importlib import import_module
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,13 +22,17 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from anchorbench.checkpoint import CONFIG, fetch, load_checkpoint, plain_session
 from anchorbench.initialize import Init, initialize
 from anchorbench.model import GPT
 from anchorbench.store import DamagedRunError, Run, read_run
 from anchorbench.task import Task
 
 BATCH = 512
+Module = TypeVar("Module", bound=nn.Module)
 ANY_LENGTH = 2**31
+SURVEY = 4000
+"""Examples a split that are drawn to learn which ids a task uses."""
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 UNKNOWN_WORD = "[UNK]"
 """TransformerLens asks each tokenizer for a word that it cannot know; the id is outside the model's vocabulary."""
@@ -52,10 +55,10 @@ class OpenModel:
     @torch.no_grad()
     def answers(self, tokens: Int[np.ndarray, "n seq"]) -> Int[np.ndarray, " n"]:
         """The most probable next token after each of `tokens [n, seq]`. Raises ValueError if the model has too few ids or
-        positions, or its logits are not finite.
+        positions, or its logits are damaged.
         """
         self._require_fit(tokens)
-        logits = torch.cat([_finite(self.logits(part)) for part in torch.from_numpy(tokens).split(BATCH)])
+        logits = torch.cat([require_logits(self.logits(part)) for part in torch.from_numpy(tokens).split(BATCH)])
         return logits.argmax(-1).cpu().numpy()
 
     @torch.no_grad()
@@ -63,7 +66,10 @@ class OpenModel:
         """Attention patterns of each layer, `[n, head, query, key]`, of `tokens [n, seq]`. Raises ValueError as `answers` does."""
         self._require_fit(tokens)
         parts = [self.patterns(part) for part in torch.from_numpy(tokens).split(BATCH)]
-        return [_finite(torch.cat(layer)).float().cpu().numpy() for layer in zip(*parts, strict=True)]
+        layers = [torch.cat(layer) for layer in zip(*parts, strict=True)]
+        if not all(layer.isfinite().all() for layer in layers):
+            raise ValueError(NOT_FINITE)
+        return [layer.cpu().numpy() for layer in layers]
 
     def _require_fit(self, tokens: np.ndarray) -> None:
         if tokens.max(initial=0) >= self.vocab_size:
@@ -73,10 +79,30 @@ class OpenModel:
             raise ValueError(f"the task's sequences have {tokens.shape[1]} tokens; the model takes {allowed}")
 
 
-def _finite(x: Tensor) -> Tensor:
-    if not x.isfinite().all():
-        raise ValueError("the model's output is not finite (NaN or infinity): its weights are damaged or it diverged")
-    return x
+NOT_FINITE = "the model's output is not finite (NaN or infinity): its weights are damaged or it diverged"
+
+
+def require_logits(logits: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
+    """The logits, if they are sound: minus infinity is how some models say that an id never follows, but not every id.
+
+    Raises ValueError for NaN, plus infinity, or minus infinity everywhere.
+    """
+    if not (logits.amax(-1).isfinite().all()):  # the largest is NaN where any is
+        raise ValueError(NOT_FINITE)
+    return logits
+
+
+def require_vocabulary(vocab_size: int, task: Task) -> None:
+    """Raises ValueError if a vocabulary of `vocab_size` ids lacks any that the task's sequences or answers hold."""
+    if task.vocab_size <= vocab_size:
+        return
+    drawn = [task.sample(split, SURVEY, 0) for split in task.splits]
+    tokens, labels = ({int(x) for examples in drawn for x in np.unique(getattr(examples, name))} for name in ("tokens", "label"))
+    lacking = sorted(number for number in tokens | labels if number >= vocab_size)
+    if lacking:
+        asked = " (some are answers)" if any(number in labels for number in lacking) else ""
+        ids = f"id {lacking[0]}" if len(lacking) == 1 else f"{len(lacking)} ids from {lacking[0]} to {lacking[-1]}"
+        raise ValueError(f"the model's vocabulary is 0..{vocab_size - 1}, but task {task.name} also uses {ids}{asked}")
 
 
 def open_model(model: object) -> OpenModel:
@@ -90,8 +116,8 @@ def open_model(model: object) -> OpenModel:
     if isinstance(loaded, Run):
         return _open_gpt(load_member(loaded), loaded.recipe.init)
     if isinstance(loaded, GPT):
-        return _open_gpt(loaded, Init())
-    return _open_bridge(loaded) if hasattr(loaded, "original_model") else _open_transformers(loaded)
+        return _open_gpt(in_fp32(loaded), Init())
+    return _open_bridge(loaded) if hasattr(loaded, "original_model") else _open_transformers(in_fp32(loaded))
 
 
 def load_model(model: object) -> Run | GPT | nn.Module:
@@ -99,14 +125,16 @@ def load_model(model: object) -> Run | GPT | nn.Module:
     if isinstance(model, str | Path):
         folder = Path(model)
         if folder.is_dir():
-            if (folder / "config.json").exists():
-                return _from_pretrained(str(model))
+            if (folder / CONFIG).exists():
+                return load_checkpoint(folder)
             if (folder / "digests.json").exists():
                 return read_run(folder)
             raise ValueError(f"folder {folder} holds neither a checkpoint (config.json) nor a finished run (digests.json)")
         if isinstance(model, Path) or folder.exists() or not HUB_ID.fullmatch(model):
             raise ValueError(f"{model} is neither a folder nor a Hub id such as openai-community/gpt2")
-        return _from_pretrained(model)
+        return load_checkpoint(fetch(model), model)
+    if isinstance(model, nn.Module):
+        model = unwrapped(model)
     if isinstance(model, GPT) and model.members != 1:
         raise ValueError(f"the stack has {model.members} members; allowed: 1, pick one first")
     if isinstance(model, Run | GPT):
@@ -114,6 +142,21 @@ def load_model(model: object) -> Run | GPT | nn.Module:
     if isinstance(model, nn.Module) and (hasattr(model, "original_model") or hasattr(getattr(model, "config", None), "vocab_size")):
         return model
     raise ValueError(f"{type(model).__name__} is not a model; allowed: a path, a run, or a causal language model")
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside torch.compile's, DataParallel's and such wrappers."""
+    while isinstance(inner := getattr(model, "_orig_mod", getattr(model, "module", None)), nn.Module):
+        model = inner
+    return model
+
+
+def in_fp32(model: Module) -> Module:
+    """The model itself if all of it is fp32, else a copy that is; the caller's is not changed."""
+    if all(x.dtype == torch.float32 for x in (*model.parameters(), *model.buffers()) if x.is_floating_point()):
+        return model
+    with plain_session():
+        return copy.deepcopy(model).float()
 
 
 def with_own_task(model: object, task: Task) -> tuple[object, Task]:
@@ -133,7 +176,8 @@ def load_member(run: Run, step: int | None = None) -> GPT:
     Raises DamagedRunError if its weights are not of its recipe's shape, ValueError if the step was not kept.
     """
     task = run.recipe.load_task()
-    model = GPT(run.recipe.model, members=1, vocab_size=task.vocab_size, seq_len=task.seq_len)
+    with plain_session():
+        model = GPT(run.recipe.model, members=1, vocab_size=task.vocab_size, seq_len=task.seq_len)
     try:
         model.load_state_dict({name: tensor[None] for name, tensor in run.weights(step).items()})
     except RuntimeError as error:
@@ -143,44 +187,26 @@ def load_member(run: Run, step: int | None = None) -> GPT:
     return model.eval().requires_grad_(False)
 
 
-@contextmanager
-def _no_progress_bar() -> Generator[None]:
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _from_pretrained(source: str) -> nn.Module:
-    from transformers import AutoModelForCausalLM
-
-    import_module("anchorbench.hf")  # makes our architecture known
-
-    load: Any = AutoModelForCausalLM.from_pretrained
-    try:
-        with _no_progress_bar():
-            model, loading = load(source, use_safetensors=True, attn_implementation="eager", output_loading_info=True)
-    except Exception as error:
-        raise ValueError(f"{source} cannot be opened as a causal language model: {str(error).strip().splitlines()[0]}") from None
-    if loading["missing_keys"]:  # transformers would fill them with random numbers
-        raise ValueError(f"{source} is incomplete: its weights lack {min(loading['missing_keys'])}")
-    return model.eval()
-
-
 def _open_gpt(model: GPT, init: Init) -> OpenModel:
+    device = model.token_embedding.device
+
+    def logits(tokens: Tensor) -> Tensor:
+        with plain_session(device):
+            return model(tokens[None].to(device))[0]
+
+    def patterns(tokens: Tensor) -> list[Tensor]:
+        with plain_session(device):
+            return [pattern[0] for pattern in model.attention(tokens[None].to(device))]
+
     def untrained(seed: int) -> OpenModel:
-        fresh = GPT(model.shape, members=1, vocab_size=model.vocab_size, seq_len=model.seq_len)
-        initialize(fresh, [init], [seed])
+        with plain_session():
+            fresh = GPT(model.shape, members=1, vocab_size=model.vocab_size, seq_len=model.seq_len)
+            initialize(fresh, [init], [seed])
         return _open_gpt(fresh.requires_grad_(False), init)
 
     return OpenModel(
-        logits=lambda tokens: model(tokens[None])[0],
-        patterns=lambda tokens: [pattern[0] for pattern in model.attention(tokens[None])],
+        logits=logits,
+        patterns=patterns,
         untrained=untrained,
         vocab_size=model.vocab_size,
         max_length=model.seq_len,
@@ -188,48 +214,80 @@ def _open_gpt(model: GPT, init: Init) -> OpenModel:
     )
 
 
-def _open_transformers(model: Any) -> OpenModel:
-    config = model.config
-    device = next(model.parameters()).device
+def run_module(model: Any, tokens: Int[Tensor, "batch seq"], **options: bool) -> Any:
+    """What a Hugging Face model returns for `tokens [batch, seq]`, computed in fp32 and without dropout; it is left as it was.
 
-    def run(tokens: Tensor, **options: bool) -> Any:
-        training = model.training
-        model.eval()  # a model under training would drop activations at random
-        try:
+    Raises ValueError if it fails on token ids alone.
+    """
+    device = next(model.parameters()).device
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with plain_session(device):
             return model(tokens.to(device), **options)
-        finally:
-            model.train(training)
+    except Exception as error:
+        raise ValueError(f"{type(model).__name__} does not run on token ids alone ({type(error).__name__})") from error
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def fresh_module(model: Any, seed: int) -> Any:
+    """A model of the same class and configuration with fresh initial weights, drawn from `seed`, on the CPU in fp32."""
+    with plain_session(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = copy.deepcopy(model.config)
+        config._attn_implementation = "eager"  # the others return no attention
+        return type(model)(config).eval()
+
+
+def _open_transformers(model: Any) -> OpenModel:
+    _require_causal(model)
+    text = model.config.get_text_config()
 
     def patterns(tokens: Tensor) -> list[Tensor]:
-        attentions = run(tokens, output_attentions=True).attentions
+        attentions = getattr(run_module(model, tokens, output_attentions=True), "attentions", None)
         if not attentions or attentions[0] is None:
             raise ValueError('the model returns no attention; load it with attn_implementation="eager"')
         return list(attentions)
 
-    def untrained(seed: int) -> OpenModel:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return _open_transformers(type(model)(config).eval())
-
     return OpenModel(
-        logits=lambda tokens: run(tokens).logits[:, -1],
+        logits=lambda tokens: run_module(model, tokens).logits[:, -1],
         patterns=patterns,
-        untrained=untrained,
-        vocab_size=config.vocab_size,
-        max_length=getattr(config, "max_position_embeddings", None) or ANY_LENGTH,
+        untrained=lambda seed: _open_transformers(fresh_module(model, seed)),
+        vocab_size=text.vocab_size,
+        max_length=getattr(text, "max_position_embeddings", None) or ANY_LENGTH,
     )
 
 
+@torch.no_grad()
+def _require_causal(model: Any) -> None:
+    """Raises ValueError if what the first position says depends on the second, as in an encoder."""
+    first, other = run_module(model, torch.tensor([[0, 0], [0, 1]], device="cpu")).logits[:, 0]
+    if not torch.allclose(first, other, rtol=1e-3, atol=1e-5, equal_nan=True):
+        raise ValueError(f"{type(model).__name__} is not causal: its positions see what follows; allowed: causal language models")
+
+
 def _open_bridge(bridge: Any) -> OpenModel:
-    """A TransformerBridge. It has taken the original model apart: attention comes from its own hooks."""
-    original = bridge.original_model
+    """A TransformerBridge. It has taken the original model apart: logits and attention come from its own hooks."""
     device = next(bridge.parameters()).device
 
+    def logits(tokens: Tensor) -> Tensor:
+        with plain_session(device):
+            return bridge(tokens.to(device))[:, -1]
+
     def patterns(tokens: Tensor) -> list[Tensor]:
-        _, cache = bridge.run_with_cache(tokens.to(device), names_filter=lambda name: name.endswith("attn.hook_pattern"))
+        with plain_session(device):
+            _, cache = bridge.run_with_cache(tokens.to(device), names_filter=lambda name: name.endswith("attn.hook_pattern"))
         return [cache["pattern", layer] for layer in range(bridge.cfg.n_layers)]
 
-    return replace(_open_transformers(original), logits=lambda tokens: bridge(tokens.to(device))[:, -1], patterns=patterns)
+    return OpenModel(
+        logits=logits,
+        patterns=patterns,
+        untrained=lambda seed: _open_transformers(fresh_module(bridge.original_model, seed)),
+        vocab_size=bridge.cfg.d_vocab,
+        max_length=bridge.cfg.n_ctx,
+    )
 
 
 def export(run: Run, out: Path, step: int | None = None) -> Path:
@@ -248,7 +306,7 @@ def export(run: Run, out: Path, step: int | None = None) -> Path:
         temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
         try:
             temporary.chmod(0o755)
-            with _no_progress_bar():
+            with plain_session():
                 model.save_pretrained(temporary)
             _name_parent_architecture(temporary / "config.json")
             tokenizer(run.recipe.load_task()).save_pretrained(temporary)

@@ -6,6 +6,7 @@ TransformerLens and is a stack of one. Layers are counted from 0.
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,13 +15,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from anchorbench.hub import ANY_LENGTH, UNKNOWN_WORD, load_member, load_model
+from anchorbench.checkpoint import plain_session
+from anchorbench.hub import ANY_LENGTH, UNKNOWN_WORD, fresh_module, in_fp32, load_member, load_model, require_logits, run_module
 from anchorbench.initialize import Init, initialize
 from anchorbench.model import GPT
 from anchorbench.store import Run
 
 Edits = Mapping[int, Callable[[Tensor], Tensor]]
 """Layer -> what replaces the residual stream `[members, batch, seq, d]` after it; not the last, which only the output reads."""
+
+PROOF_LENGTH, SAME = 6, 1e-3
+"""Tokens on which a reading of a foreign architecture is held against the model itself, and how far apart the two may be, relative
+to the largest value: fp32 in another order, through sharp attention."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +77,7 @@ class Internals:
         if int(tokens.max()) >= self.vocab_size:
             raise ValueError(f"the task uses token {int(tokens.max())}, but the model's vocabulary is 0..{self.vocab_size - 1}")
         activations = self.forward(tokens if tokens.ndim == 3 else tokens.expand(self.members, -1, -1), edits or {})
-        if not activations.logits.isfinite().all():
-            raise ValueError("the model's output is not finite (NaN or infinity): its weights are damaged or it diverged")
+        require_logits(activations.logits)
         return activations
 
 
@@ -83,7 +88,7 @@ def open_internals(model: object) -> Internals:
     loaded = load_model(model)
     if isinstance(loaded, Run):
         return runs_internals([loaded])
-    return stack_internals(loaded) if isinstance(loaded, GPT) else _of_bridge(loaded)
+    return stack_internals(in_fp32(loaded)) if isinstance(loaded, GPT) else _of_bridge(in_fp32(loaded))
 
 
 def runs_internals(runs: Sequence[Run], step: int | None = None) -> Internals:
@@ -99,7 +104,8 @@ def side_by_side(models: Sequence[GPT], inits: Sequence[Init] | None = None) -> 
     if len({(model.shape, model.vocab_size, model.seq_len) for model in models}) != 1:
         raise ValueError("the models differ in shape, vocabulary or length; allowed: models of one shape")
     first = models[0]
-    stack = GPT(first.shape, members=len(models), vocab_size=first.vocab_size, seq_len=first.seq_len)
+    with plain_session():
+        stack = GPT(first.shape, members=len(models), vocab_size=first.vocab_size, seq_len=first.seq_len)
     states = [model.state_dict() for model in models]
     stack.load_state_dict({name: torch.cat([state[name] for state in states]) for name in states[0]})
     return stack_internals(stack, inits)
@@ -108,24 +114,27 @@ def side_by_side(models: Sequence[GPT], inits: Sequence[Init] | None = None) -> 
 def stack_internals(model: GPT, inits: Sequence[Init] | None = None) -> Internals:
     """The inside of a stack; `inits` are what its members' untrained counterparts are drawn by, gamma 0.5 if not given."""
     drawn_by = list(inits or [Init()] * model.members)
+    device = model.token_embedding.device
 
     def forward(tokens: Tensor, edits: Edits) -> Activations:
         shape = (*tokens.shape, -1)
         patterns, attended, streams = [], [], []
-        x = model.embed(tokens)
-        for layer, block in enumerate(model.layers):
-            x, pattern = block.attend(x, model.seq_len)
-            patterns.append(pattern)
-            attended.append(x.view(shape))
-            x = block.feed_forward(x)
-            if layer in edits:
-                x = edits[layer](x.view(shape)).reshape(x.shape)
-            streams.append(x.view(shape))
-        return Activations(model.unembed(streams[-1][:, :, -1]), patterns, attended, streams)
+        with plain_session(device):
+            x = model.embed(tokens.to(device))
+            for layer, block in enumerate(model.layers):
+                x, pattern = block.attend(x, model.seq_len)
+                patterns.append(pattern)
+                attended.append(x.view(shape))
+                x = block.feed_forward(x)
+                if layer in edits:
+                    x = edits[layer](x.view(shape)).reshape(x.shape)
+                streams.append(x.view(shape))
+            return Activations(model.unembed(streams[-1][:, :, -1]), patterns, attended, streams)
 
     def untrained(seed: int) -> Internals:
-        fresh = GPT(model.shape, members=model.members, vocab_size=model.vocab_size, seq_len=model.seq_len)
-        initialize(fresh, drawn_by, [seed] * model.members)
+        with plain_session():
+            fresh = GPT(model.shape, members=model.members, vocab_size=model.vocab_size, seq_len=model.seq_len)
+            initialize(fresh, drawn_by, [seed] * model.members)
         return stack_internals(fresh, drawn_by)
 
     weights = {"embedding": model.token_embedding.detach(), "unembedding": model.unembedding.weight.detach()}
@@ -136,9 +145,10 @@ def stack_internals(model: GPT, inits: Sequence[Init] | None = None) -> Internal
 
 
 def _of_bridge(model: nn.Module) -> Internals:
-    """A Hugging Face causal language model, or a TransformerBridge."""
+    """A Hugging Face causal language model, or a TransformerBridge. Raises ValueError if its inside is not read right."""
     bridge: Any = model if hasattr(model, "original_model") else _bridge(model)
     blocks = [f"blocks.{layer}" for layer in range(bridge.cfg.n_layers)]
+    device = next(bridge.parameters()).device
 
     def forward(tokens: Tensor, edits: Edits) -> Activations:
         seen: dict[str, Tensor] = {}
@@ -155,7 +165,8 @@ def _of_bridge(model: nn.Module) -> Internals:
         kept = ("hook_in", "hook_attn_out", "hook_resid_mid", "attn.hook_pattern")
         wanted = [f"{block}.{name}" for block in blocks for name in kept]
         names = [name for name in (*wanted, last) if name in bridge.hook_dict]
-        logits = bridge.run_with_hooks(tokens[0].to(device), fwd_hooks=[(name, partial(keep, name)) for name in names])
+        with plain_session(device):
+            logits = bridge.run_with_hooks(tokens[0].to(device), fwd_hooks=[(name, partial(keep, name)) for name in names])
         attended = [  # blocks with attention and feed-forward layer in parallel have no stream between the two
             seen[f"{block}.hook_resid_mid"]
             if f"{block}.hook_resid_mid" in seen
@@ -166,20 +177,56 @@ def _of_bridge(model: nn.Module) -> Internals:
         patterns = [seen[f"{block}.attn.hook_pattern"] for block in blocks]
         return Activations(logits[:, -1][None], *([x[None] for x in layers] for layers in (patterns, attended, streams)))
 
-    def untrained(seed: int) -> Internals:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            original = bridge.original_model
-            return _of_bridge(type(original)(original.config).eval())
+    opened = Internals(
+        n_layer=len(blocks),
+        members=1,
+        vocab_size=bridge.cfg.d_vocab,
+        forward=forward,
+        weights=_bridge_weights(bridge),
+        untrained=lambda seed: _of_bridge(fresh_module(bridge.original_model, seed)),
+        max_length=bridge.cfg.n_ctx,
+    )
+    if bridge is not model:
+        _require_same(opened, model)
+    return opened
 
-    device = next(bridge.parameters()).device
-    weights = {"embedding": bridge.W_E, "unembedding": bridge.W_U}
+
+def _bridge_weights(bridge: Any) -> dict[str, Tensor]:
+    """Those of `Internals.weights` that the architecture has: experts, for instance, have no single `ff_in`."""
+    readers: dict[str, Callable[[], Tensor]] = {"embedding": lambda: bridge.W_E, "unembedding": lambda: bridge.W_U}
     for layer, block in enumerate(bridge.blocks):
         for name in ("query", "key", "value"):
-            weights[f"{name}.{layer}"] = getattr(block.attn, f"W_{name[0].upper()}").transpose(0, 1).flatten(1)
-        weights[f"ff_in.{layer}"] = block.mlp.W_in
-    named = {name: weight.detach()[None] for name, weight in weights.items()}
-    return Internals(len(blocks), 1, bridge.cfg.d_vocab, forward, named, untrained, bridge.cfg.n_ctx)
+            readers[f"{name}.{layer}"] = lambda block=block, name=name: (
+                getattr(block.attn, f"W_{name[0].upper()}").transpose(0, 1).flatten(1)
+            )
+        readers[f"ff_in.{layer}"] = lambda block=block: block.mlp.W_in
+    found: dict[str, Tensor] = {}
+    for name, reader in readers.items():
+        with suppress(Exception):  # how TransformerLens says that there is none differs from architecture to architecture
+            found[name] = reader().detach()[None]
+    return found
+
+
+@torch.no_grad()
+def _require_same(opened: Internals, model: Any) -> None:
+    """Raises ValueError unless logits, attention and streams are those of the model itself, on a few random tokens."""
+    name = type(model).__name__
+    generator = torch.Generator("cpu").manual_seed(0)
+    length = min(PROOF_LENGTH, opened.max_length)
+    tokens = torch.randint(opened.vocab_size, (2, length), generator=generator, device="cpu")
+    try:
+        seen = opened.forward(tokens[None], {})
+    except Exception as error:
+        raise ValueError(f"probes cannot look inside {name}: TransformerLens does not show its attention and streams") from error
+    said = run_module(model, tokens, output_hidden_states=True, output_attentions=True)
+    pairs = [("logits", seen.logits[0], said.logits[:, -1])]
+    pairs += [("attention", ours[0], theirs) for ours, theirs in zip(seen.patterns, said.attentions or (), strict=False)]
+    pairs += [("streams", ours[0], theirs) for ours, theirs in zip(seen.streams[:-1], said.hidden_states[1:], strict=False)]
+    for what, ours, theirs in pairs:
+        largest = float(theirs.nan_to_num(0.0, 0.0, 0.0).abs().max())
+        same = torch.allclose if ours.shape == theirs.shape else lambda *_, **__: False
+        if not same(ours, theirs.to(ours.device), atol=SAME * largest, rtol=SAME, equal_nan=True):
+            raise ValueError(f"probes cannot look inside {name}: TransformerLens reads other {what} than the model has")
 
 
 def _bridge(model: Any) -> Any:
@@ -196,6 +243,7 @@ def _bridge(model: Any) -> Any:
     word_level = Tokenizer(models.WordLevel({UNKNOWN_WORD: 0}, unk_token=UNKNOWN_WORD))
     words = PreTrainedTokenizerFast(tokenizer_object=word_level, unk_token=UNKNOWN_WORD)
     try:
-        return TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=words)
+        with plain_session():
+            return TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=words)
     except Exception as error:
-        raise ValueError(f"TransformerLens cannot open {name}: {str(error).strip().splitlines()[0]}") from None
+        raise ValueError(f"probes cannot look inside {name}: TransformerLens does not read this architecture") from error

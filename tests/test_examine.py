@@ -46,9 +46,8 @@ def llama(seed: int = 0) -> Any:
     return LlamaForCausalLM(LlamaConfig(vocab_size=120, max_position_embeddings=9, **size, **heads))
 
 
-def test_a_member_that_composes(cli: Cli, tmp_path: Path) -> None:
-    folder = checkpoint(to_transformers(key_to_anchors(TASK, "pre", 0)), tmp_path / "model")
-    shown = cli("classify", folder, *NAME, "--json")
+def test_a_member_that_composes(cli: Cli, composing: Path) -> None:
+    shown = cli("classify", composing, *NAME, "--json")
     assert (shown.code, shown.err) == (0, "")
     found = json.loads(shown.out)
     assert (found["task"], found["variant"]) == ("composite", "heldout-both")
@@ -89,16 +88,49 @@ def test_a_llama(cli: Cli, tmp_path: Path) -> None:
     assert shown.code == 0
     assert "behaviour: unfit" in shown.out
     assert "mechanism: undecided (only 0.0" in shown.out
+    assert "scale: embed_tokens " in shown.out
+
+
+@pytest.fixture(scope="module")
+def composing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoint(to_transformers(key_to_anchors(TASK, "pre", 0)), tmp_path_factory.mktemp("composing") / "model")
 
 
 @pytest.mark.parametrize("name", list_probes())
-def test_each_probe_alone(cli: Cli, run: Run, tmp_path: Path, name: str) -> None:
-    shown = cli("probe", name, run.path, "--figures", tmp_path / f"{name}.png")
+def test_each_probe_alone(cli: Cli, composing: Path, tmp_path: Path, name: str) -> None:
+    shown = cli("probe", name, composing, *NAME, "--json", "--figures", tmp_path / f"{name}.png")
     assert (shown.code, shown.err) == (0, "")
-    assert name in shown.out
+    assert list(json.loads(shown.out)["probes"]) == [name]
     assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    found = json.loads(cli("probe", name, run.path, "--json").out)
-    assert list(found["probes"]) == [name]
+
+
+def test_an_unfit_model_gets_no_probe_scores(cli: Cli, run: Run, tmp_path: Path) -> None:
+    for command in (("classify",), ("probe", "condensation")):
+        shown = cli(*command, run.path, "--figures", tmp_path / "page.png")
+        assert shown.out.startswith("behaviour: unfit")
+        assert "probes: not read, as it has not learned the trained pairs (below 90%)" in shown.out
+        assert "95% interval" not in shown.out
+        assert shown.code == 2  # there is no page of figures
+        require_one_sentence(shown.err)
+        found = json.loads(cli(*command, run.path, "--json").out)
+        assert found["probes"] is None
+        assert found["probes_not_read"].startswith("not read, as it has not learned")
+    assert not (tmp_path / "page.png").exists()
+
+
+def test_the_scale_of_each_matrix(cli: Cli, run: Run, tmp_path: Path) -> None:
+    """An untrained member's scale is that of its recipe; an export says the same under other names."""
+    ours, theirs = (
+        json.loads(cli("classify", source, "--json").out)["scales"] for source in (run.path, export(run, tmp_path / "model"))
+    )
+    weights = run.weights()
+    for name, key in (("token_embedding", "token_embedding"), ("blocks.1.ff_in", "blocks.1.ff_in.weight")):
+        assert ours[name]["std"] == pytest.approx(float(weights[key].std(correction=0)), rel=1e-5)
+        assert ours[name]["std"] == pytest.approx(8 ** -ours[name]["gamma"])
+        assert ours[name]["gamma"] == pytest.approx(run.recipe.init.gamma, abs=0.1)
+    assert theirs["transformer.h.1.mlp.c_fc"] == pytest.approx(ours["blocks.1.ff_in"])
+    assert theirs["transformer.wte"] == pytest.approx(ours["token_embedding"])
+    assert "scale: token_embedding 0." in cli("classify", run.path).out
 
 
 def test_a_task_without_pairs_has_no_mechanism_and_says_why(cli: Cli, tmp_path: Path) -> None:
@@ -107,7 +139,6 @@ def test_a_task_without_pairs_has_no_mechanism_and_says_why(cli: Cli, tmp_path: 
     found = json.loads(cli("classify", folder, "--task", "identity", "--json").out)
     assert found["mechanism"]["verdict"] is None
     assert "needs a task whose sequences hold a key and two anchors" in found["mechanism"]["why"]
-    assert "needs a task" in found["probes"]["patching"]["not_applicable"]
 
 
 def small(folder: Path) -> Path:
@@ -164,13 +195,13 @@ def no_causal_model(folder: Path) -> Path:
     ("make", "said"),
     [
         (nothing, "neither a folder nor a Hub id"),
-        (weightless, "cannot be opened as a causal language model"),
-        (pickled, "cannot be opened as a causal language model"),
-        (truncated, "cannot be opened as a causal language model"),
+        (weightless, "holds no model.safetensors"),
+        (pickled, "allowed: weights as safetensors only"),
+        (truncated, "is not a complete safetensors file"),
         (not_finite, "not finite"),
         (few_words, "the model's vocabulary is 0..49"),
         (short, "the model takes at most 5"),
-        (no_causal_model, "cannot be opened as a causal language model"),
+        (no_causal_model, "is a t5 model; allowed: causal language models"),
     ],
 )
 def test_bad_checkpoints_are_one_sentence(cli: Cli, make: Any, said: str, tmp_path: Path) -> None:
@@ -191,7 +222,7 @@ def test_unsupported_by_transformer_lens_is_one_sentence(cli: Cli, tmp_path: Pat
     refused = cli("probe", "patching", tmp_path / "model", *NAME)
     assert refused.code == 2
     require_one_sentence(refused.err)
-    assert "TransformerLens cannot open CTRLLMHeadModel" in refused.err
+    assert "probes cannot look inside CTRLLMHeadModel: TransformerLens does not read this architecture" in refused.err
 
 
 @pytest.mark.parametrize(
@@ -199,9 +230,9 @@ def test_unsupported_by_transformer_lens_is_one_sentence(cli: Cli, tmp_path: Pat
     [
         (("classify", "{model}"), "does not say which task it was trained on; give --task"),
         (("classify", "{model}", "--task", "composit"), "unknown task 'composit'"),
-        (("classify", "{model}", *NAME, "--figures", "page.jpg"), "allowed: a file that ends in .pdf, .svg, .png"),
+        (("classify", "{model}", *NAME, "--figures", "page.jpg"), "allowed: a file that ends in .pdf or .svg or .png"),
         (("probe", "attention", "{model}", *NAME), "unknown probe 'attention'; allowed: attention_flow, "),
-        (("probe", "patching", "{model}", "--task", "identity"), "needs a task whose sequences hold a key and two anchors"),
+        (("classify", "{model}", *NAME, "--figures", "{empty}/none/page.pdf"), "does not exist; choose another --figures"),
         (("probe", "fit", "{empty}"), "holds no finished runs"),
         (("probe", "validate", "--json", "{empty}/none/out.json"), "does not exist"),
     ],
