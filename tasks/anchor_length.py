@@ -18,9 +18,9 @@ import numpy as np
 from jaxtyping import Int
 from pydantic import model_validator
 
-from anchorbench.task import NO_ANSWER, Answers, Examples, Group, Parser, Split, TokenId, register
+from anchorbench.task import Answers, Examples, Group, Parser, Split, TokenId, register
 
-from .sequence import KeyConfig, KeyTask, cells, filler, read, residue_split, write
+from .sequence import KeyConfig, KeyTask, cells, read, residue_split, write
 
 
 class AnchorLengthConfig(KeyConfig):
@@ -77,7 +77,7 @@ class AnchorLength(KeyTask):
         keys, ends = cells(config.keys, config.ends, config.modulus, split)
         cell = rng.integers(len(keys), size=n, dtype=np.uint32)
         key, end = keys[cell], ends[cell]
-        tokens = filler(rng, n, self.seq_len, config.key_min, config.key_max)
+        tokens = self.filler(rng, n)
         for back, token in enumerate(reversed(config.anchor)):
             write(tokens, end - back, token)
         write(tokens, end + 1, key)
@@ -90,7 +90,7 @@ class AnchorLength(KeyTask):
             parser.require(read(tokens, at + i) == token, "its anchor is not whole and in order")
         key_at = at + len(config.anchor)
         key = read(tokens, key_at)
-        parser.require(key != NO_ANSWER, "no key stands after its anchor")
+        parser.require(config.is_key(key), "no key stands after its anchor")
         split = residue_split(key, key_at - 1, config.modulus)
         return parser.answers(label=key, group=np.zeros(len(tokens), int), key=key, position=key_at, split=split)
 

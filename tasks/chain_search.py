@@ -9,9 +9,10 @@ Variants
     single     one chain of 6 edges; the query is any node that has two more hops
     order      one chain of 6 edges; after the query stands the number of hops, 1, 2 or 3, which is the group
     two        two chains of 3 edges, mixed; the query lies exactly two hops before the end of one of them
+    two-any    two, and the query is any node that has two more hops
     two-noise  two, and into each chain leads one more edge from a node outside it, which no way from the query passes
 
-The rival `shortcut` of two chains is the end of the other chain: to know the two ends, a model need not match a single edge.
+The rival `shortcut` of two and two-noise is the end of the other chain: to know the two ends, a model need not match a single edge.
 
 Split: modulo 5, the difference next - current of every edge is 0, 1 or 4 in `train`, 2 or 3 in `iid`: every node is trained and no
 edge of `iid` ever is, which is why this is unseen data and not an unseen function. (The paper calls them train and test; a block
@@ -59,6 +60,10 @@ class ChainSearchConfig(TaskConfig):
     """Whether a token after the query says how many hops."""
     noise: bool = False
     """Whether one more edge leads into each chain."""
+    any_node: bool = False
+    """With two chains: whether any node of a chain is asked about that has so many more hops, or only the one whose answer is the
+    end of its chain. With one chain any node is."""
+    later: ClassVar[frozenset[str]] = frozenset({"any_node"})
     modulus: Modulus = 5
     iid_differences: tuple[TokenId, ...] = Field((2, 3), min_length=1)
     """Modulo `modulus`, the differences along the edges of `iid`; all others are those of `train`."""
@@ -72,7 +77,7 @@ class ChainSearchConfig(TaskConfig):
     @model_validator(mode="after")
     def _makes_sense(self) -> "ChainSearchConfig":
         keys = self.key_max - self.key_min + 1
-        least = self.modulus * self.nodes  # with fewer, sequences of all different nodes become rare or impossible
+        least = max(self.modulus * self.nodes, self.nodes**2 // 8)  # with fewer, sequences of all different nodes are rare or none
         if keys < least or keys % self.modulus:
             raise ValueError(
                 f"nodes {self.key_min}..{self.key_max} are {keys}; allowed: a multiple of {self.modulus}, at least {least}"
@@ -81,6 +86,8 @@ class ChainSearchConfig(TaskConfig):
             raise ValueError(f"key_max is {self.key_max}; allowed: below vocab_size, {self.vocab_size}")
         if self.hops > self.edges:
             raise ValueError(f"hops is {self.hops}; allowed: at most the chain's edges, {self.edges}")
+        if self.any_node and self.chains == 1:
+            raise ValueError("any_node is True; allowed: False with one chain, where any node is asked about")
         if self.ask_hops and (self.chains == 2 or self.hops >= self.key_min):
             raise ValueError(f"ask_hops needs one chain, and hops, {self.hops}, below key_min, {self.key_min}")
         iid, every = set(self.iid_differences), set(range(self.modulus))
@@ -105,6 +112,7 @@ class ChainSearch(Task):
         "single": {},
         "order": {"ask_hops": True, "hops": 3},
         "two": {"chains": 2, "edges": 3},
+        "two-any": {"chains": 2, "edges": 3, "any_node": True},
         "two-noise": {"chains": 2, "edges": 3, "noise": True},
     }
     sizes = {"train": 10_000, "iid": 2_000}
@@ -112,6 +120,11 @@ class ChainSearch(Task):
     @property
     def _edges(self) -> int:
         return self.config.chains * (self.config.edges + self.config.noise)
+
+    @property
+    def _asks_for_end(self) -> bool:
+        """Whether the answer is the end of a chain, of which there are two."""
+        return self.config.chains == 2 and not self.config.any_node
 
     @property
     def seq_len(self) -> int:
@@ -152,7 +165,7 @@ class ChainSearch(Task):
 
         hops = rng.integers(1, config.hops + 1, size=n) if config.ask_hops else np.full(n, config.hops)
         chain = rng.integers(config.chains, size=n)
-        start = rng.integers(each - hops) if config.chains == 1 else config.edges - hops
+        start = rng.integers(each - hops) if config.chains == 1 or config.any_node else config.edges - hops
         query_at, other_end_at = chain * each + start, (config.chains - 1 - chain) * each + config.edges
         key, label, other_end = (nodes[rows, column].astype(int) for column in (query_at, query_at + hops, other_end_at))
         tokens[:, 2 * n_edges] = key
@@ -164,7 +177,7 @@ class ChainSearch(Task):
             group=hops - 1 if config.ask_hops else np.zeros(n, int),
             key=key,
             position=np.full(n, 2 * n_edges),
-            rivals={"shortcut": other_end} if config.chains == 2 else {},
+            rivals={"shortcut": other_end} if self._asks_for_end else {},
         )
 
     def _draw(self, rng: np.random.Generator, split: Split, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -223,8 +236,10 @@ class ChainSearch(Task):
             parser.require(here.any(1) | (hop >= hops), "its query does not have that many hops")
             node = np.where(hop < hops, np.where(here, tails, 0).sum(1), node)
         if config.chains == 2:
-            on_chain = ((to_end == config.hops) & (from_start == config.edges - config.hops + 1) & at_query).any(1)
-            parser.require(on_chain, f"its query is not {config.hops} hops before the end of a chain")
+            before_end = "on none of its chains" if config.any_node else f"not {config.hops} hops before the end of a chain"
+            on_chain = (to_end + from_start == config.edges + 1) & at_query & (config.any_node | (to_end == config.hops))
+            parser.require(on_chain.any(1), f"its query is {before_end}")
+        if self._asks_for_end:
             other = np.where(end == node[:, None], 0, end).max(1)
 
         iid = np.isin((tails - heads) % config.modulus, config.iid_differences)
@@ -235,5 +250,5 @@ class ChainSearch(Task):
             key=query,
             position=np.full(len(tokens), n_tokens),
             split=split,
-            rivals={"shortcut": other} if config.chains == 2 else {},
+            rivals={"shortcut": other} if self._asks_for_end else {},
         )

@@ -136,12 +136,12 @@ class Composite(KeyTask):
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        exceptions = {override.pair for override in self.config.exceptions}
+        exceptions, held_out = {override.pair for override in self.config.exceptions}, set(self.config.held_out)
 
         def role(pair: tuple[int, int]) -> Role:
             if pair in exceptions:
                 return "exception"
-            if pair in self.config.held_out:
+            if pair in held_out:
                 return "mirror" if pair[::-1] in exceptions else "held_out"
             return "trained"
 
@@ -156,7 +156,7 @@ class Composite(KeyTask):
         group = np.array(in_split)[rng.integers(len(in_split), size=n, dtype=np.uint32)]
         first, second = np.array(self.pairs).T
 
-        tokens = filler(rng, n, self.seq_len, config.key_min, config.key_max, np.int16)  # small while they are written to
+        tokens = filler(rng, n, self.seq_len, config.key_min, config.last_filler, np.int16)  # small while they are written to
         key_at, anchors_at = (start, start + 1) if config.key_first else (start + 2, start)
         write(tokens, key_at, key)
         write(tokens, anchors_at, first[group])
@@ -192,7 +192,7 @@ class Composite(KeyTask):
         parser.require(np.isin(second, list(config.offsets)), "its anchors are not neighbours")
         key_at = at - 1 if config.key_first else at + 2
         key = read(tokens, key_at)
-        parser.require(key != NO_ANSWER, f"no key stands {'before' if config.key_first else 'after'} its anchors")
+        parser.require(config.is_key(key), f"no key stands {'before' if config.key_first else 'after'} its anchors")
 
         shift = np.zeros(max(config.offsets) + 1, int)
         shift[list(config.offsets)] = list(config.offsets.values())
@@ -201,13 +201,12 @@ class Composite(KeyTask):
         label, symmetric = inferential.copy(), np.full(len(tokens), NO_ANSWER)
         for (a, b), offset in config.exceptions:
             label[(first == a) & (second == b)] = (key + offset)[(first == a) & (second == b)]
-        held_out = np.zeros(len(tokens), bool)
+        held_out, exceptions = np.zeros(len(tokens), bool), dict(config.exceptions)
         for a, b in config.held_out:
             here = (first == a) & (second == b)
             held_out |= here
-            for (c, d), offset in config.exceptions:
-                if (c, d) == (b, a):
-                    symmetric[here] = (key + offset)[here]
+            if (b, a) in exceptions:
+                symmetric[here] = (key + exceptions[b, a])[here]
 
         rank = {anchor: i for i, anchor in enumerate(config.offsets)}
         order = np.zeros(max(rank) + 1, int)

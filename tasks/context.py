@@ -21,7 +21,8 @@ def require_keys(config: KeyConfig, each: int = 1) -> None:
 def draw_keys(rng: np.random.Generator, config: KeyConfig, position: Int[np.ndarray, " n"], split: Split) -> Int[np.ndarray, " n"]:
     """A key `[n]` for each position, uniform over the keys that belong to the split there (in `ood` as in `train`)."""
     wanted = SPLITS.index("iid" if split == "iid" else "train")
-    splits = [residue_split(config.keys, np.array(residue), config.modulus) for residue in range(config.modulus)]
+    residues = range(min(config.modulus, config.seq_len))
+    splits = [residue_split(config.keys, np.array(residue), config.modulus) for residue in residues]
     allowed = [config.keys[there == wanted] for there in splits]
     count = np.array([len(keys) for keys in allowed])
     residue = position % config.modulus

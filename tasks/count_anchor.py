@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 
 from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Group, Modulus, Parser, Split, TokenId, register
 
-from .sequence import KeyConfig, KeyTask, filler
+from .sequence import KeyConfig, KeyTask
 
 
 class CountAnchorConfig(KeyConfig):
@@ -90,7 +90,7 @@ class CountAnchor(KeyTask):
         label = rng.integers(1, config.max_count + 1, size=n)
         chosen = sets.cumsum()[label - 1] + rng.integers(sets[label])
         is_anchor = places.astype(bool)[chosen]
-        tokens = filler(rng, n, self.seq_len, config.key_min, config.key_max)
+        tokens = self.filler(rng, n)
         tokens[is_anchor] = np.array(config.anchors)[rng.integers(len(config.anchors), size=label.sum(), dtype=np.uint32)]
         none = np.full(n, NO_ANSWER)
         return Examples(tokens=tokens, label=label, group=label - 1, key=none, position=none)
@@ -98,8 +98,7 @@ class CountAnchor(KeyTask):
     def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
         config = self.config
         is_anchor = np.isin(tokens, config.anchors)
-        is_filler = (tokens >= config.key_min) & (tokens <= config.key_max)
-        parser.require((is_anchor | is_filler).all(1), "it holds a token that is neither anchor nor filler")
+        parser.require((is_anchor | config.is_filler(tokens)).all(1), "it holds a token that is neither anchor nor filler")
         count = is_anchor.sum(1)
         parser.require((count >= 1) & (count <= config.max_count), f"it does not hold 1..{config.max_count} anchors")
         total = np.where(is_anchor, np.arange(self.seq_len), 0).sum(1)

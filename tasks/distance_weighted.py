@@ -18,13 +18,15 @@ from pydantic import Field, model_validator
 
 from anchorbench.task import Answers, Examples, Group, Parser, Split, TokenId, register
 
-from .sequence import KeyConfig, KeyTask, cells, filler, read, residue_split, write
+from .sequence import KeyConfig, KeyTask, cells, read, residue_split, write
 
 
 class DistanceWeightedConfig(KeyConfig):
     """What can be changed; the defaults are the paper's code's."""
 
     seq_len: int = Field(9, ge=3, le=1024)
+    vocab_size: int = Field(120, ge=2, le=2048)
+    """Of each example the probabilities of all ids are held."""
     anchor: TokenId = 3
 
     @model_validator(mode="after")
@@ -58,7 +60,7 @@ class DistanceWeighted(KeyTask):
         keys, positions = cells(config.keys, np.arange(length), config.modulus, split)
         cell = rng.integers(len(keys), size=n, dtype=np.uint32)
         key, anchor_at = keys[cell], positions[cell]
-        tokens = filler(rng, n, length, config.key_min, config.key_max)
+        tokens = self.filler(rng, n)
         write(tokens, anchor_at, config.anchor)
         write(tokens, (anchor_at + 1) % length, key)
 
@@ -83,6 +85,7 @@ class DistanceWeighted(KeyTask):
         total = np.bincount(column.ravel(), weight.ravel(), minlength=n * self.vocab_size).reshape(n, self.vocab_size)
         target = total / (1 / np.minimum(np.arange(1, length), np.arange(length - 1, 0, -1))).sum()
         key = np.where(at == length - 1, tokens[:, 0], read(tokens, at + 1))
+        parser.require(config.is_key(key), "no key stands after its anchor")
         return parser.answers(
             label=target.argmax(1),
             group=np.zeros(n, int),

@@ -8,25 +8,28 @@
     fixed-position  [3] key 81  24   90  46  61  57  33   ->   key   the anchor always stands at 0
     anchorless      57  33  81  24   90  key  46  61  50   ->   key   no anchor: the token at position 5
 
+    key-position as default; the split compares the key with its own position
+
 (2401.08309, identity learning and its controls.) The pair starts at p; a key x is in `iid` if x and p have the same residue,
 else in `train`. There is no held-out group: the task asks about unseen data, not unseen functions.
 
-Choices: the paper's code counts residues from the pair's start in some variants and from the key in others, here always from
-the start. `cyclic` is meant for models without causal mask. `distance` can be any, 3 is ours. The authors' fixed-position
-code does not run, position 0 is our reading of it; what they call the fifth word stands at index 5, counted from 0. With one
-position only, the keys of `iid` are never trained as answers at all.
+Choices: the paper's code counts residues from the pair's start in some generators and from the key's own position in others
+(`new_interval`); here from the start, except in `key-position`. The code's filler is 20..100 and its keys reach 107;
+`filler_max=107` reads such filler, `key_max=107` such keys as well. `cyclic` is meant for models without causal mask. `distance`
+can be any, 3 is ours. The authors' fixed-position code does not run, position 0 is our reading of it; what they call the fifth word
+stands at index 5, counted from 0. With one position only, the keys of `iid` are never trained as answers at all.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Int
 from pydantic import Field, model_validator
 
-from anchorbench.task import NO_ANSWER, Answers, Examples, Group, Parser, Split, TokenId, register
+from anchorbench.task import Answers, Examples, Group, Parser, Split, TokenId, register
 
-from .sequence import KeyConfig, KeyTask, cells, filler, read, residue_split, write
+from .sequence import KeyConfig, KeyTask, cells, read, residue_split, write
 
 
 class IdentityConfig(KeyConfig):
@@ -40,6 +43,15 @@ class IdentityConfig(KeyConfig):
     """The end of the sequence is followed by its beginning, so that every position can hold the anchor."""
     start: int | None = Field(None, ge=0, lt=1024)
     """The only position of the first of anchor and key; None: every one that leaves room for both."""
+
+    residue_of: Literal["start", "key"] = "start"
+    """Whose position the split compares the key with: that of the first of anchor and key, or the key's own."""
+    later: ClassVar[frozenset[str]] = KeyConfig.later | {"residue_of"}
+
+    @property
+    def key_after(self) -> int:
+        """From the first of anchor and key to the key."""
+        return 0 if self.anchor is None else max(self.distance, 0)
 
     @property
     def starts(self) -> Int[np.ndarray, " positions"]:
@@ -58,8 +70,15 @@ class IdentityConfig(KeyConfig):
         if len(self.starts) == 0:
             raise ValueError(f"start is {self.start}; it leaves no room for anchor and key in {self.seq_len} tokens")
         for split in ("train", "iid"):
-            cells(self.keys, self.starts, self.modulus, split)
+            self.cells(split)
         return self
+
+    def cells(self, split: Split) -> tuple[Int[np.ndarray, " cells"], Int[np.ndarray, " cells"]]:
+        """Every key of the split with every start of anchor and key, as two arrays. Raises ValueError if the split has none."""
+        if self.residue_of == "start":
+            return cells(self.keys, self.starts, self.modulus, split)
+        keys, key_at = cells(self.keys, (self.starts + self.key_after) % self.seq_len, self.modulus, split)
+        return keys, (key_at - self.key_after) % self.seq_len
 
 
 @register
@@ -78,6 +97,7 @@ class Identity(KeyTask):
         "cyclic": {"cyclic": True},
         "fixed-position": {"start": 0},
         "anchorless": {"anchor": None, "start": 5},
+        "key-position": {"residue_of": "key"},
     }
     sizes = {"train": 1_000, "iid": 500}
 
@@ -92,10 +112,10 @@ class Identity(KeyTask):
 
     def generate(self, rng: np.random.Generator, split: Split, n: int) -> Examples:
         config = self.config
-        keys, starts = cells(config.keys, config.starts, config.modulus, split)
+        keys, starts = config.cells(split)
         cell = rng.integers(len(keys), size=n, dtype=np.uint32)
         key, start = keys[cell], starts[cell]
-        tokens = filler(rng, n, self.seq_len, config.key_min, config.key_max)
+        tokens = self.filler(rng, n)
         if config.anchor is None:
             key_at = start
         else:
@@ -116,8 +136,8 @@ class Identity(KeyTask):
             if config.start is not None:
                 parser.require(first == config.start, f"anchor and key do not start at position {config.start}")
         key = read(tokens, key_at)
-        parser.require(key != NO_ANSWER, f"no key stands {'after' if config.distance > 0 else 'before'} its anchor")
-        split = residue_split(key, first, config.modulus)
+        parser.require(config.is_key(key), f"no key stands {'after' if config.distance > 0 else 'before'} its anchor")
+        split = residue_split(key, key_at if config.residue_of == "key" else first, config.modulus)
         return parser.answers(label=key, group=np.zeros(len(tokens), int), key=key, position=key_at, split=split)
 
     def landmarks(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from anchorbench.task import Answers, Examples, Group, Parser, Split, TokenId, register
 
-from .sequence import KeyConfig, KeyTask, cells, filler, read, residue_split, write
+from .sequence import KeyConfig, KeyTask, cells, read, residue_split, write
 from .two_anchors import draw_cells
 
 
@@ -44,6 +44,7 @@ class MiddleWordConfig(KeyConfig):
             self.require_anchor(anchor)
         if len(set(self.gaps)) < len(self.gaps):
             raise ValueError(f"gaps are {self.gaps}; each may be named once")
+        self.require_size(len(self.gaps))
         for gap in self.gaps:
             if gap % 2 == 0 or not 1 <= gap <= self.seq_len - 2:
                 raise ValueError(f"gap {gap} is not allowed; allowed: odd, from 1 to {self.seq_len - 2}, two less than seq_len")
@@ -76,7 +77,7 @@ class MiddleWord(KeyTask):
         cells_of = {i: cells(config.keys, config.positions(gap), config.modulus, split) for i, gap in enumerate(config.gaps)}
         group, key, key_at = draw_cells(rng, n, cells_of)
         half = (np.array(config.gaps)[group] + 1) // 2
-        tokens = filler(rng, n, self.seq_len, config.key_min, config.key_max)
+        tokens = self.filler(rng, n)
         write(tokens, key_at - half, config.first)
         write(tokens, key_at + half, config.last)
         write(tokens, key_at, key)
@@ -85,8 +86,7 @@ class MiddleWord(KeyTask):
     def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
         config = self.config
         is_first, is_last = tokens == config.first, tokens == config.last
-        is_key = (tokens >= config.key_min) & (tokens <= config.key_max)
-        parser.require((is_first | is_last | is_key).all(1), "it holds a token that is neither anchor nor key")
+        parser.require((is_first | is_last | config.is_filler(tokens)).all(1), "it holds a token that is neither anchor nor key")
         parser.require((is_first.sum(1) == 1) & (is_last.sum(1) == 1), "it does not hold each anchor exactly once")
         start, end = is_first.argmax(1), is_last.argmax(1)
         parser.require(start < end, "its anchors are in the wrong order")
@@ -97,6 +97,7 @@ class MiddleWord(KeyTask):
             group[gap == allowed] = i
         middle = (start + end) // 2
         key = read(tokens, middle)
+        parser.require(config.is_key(key), "no key stands in the middle between its anchors")
         return parser.answers(label=key, group=group, key=key, position=middle, split=residue_split(key, middle, config.modulus))
 
     def landmarks(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:

@@ -27,7 +27,7 @@ from pydantic import Field, model_validator
 
 from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Group, Parser, Split, register
 
-from .sequence import KeyConfig, KeyTask, cells, filler, read, residue_split, swap_anchors, write
+from .sequence import KeyConfig, KeyTask, cells, read, residue_split, swap_anchors, write
 
 Pairs = tuple[tuple[int, int], ...]
 OFFSETS = {1: 5, 2: 1, 3: -2, 4: -8, 9: -2}
@@ -109,7 +109,7 @@ class NearSynonym(KeyTask):
         ballots = np.repeat(np.arange(len(weights)), weights)
         group = ballots[rng.integers(len(ballots), size=n, dtype=np.uint32)]
         first, second = np.array(self.pairs)[group].T
-        tokens = filler(rng, n, self.seq_len, config.key_min, config.key_max)
+        tokens = self.filler(rng, n)
         write(tokens, start, first)
         write(tokens, start + 1, second)
         write(tokens, start + 2, key)
@@ -121,7 +121,7 @@ class NearSynonym(KeyTask):
         at = self.find_anchors(tokens, parser, 2, "two anchors")
         first, second, key = (read(tokens, at + i) for i in range(3))
         parser.require(np.isin(second, list(OFFSETS)), "its anchors are not neighbours")
-        parser.require(key != NO_ANSWER, "no key stands after its anchors")
+        parser.require(config.is_key(key), "no key stands after its anchors")
         group = np.full(len(tokens), NO_ANSWER)
         for i, (a, b) in enumerate(self.pairs):
             group[(first == a) & (second == b)] = i

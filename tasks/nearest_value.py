@@ -29,6 +29,7 @@ from .sequence import KeyConfig, KeyTask, residue_split, write
 
 Side = Literal["below", "above"]
 SIDES: tuple[Side, ...] = ("below", "above")
+MAX_PAIRS = 4_000_000
 
 
 class NearestValueConfig(KeyConfig):
@@ -56,8 +57,13 @@ class NearestValueConfig(KeyConfig):
             self.require_anchor(label)
         require_held_out(self.held_out, self.combinations)
         require_keys(self, each=3)  # then either side of any place has a nearest value in both splits
-        if len(self.keys) > 1000:
-            raise ValueError(f"there are {len(self.keys)} keys; allowed: at most 1000, as every pair of them is weighed")
+        if self.classes * len(self.keys) ** 2 > MAX_PAIRS:
+            raise ValueError(
+                f"{len(self.keys)} keys at {self.classes} places have {self.classes * len(self.keys) ** 2} pairs, all weighed;"
+                f" allowed: at most {MAX_PAIRS}"
+            )
+        if self.filler_max is not None:
+            raise ValueError(f"filler_max is {self.filler_max}; this task has no filler")
         return self
 
 
@@ -151,8 +157,7 @@ class NearestValue(KeyTask):
 
     def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
         config, query = self.config, tokens[:, -1]
-        is_key = (tokens >= config.key_min) & (tokens <= config.key_max)
-        parser.require(is_key[:, 0::2].all(1), "a value or its last token is no key")
+        parser.require(config.is_key(tokens[:, 0::2]).all(1), "a value or its last token is no key")
         in_order = np.sort(tokens[:, 1::2], axis=1) == np.arange(1, config.classes + 1)
         parser.require(in_order.all(1), "it does not hold an example of every class")
 

@@ -8,7 +8,7 @@ from jaxtyping import Int
 
 from anchorbench.task import NO_ANSWER, SPLITS, Parser, Split
 
-from .sequence import KeyTask, cells, filler, read, residue_split, swap_anchors, write
+from .sequence import KeyTask, cells, read, residue_split, swap_anchors, write
 
 
 class KeyAndPair(NamedTuple):
@@ -38,7 +38,7 @@ class PairTask(KeyTask):
         group = np.array(in_split)[rng.integers(len(in_split), size=n, dtype=np.uint32)]
         first, second = np.array(self.pairs)[group].T
         found = KeyAndPair(keys[cell], positions[cell], first, second, group)
-        tokens = filler(rng, n, self.seq_len, config.key_min, config.key_max)
+        tokens = self.filler(rng, n)
         for column, value in enumerate((found.key, first, second)):
             write(tokens, found.position + column, value)
         return tokens, found
@@ -49,7 +49,7 @@ class PairTask(KeyTask):
         at = self.find_anchors(tokens, parser, 2, "two anchors")
         key, first, second = (read(tokens, at + column) for column in (-1, 0, 1))
         parser.require(np.isin(second, anchors), "its anchors are not neighbours")
-        parser.require(key != NO_ANSWER, "no key stands before its anchors")
+        parser.require(self.config.is_key(key), "no key stands before its anchors")
 
         group_of = np.full((max(anchors) + 1,) * 2, NO_ANSWER)
         for i, pair in enumerate(self.pairs):

@@ -43,6 +43,8 @@ from anchorbench.task import (
     register,
 )
 
+MAX_INPUTS = 2**20
+
 
 class RandomPermutationsConfig(TaskConfig):
     """What can be changed; the defaults are the paper's."""
@@ -60,6 +62,11 @@ class RandomPermutationsConfig(TaskConfig):
     def _makes_sense(self) -> "RandomPermutationsConfig":
         if self.n_held_out >= self.n_anchors**2:
             raise ValueError(f"n_held_out is {self.n_held_out}; allowed: below the number of pairs, {self.n_anchors**2}")
+        if self.n_keys * self.n_anchors**2 > MAX_INPUTS:
+            raise ValueError(
+                f"{self.n_keys} keys and {self.n_anchors} anchors make {self.n_keys * self.n_anchors**2} inputs; "
+                f"allowed: at most {MAX_INPUTS}"
+            )
         if self.modulus is not None and self.modulus > self.n_keys:
             raise ValueError(f"modulus is {self.modulus}; allowed: at most n_keys, {self.n_keys}")
         return self

@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Group, Pairs, Parser, Split, register
 
 from .context import draw_groups, draw_keys, place_pairs, require_held_out, require_keys
-from .sequence import KeyConfig, KeyTask, filler, read, residue_split, write
+from .sequence import KeyConfig, KeyTask, read, residue_split, write
 
 
 class ReadingComprehensionConfig(KeyConfig):
@@ -78,7 +78,7 @@ class ReadingComprehension(KeyTask):
         order[rows, (order == asked[:, None]).argmax(1)] = order[rows, place]  # swap: the question's fact comes to its place
         order[rows, place] = asked
 
-        tokens = filler(rng, n, self.seq_len, config.key_min, config.key_max)
+        tokens = self.filler(rng, n)
         for i in range(facts):
             write(tokens, starts[:, i], order[:, i])
         position = starts[rows, place] + 1
@@ -90,8 +90,8 @@ class ReadingComprehension(KeyTask):
     def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
         config, text, asked = self.config, tokens[:, :-1], tokens[:, -1]
         is_anchor = (text >= 1) & (text <= config.facts)
-        is_key = (text >= config.key_min) & (text <= config.key_max)
-        parser.require((is_anchor | is_key).all(1), "its text holds a token that is neither anchor nor key")
+        is_key = config.is_key(text)
+        parser.require((is_anchor | config.is_filler(text)).all(1), "its text holds a token that is neither anchor nor key")
         parser.require((asked >= 1) & (asked <= config.facts), "its last token is no anchor")
         for anchor in range(1, config.facts + 1):
             parser.require((text == anchor).sum(1) == 1, f"its text does not hold anchor {anchor} exactly once")

@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 from anchorbench.task import NO_ANSWER, Answers, Examples, Group, Parser, Split, TokenId, register
 
 from .context import draw_keys, require_keys
-from .sequence import KeyConfig, KeyTask, filler, read, residue_split, write
+from .sequence import KeyConfig, KeyTask, read, residue_split, write
 
 
 class RecitationConfig(KeyConfig):
@@ -74,7 +74,7 @@ class Recitation(KeyTask):
             b[same] = draw_keys(rng, config, b_at[same], split)
         reverse = rng.integers(2, size=n)
         query = np.where(reverse, b, a)
-        tokens = filler(rng, n, self.seq_len, config.key_min, config.key_max)
+        tokens = self.filler(rng, n)
         write(tokens, a_at, a)
         for i in range(config.gap):
             write(tokens, a_at + 1 + i, config.anchor + i)
@@ -92,6 +92,7 @@ class Recitation(KeyTask):
         a_at, b_at = at - 1, at + config.gap
         parser.require((a_at >= 0) & (b_at <= self.seq_len - 2), "no key stands on either side of its anchors")
         a, b, query = read(tokens, a_at), read(tokens, b_at), tokens[:, -1]
+        parser.require(config.is_key(a) & config.is_key(b), "no key stands on either side of its anchors")
         parser.require(a != b, "both tokens are the same")
         parser.require((query == a) | (query == b), "its last token repeats neither of the two tokens")
         a_split, b_split = residue_split(a, a_at, config.modulus), residue_split(b, b_at, config.modulus)

@@ -2,21 +2,29 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from pydantic import Field, model_validator
 
 from anchorbench.task import NO_ANSWER, SPLITS, Modulus, Parser, Split, Task, TaskConfig, Token, TokenId
+
+MAX_CELLS = 2**21
+"""Largest table of (key, position) that a task makes: several are held at once, in 8 bytes each."""
 
 
 class KeyConfig(TaskConfig):
     """Fields common to tasks whose sequences are keys and filler from one range, with a few anchors among them."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"filler_max"})
+
     key_min: TokenId = 20
     key_max: TokenId = 99
-    """Keys and filler are key_min..key_max, both included."""
+    """Keys are key_min..key_max, both included."""
+    filler_max: TokenId | None = None
+    """Filler is key_min..filler_max, both included; None: key_max. The code of 2401.08309 draws filler above key_max, and keys
+    up to 107: `filler_max=107` reads its filler, and `key_max=107` its keys as well."""
     seq_len: int = Field(9, ge=2, le=1024)
     modulus: Modulus = 8
     """Of the residue split; papers, texts and codes disagree: 7, 8 or 9."""
@@ -27,18 +35,46 @@ class KeyConfig(TaskConfig):
     def keys(self) -> Int[np.ndarray, " keys"]:
         return np.arange(self.key_min, self.key_max + 1)
 
+    @property
+    def last_filler(self) -> int:
+        """The largest filler."""
+        return self.key_max if self.filler_max is None else self.filler_max
+
+    def is_key(self, tokens: Int[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
+        """Whether each token is a key."""
+        return (tokens >= self.key_min) & (tokens <= self.key_max)
+
+    def is_filler(self, tokens: Int[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
+        """Whether each token can be filler; every key can."""
+        return (tokens >= self.key_min) & (tokens <= self.last_filler)
+
     @model_validator(mode="after")
     def _range_makes_sense(self) -> "KeyConfig":
         if not self.key_min < self.key_max < self.vocab_size:
             raise ValueError(
                 f"key_max is {self.key_max}; allowed: above key_min, {self.key_min}, and below vocab_size, {self.vocab_size}"
             )
+        if not self.key_max <= self.last_filler < self.vocab_size:
+            raise ValueError(
+                f"filler_max is {self.filler_max}; allowed: from key_max, {self.key_max}, to below vocab_size, {self.vocab_size}"
+            )
+        self.require_size(1)
         return self
 
+    def require_size(self, tables: int) -> None:
+        """Raises ValueError if so many tables of all keys and positions are too large."""
+        size = tables * (self.key_max - self.key_min + 1) * self.seq_len
+        if size > MAX_CELLS:
+            raise ValueError(
+                f"keys {self.key_min}..{self.key_max} at {self.seq_len} positions take {size} cells; allowed: at most {MAX_CELLS}"
+            )
+
     def require_anchor(self, anchor: int) -> None:
-        """Raises ValueError unless `anchor` is an id of the vocabulary that is no key."""
-        if not 0 <= anchor < self.vocab_size or self.key_min <= anchor <= self.key_max:
-            raise ValueError(f"anchor {anchor} must be an id below vocab_size outside the keys {self.key_min}..{self.key_max}")
+        """Raises ValueError unless `anchor` is an id of the vocabulary that is neither key nor filler."""
+        if not 0 <= anchor < self.vocab_size or self.key_min <= anchor <= self.last_filler:
+            raise ValueError(
+                f"anchor {anchor} must be an id below vocab_size outside keys and filler, {self.key_min}..{self.last_filler}"
+            )
 
     def require_labels(self, low: int, high: int) -> None:
         """Raises ValueError if labels low..high leave the vocabulary."""
@@ -70,23 +106,33 @@ class KeyTask(Task):
         return 1 / len(self.config.keys)
 
     @property
+    def vocab_size(self) -> int:
+        return self.config.vocab_size
+
+    @property
     def vocabulary(self) -> tuple[Token, ...]:
+        anchors = self.anchors
+
         def token(id_: int) -> Token:
-            if id_ in self.anchors:
-                return Token(f"a{id_}", f"anchor {id_}: {self.anchors[id_]}; as a label, the number {id_}")
+            if id_ in anchors:
+                return Token(f"a{id_}", f"anchor {id_}: {anchors[id_]}; as a label, the number {id_}")
             if self.config.key_min <= id_ <= self.config.key_max:
                 return Token(str(id_), f"key, filler or label {id_}")
-            return Token(str(id_), f"label {id_}")
+            is_filler = self.config.key_max < id_ <= self.config.last_filler
+            return Token(str(id_), f"{'filler or ' * is_filler}label {id_}")
 
         return tuple(token(id_) for id_ in range(self.config.vocab_size))
+
+    def filler(self, rng: np.random.Generator, n: int) -> Int[np.ndarray, "n seq_len"]:
+        """`n` sequences of nothing but filler."""
+        return filler(rng, n, self.seq_len, self.config.key_min, self.config.last_filler)
 
     def find_anchors(
         self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser, count: int = 1, what: str = "one anchor"
     ) -> Int[np.ndarray, " n"]:
-        """Where the first anchor of each row stands; rows must hold exactly `count` anchors, in words `what`, among keys."""
+        """Where the first anchor of each row stands; rows must hold exactly `count` anchors, in words `what`, among filler."""
         is_anchor = np.isin(tokens, list(self.anchors))
-        is_key = (tokens >= self.config.key_min) & (tokens <= self.config.key_max)
-        parser.require((is_anchor | is_key).all(1), "it holds a token that is neither anchor nor key")
+        parser.require((is_anchor | self.config.is_filler(tokens)).all(1), "it holds a token that is neither anchor nor key")
         parser.require(is_anchor.sum(1) == count, f"it does not hold exactly {what}")
         return is_anchor.argmax(1)
 

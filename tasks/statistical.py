@@ -15,14 +15,16 @@ import numpy as np
 from jaxtyping import Int
 from pydantic import Field, model_validator
 
-from anchorbench.task import NO_ANSWER, Answers, Examples, Group, Parser, Split, TokenId, register
+from anchorbench.task import Answers, Examples, Group, Parser, Split, TokenId, register
 
-from .sequence import KeyConfig, KeyTask, cells, filler, read, residue_split, write
+from .sequence import KeyConfig, KeyTask, cells, read, residue_split, write
 
 
 class StatisticalConfig(KeyConfig):
     """What can be changed; the defaults are the paper's code's."""
 
+    vocab_size: int = Field(120, ge=2, le=2048)
+    """Of each example the probabilities of all ids are held."""
     anchor: TokenId = 3
     probability: float = Field(0.8, ge=0, le=1)
     """Of the label key; key + 1 has the rest."""
@@ -59,7 +61,7 @@ class Statistical(KeyTask):
         keys, positions = cells(config.keys, np.arange(self.seq_len - 1), config.modulus, split)
         cell = rng.integers(len(keys), size=n, dtype=np.uint32)
         key, anchor_at = keys[cell], positions[cell]
-        tokens = filler(rng, n, self.seq_len, config.key_min, config.key_max)
+        tokens = self.filler(rng, n)
         write(tokens, anchor_at, config.anchor)
         write(tokens, anchor_at + 1, key)
         target = np.zeros((n, self.vocab_size))
@@ -72,7 +74,7 @@ class Statistical(KeyTask):
         config = self.config
         at = self.find_anchors(tokens, parser)
         key = read(tokens, at + 1)
-        parser.require(key != NO_ANSWER, "no key stands after its anchor")
+        parser.require(config.is_key(key), "no key stands after its anchor")
         rows = np.flatnonzero(parser.valid)
         target = np.zeros((len(tokens), self.vocab_size))
         target[rows, key[rows]], target[rows, key[rows] + 1] = config.probability, 1 - config.probability

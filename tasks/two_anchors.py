@@ -33,7 +33,7 @@ from pydantic import model_validator
 
 from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Group, Offsets, Parser, Split, TokenId, register
 
-from .sequence import KeyConfig, KeyTask, cells, filler, read, residue_split, write
+from .sequence import KeyConfig, KeyTask, cells, read, residue_split, write
 
 
 class OffsetsConfig(KeyConfig):
@@ -57,6 +57,7 @@ class OffsetsConfig(KeyConfig):
     def _makes_sense(self) -> "OffsetsConfig":
         if len(self.offsets) < 2:
             raise ValueError(f"offsets are {self.offsets}; at least two anchors are needed")
+        self.require_size(2 * len(self.offsets))
         for anchor in self.offsets:
             self.require_anchor(anchor)
         self.require_labels(self.key_min + min(self.offsets.values()), self.key_max + max(self.offsets.values()))
@@ -98,7 +99,7 @@ class OffsetsTask(KeyTask):
         anchor = np.array([anchor for anchor, _ in combinations])[group]
         offset = np.array([config.offsets[anchor] for anchor, _ in combinations])[group]
 
-        tokens = filler(rng, n, self.seq_len, config.key_min, config.key_max)
+        tokens = self.filler(rng, n)
         write(tokens, start, anchor)
         write(tokens, start + 1, key)
 
@@ -113,21 +114,18 @@ class OffsetsTask(KeyTask):
     @cached_property
     def _shortcuts(self) -> Int[np.ndarray, "anchors keys"]:
         """The shortcut of each anchor and key, NO_ANSWER where there is none."""
-        config = self.config
-        trained = {anchor: config.trains(anchor, config.keys) for anchor in config.offsets}
-        table = np.full((len(config.offsets), len(config.keys)), NO_ANSWER)
-        for row, (anchor, own) in enumerate(config.offsets.items()):
-            for column in np.flatnonzero(~trained[anchor]):
-                of_others = {offset for other, offset in config.offsets.items() if trained[other][column]}
-                if len(of_others) == 1 and own not in of_others:
-                    table[row, column] = config.keys[column] + of_others.pop()
-        return table
+        config, own = self.config, np.array(list(self.config.offsets.values()))[:, None]
+        trained = np.stack([config.trains(anchor, config.keys) for anchor in config.offsets])
+        values = np.unique(own)
+        occurs = np.stack([(trained & (own == value)).any(0) for value in values])  # whether the key is trained with that offset
+        shortcut = values[occurs.argmax(0)]
+        return np.where(~trained & (occurs.sum(0) == 1) & (shortcut != own), config.keys + shortcut, NO_ANSWER)
 
     def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
         config = self.config
         at = self.find_anchors(tokens, parser)
         anchor, key = read(tokens, at), read(tokens, at + 1)
-        parser.require(key != NO_ANSWER, "no key stands after its anchor")
+        parser.require(config.is_key(key), "no key stands after its anchor")
 
         names = [group.name for group in self.groups]
         label, group, unseen = key.copy(), np.zeros(len(tokens), int), np.zeros(len(tokens), bool)

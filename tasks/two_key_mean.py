@@ -15,7 +15,7 @@ from pydantic import model_validator
 
 from anchorbench.task import NO_ANSWER, Answers, Examples, Group, Parser, Split, TokenId, register
 
-from .sequence import KeyConfig, KeyTask, cells, filler, read, residue_split, write
+from .sequence import KeyConfig, KeyTask, cells, read, residue_split, write
 
 
 class TwoKeyMeanConfig(KeyConfig):
@@ -63,7 +63,7 @@ class TwoKeyMean(KeyTask):
         pick = (np.cumsum(counts) - counts)[start] + rng.integers(counts[start])
         second = np.concatenate(allowed)[pick]
 
-        tokens = filler(rng, n, self.seq_len, config.key_min, config.key_max)
+        tokens = self.filler(rng, n)
         write(tokens, start, config.anchor)
         write(tokens, start + 1, first)
         write(tokens, start + 2, second)
@@ -73,7 +73,7 @@ class TwoKeyMean(KeyTask):
         config = self.config
         at = self.find_anchors(tokens, parser)
         first, second = read(tokens, at + 1), read(tokens, at + 2)
-        parser.require(second != NO_ANSWER, "no two keys stand after its anchor")
+        parser.require(config.is_key(first) & config.is_key(second), "no two keys stand after its anchor")
         of_first, of_second = residue_split(first, at, config.modulus), residue_split(second, at + 1, config.modulus)
         return parser.answers(
             label=(first + second) // 2,

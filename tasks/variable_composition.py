@@ -21,7 +21,7 @@ from pydantic import model_validator
 
 from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Group, Modulus, Offsets, Parser, Split, TokenId, register
 
-from .sequence import KeyConfig, KeyTask, cells, filler, read, residue_split, write
+from .sequence import KeyConfig, KeyTask, cells, read, residue_split, write
 
 
 class VariableCompositionConfig(KeyConfig):
@@ -97,7 +97,7 @@ class VariableComposition(KeyTask):
         key, at = keys[cell], positions[cell]
         counts = np.array(config.held_out if split == "ood" else config.trained)
         count = counts[rng.integers(len(counts), size=n, dtype=np.uint32)]
-        tokens = filler(rng, n, self.seq_len, config.key_min, config.key_max)
+        tokens = self.filler(rng, n)
         write(tokens, at, config.marker)
         write(tokens, at + 1, key)
 
@@ -118,12 +118,14 @@ class VariableComposition(KeyTask):
         config = self.config
         is_marker = tokens == config.marker
         is_operation = np.isin(tokens, list(config.operations))
-        is_key = (tokens >= config.key_min) & (tokens <= config.key_max)
-        parser.require((is_marker | is_operation | is_key).all(1), "it holds a token that is neither marker, operation nor key")
+        parser.require(
+            (is_marker | is_operation | config.is_filler(tokens)).all(1),
+            "it holds a token that is neither marker, operation nor key",
+        )
         parser.require(is_marker.sum(1) == 1, "it does not hold exactly one marker")
         at = is_marker.argmax(1)
         key = read(tokens, at + 1)
-        parser.require((key >= config.key_min) & (key <= config.key_max), "no key stands after its marker")
+        parser.require(config.is_key(key), "no key stands after its marker")
         parser.require(at < config.starts, f"its marker stands behind position {config.starts - 1}")
         before = np.arange(self.seq_len) < at[:, None]
         parser.require(~(is_operation & before).any(1), "an operation stands before its key")

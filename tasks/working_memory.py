@@ -23,7 +23,7 @@ from pydantic import Field, model_validator
 from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Group, Offsets, Pairs, Parser, Split, register
 
 from .context import draw_groups, draw_keys, place_pairs, require_held_out, require_keys
-from .sequence import KeyConfig, KeyTask, filler, read, residue_split, write
+from .sequence import KeyConfig, KeyTask, read, residue_split, write
 
 MEMORIES = (1, 2)
 
@@ -86,7 +86,7 @@ class WorkingMemory(KeyTask):
         second_wanted = rng.integers(2, size=n)
         position, other_at = (np.where(second_wanted == i, starts[:, 1], starts[:, 0]) for i in (1, 0))
 
-        tokens = filler(rng, n, self.seq_len, config.key_min, config.key_max)
+        tokens = self.filler(rng, n)
         key = draw_keys(rng, config, position, split)
         write(tokens, position, key)
         write(tokens, position + 1, memory)
@@ -108,8 +108,10 @@ class WorkingMemory(KeyTask):
     def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
         config, text = self.config, tokens[:, :-2]
         operation, memory = tokens[:, -2], tokens[:, -1]
-        is_key = (text >= config.key_min) & (text <= config.key_max)
-        parser.require((is_key | np.isin(text, MEMORIES)).all(1), "before its cues stands a token that is neither memory nor key")
+        parser.require(
+            (config.is_filler(text) | np.isin(text, MEMORIES)).all(1),
+            "before its cues stands a token that is neither memory nor key",
+        )
         parser.require(np.isin(operation, list(config.offsets)), "its last token but one is no operation")
         parser.require(np.isin(memory, MEMORIES), "its last token is no memory")
         key_at: dict[int, np.ndarray] = {}
@@ -118,7 +120,7 @@ class WorkingMemory(KeyTask):
             key_at[anchor] = (text == anchor).argmax(1) - 1
         stored = {anchor: read(text, at) for anchor, at in key_at.items()}
         for anchor, key in stored.items():
-            parser.require((key >= config.key_min) & (key <= config.key_max), f"no key stands before memory {anchor}")
+            parser.require(config.is_key(key), f"no key stands before memory {anchor}")
 
         offset = np.zeros(len(tokens), int)
         group, held_out = np.zeros(len(tokens), int), np.zeros(len(tokens), bool)

@@ -37,6 +37,9 @@ TWO_HOPS = {"trained_hops": (1,), "held_out_hops": (2,)}
 CHAINS = [token for low in (7, 12) for concept in range(low, low + 4) for token in (2, concept, 3, concept + 1)]
 """ontology: every 7 is_a 8, ... every 10 is_a 11; every 12 is_a 13, ... every 15 is_a 16."""
 
+ABOVE_99 = [107, 3, 81, 100, 52, 53, 106, 55, 56]
+"""Filler of the authors' code."""
+
 GOLDEN = [
     # composite: anchors 1..4 add +5, +1, -2, -8; iid where key and its position have the same residue mod 9
     Golden("composite", "heldout-both", [40, 1, 2, 50, 51, 52, 53, 54, 55], 46, "(1,2)", 40, 0, "train", {"inferential": 46}),
@@ -52,6 +55,11 @@ GOLDEN = [
     # identity: iid where key and the anchor's position have the same residue mod 8
     Golden("identity", "default", [50, 3, 77, 51, 52, 53, 54, 55, 56], 77, "identity", 77, 2, "train"),
     Golden("identity", "default", [50, 3, 81, 51, 52, 53, 54, 55, 56], 81, "identity", 81, 2, "iid"),
+    Golden("identity", "key-position", [50, 3, 81, 51, 52, 53, 54, 55, 56], 81, "identity", 81, 2, "train"),
+    Golden("identity", "key-position", [50, 3, 82, 51, 52, 53, 54, 55, 56], 82, "identity", 82, 2, "iid"),
+    # filler of the authors' code above key_max; keys stay 20..99
+    Golden("identity", "default", ABOVE_99, 81, "identity", 81, 2, "iid", config={"filler_max": 107}),
+    Golden("identity", "key-position", ABOVE_99, 81, "identity", 81, 2, "train", config={"filler_max": 107}),
     Golden("identity", "reverse", [50, 77, 3, 51, 52, 53, 54, 55, 56], 77, "identity", 77, 1, "train"),
     Golden("identity", "reverse", [50, 73, 3, 51, 52, 53, 54, 55, 56], 73, "identity", 73, 1, "iid"),
     Golden("identity", "distance", [50, 3, 60, 61, 82, 52, 53, 54, 55], 82, "identity", 82, 4, "train"),
@@ -399,6 +407,9 @@ GOLDEN = [
     Golden(
         "chain-search", "two", [64, 66, 20, 22, 66, 69, 25, 27, 61, 64, 22, 25, 64], 69, "2-hops", 64, 12, "iid", {"shortcut": 27}
     ),
+    Golden("chain-search", "two-any", [55, 60, 20, 21, 25, 30, 50, 55, 21, 25, 60, 66, 20], 25, "2-hops", 20, 12, "train"),
+    Golden("chain-search", "two-any", [55, 60, 20, 21, 25, 30, 50, 55, 21, 25, 60, 66, 21], 30, "2-hops", 21, 12, "train"),
+    Golden("chain-search", "two-any", [64, 66, 20, 22, 66, 69, 25, 27, 61, 64, 22, 25, 61], 66, "2-hops", 61, 12, "iid"),
     Golden(
         *("chain-search", "two-noise"),
         [55, 60, 80, 66, 20, 21, 25, 30, 50, 55, 40, 25, 21, 25, 60, 66, 55],
@@ -411,6 +422,7 @@ INVALID = [
     Invalid("composite", "heldout-both", [1, 2, 40, 50, 51, 52, 53, 54, 55], "no key stands before"),
     Invalid("composite", "heldout-both", [40, 1, 2, 3, 51, 52, 53, 54, 55], "exactly two anchors"),
     Invalid("composite", "heldout-both", [40, 1, 2, 10, 51, 52, 53, 54, 55], "neither anchor nor key"),
+    Invalid("identity", "default", [100, 3, 77, 51, 52, 53, 54, 55, 56], "neither anchor nor key"),
     Invalid("identity", "default", [50, 51, 77, 51, 52, 53, 54, 55, 3], "no key stands after"),
     Invalid("identity", "default", [50, 3, 77, 51, 3, 53, 54, 55, 56], "exactly one anchor"),
     Invalid("identity", "reverse", [3, 50, 51, 52, 53, 54, 55, 56, 57], "no key stands before"),
@@ -479,6 +491,7 @@ INVALID = [
         "no order is its query in reverse",
     ),
     Invalid("chain-search", "single", [36, 62, 38, 54, 21, 36, 97, 38, 54, 79, 62, 97, 54], "does not have that many hops"),
+    Invalid("chain-search", "two-any", [55, 60, 20, 21, 25, 30, 50, 55, 21, 25, 60, 66, 25], "does not have that many hops"),
     Invalid("chain-search", "single", [36, 62, 38, 54, 36, 21, 97, 38, 54, 79, 62, 97, 36], "two edges lead out"),
     Invalid("chain-search", "single", [36, 62, 38, 54, 22, 40, 97, 38, 54, 79, 62, 97, 36], "not 1 chain of 6 edges"),
     Invalid(

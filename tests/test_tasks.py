@@ -65,6 +65,7 @@ EXTRA_CONFIG: dict[str, st.SearchStrategy[dict[str, object]]] = {
             "anchor": st.one_of(st.none(), st.integers(0, 20)),
             "distance": st.integers(-5, 5),
             "cyclic": st.booleans(),
+            "residue_of": st.sampled_from(["start", "key"]),
             "start": st.one_of(st.none(), st.integers(0, 9)),
         }
     ),
@@ -174,6 +175,7 @@ def test_other_configurations_read_back_or_are_refused_in_one_sentence(name, var
         "seq_len": data.draw(st.integers(2, 40), "seq_len"),
         "modulus": data.draw(st.integers(1, 30), "modulus"),
         "vocab_size": high + data.draw(st.integers(0, 60), "room"),
+        "filler_max": high + data.draw(st.integers(-1, 20), "filler"),
         **data.draw(EXTRA_CONFIG.get(name, st.just({})), "config"),
     }
     changed = data.draw(st.sets(st.sampled_from(sorted(config))), "changed")
