@@ -186,7 +186,7 @@ class Task(ABC):
     description: ClassVar[str]
     """One or two sentences for a listing."""
     sizes: Mapping[str, int] = {"train": 100_000, "iid": 10_000, "ood": 10_000}
-    """Default number of examples a split; the paper's where it has one."""
+    """Default number of examples per split; the paper's where it has one."""
     variant_sizes: ClassVar[Mapping[str, Mapping[str, int]]] = {}
     """Variant name -> its sizes, where they are not the task's."""
 

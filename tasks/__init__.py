@@ -1,4 +1,4 @@
-"""The tasks that come with anchorbench, one file a task or a close family; importing the package registers them all."""
+"""The tasks that come with anchorbench, one file per task or family; importing the package registers them all."""
 
 from importlib import import_module
 from pkgutil import iter_modules

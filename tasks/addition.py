@@ -3,18 +3,18 @@
     position    0    1   2  3  4  5  6  7  8  9  10
     token      PAD  PAD  0  4  2  +  9  1  7  =   9   ->   5      (042 + 917 = 0959; one digit given, the tens are asked for)
 
-(2405.05409, the section on real tasks: a + b with a and b in 0..999; both in 400..600 are the test.) Numbers are written digit by
-digit, three for a and b, four for the sum, leading zeros included. An example asks for one digit of the sum, given those before:
+(2405.05409, section on real tasks: a + b with a and b in 0..999; both in 400..600 are the test set.) Numbers are written digit by
+digit, three for a and b, four for the sum, with leading zeros. An example asks for one digit of the sum, given those before:
 appending the answer and dropping the first token gives the next example, so a whole sum is four answers.
 
 Variants
-    least-first   units are asked for first: each digit follows from one column and a carry that the last digits reveal, so that
-                  the rule is the same short step four times over. The default, for here inferring the rule is possible early.
+    least-first   units are asked for first: each digit follows from one column and a carry that the last digits reveal, so the rule
+                  is one short step, four times. The default, because the rule can be inferred early.
     most-first    thousands first, as numbers are written, and presumably in the paper, which gives no format: the first digit
                   already needs the carries of all columns.
 
 Groups are the four places, in trained pairs and in `middle` ones. `iid` is defined here: pairs outside the middle in which a and
-b have the same residue modulo `modulus`. It has no factor 2 or 5, for with one the last digits of a and b would give it away.
+b have the same residue modulo `modulus`. It has no factor 2 or 5; otherwise the last digits of a and b would determine the split.
 """
 
 import functools
@@ -43,7 +43,7 @@ class AdditionConfig(TaskConfig):
     """Pairs with both numbers in held_out_min..held_out_max, both included, are never trained."""
     least_first: bool = True
     modulus: int = Field(9, ge=3, lt=NUMBERS)
-    """Of the residue split."""
+    """Modulus of the residue split."""
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "AdditionConfig":

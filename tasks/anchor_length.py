@@ -5,7 +5,7 @@
     two       57  33  81  [2] [3] key  90  46  61   ->   key
     three     57  33  [1] [2] [3] key  90  46  61   ->   key
 
-(2401.08309, prompts `3`, `23` and `123`. Only results of it are public, no generator and no full definition.) Our definition: the
+(2401.08309, prompts `3`, `23` and `123`. Only its results are public, neither generator nor full definition.) Our definition: the
 identity task, its anchor a run of distinct tokens that always appears whole, once; the answer is the token after the run. A key x
 that follows position q is in `iid` if x and q have the same residue, else in `train`, so that `one` is the identity task. The
 authors' share of long sentences is left out: its meaning is not recorded. There is no held-out group.

@@ -53,16 +53,16 @@ class ChainSearchConfig(TaskConfig):
     """Nodes are key_min..key_max, both included."""
     chains: Literal[1, 2] = 1
     edges: int = Field(6, ge=1, le=16)
-    """Of each chain."""
+    """Edges per chain."""
     hops: int = Field(2, ge=1, le=16)
-    """From query to answer; the largest number of them if they are asked for."""
+    """Hops from query to answer; the largest number of hops if `ask_hops`."""
     ask_hops: bool = False
     """Whether a token after the query says how many hops."""
     noise: bool = False
-    """Whether one more edge leads into each chain."""
+    """Whether one extra edge leads into each chain."""
     any_node: bool = False
-    """With two chains: whether any node of a chain is asked about that has so many more hops, or only the one whose answer is the
-    end of its chain. With one chain any node is."""
+    """With two chains: whether the query may be any node with at least `hops` hops after it, or only the one whose answer is the
+    end of its chain. With one chain it may always be any such node."""
     later: ClassVar[frozenset[str]] = frozenset({"any_node"})
     modulus: Modulus = 5
     iid_differences: tuple[TokenId, ...] = Field((2, 3), min_length=1)
@@ -71,7 +71,7 @@ class ChainSearchConfig(TaskConfig):
 
     @property
     def nodes(self) -> int:
-        """How many nodes a sequence holds."""
+        """Number of nodes in a sequence."""
         return self.chains * (self.edges + 1 + self.noise)
 
     @model_validator(mode="after")
@@ -181,7 +181,7 @@ class ChainSearch(Task):
         )
 
     def _draw(self, rng: np.random.Generator, split: Split, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """The chains' nodes, one chain after the other, then one noise node a chain, `[n, nodes]`, all different in a row; and
+        """The chains' nodes, one chain after the other, then one noise node per chain, `[n, nodes]`, all different in a row; and
         the column of the node that each noise node leads to, `[n, chains]`.
         """
         config, each = self.config, self.config.edges + 1

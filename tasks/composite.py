@@ -11,7 +11,8 @@ Variants
     heldout-both      (3,4) and (4,3) are never trained: does the model compose? (2501.08537, phase diagram)
     conflict          (3,4) is trained as x-6 instead of x-10, (4,3) held out: an ordered reading of it says x-10, a symmetric
                       one x-6 (2405.05409, section 3). A symmetric answer does not prove memorizing: see the README.
-    conflict-control  conflict, and an ordinary mirrored pair held out as well, which rotates over seeds: both questions at once.
+    conflict-control  conflict, with an ordinary pair and its mirror held out as well: both questions at once. The pair rotates over
+                      seeds (seed modulo 5), and some pairs are much easier than others: compare runs with the same pair only.
 
 Labels can equal an anchor's id (key 20 with anchors 4, 4 gives 4), as in the papers' own setting: labels are never inputs.
 """
@@ -64,7 +65,7 @@ class CompositeConfig(KeyConfig):
     key_first: bool = True
     """key, a1, a2 (2405.05409); if false a1, a2, key (2401.08309)."""
     modulus: Modulus = 9
-    """Of the residue split: 9 in the authors' code of 2405.05409, 7 in its text, 8 in that of 2401.08309 and in 2509.17514."""
+    """Modulus of the residue split: 9 in the code of 2405.05409, 7 in its text, 8 in that of 2401.08309 and 2509.17514."""
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "CompositeConfig":
@@ -118,7 +119,7 @@ class Composite(KeyTask):
     }
 
     def for_seed(self, seed: int) -> Task:
-        """In `conflict-control`, the ordinary pair that is held out rotates over seeds, so that no single choice decides."""
+        """In `conflict-control`, the ordinary pair that is held out rotates over seeds."""
         if self.variant != "conflict-control":
             return self
         pair = CONTROL_PAIRS[seed % len(CONTROL_PAIRS)]

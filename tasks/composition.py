@@ -10,7 +10,7 @@ and the first position of the three have the same residue modulo 8.
 
 A caution: with (3,4) held out, (4,3) is trained with the rule, or the other way round. A model that reads the pair without its
 order gets the held-out pair right by the same answer, so that inferential and symmetric answers coincide and this task cannot
-tell them apart. The task `composite` (conflict, heldout-both) is the cure.
+tell them apart; `composite` (conflict, heldout-both) can.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from .composite import Composite, CompositeConfig
 
 
 class CompositionConfig(CompositeConfig):
-    """As `composite`, with the defaults of 2401.08309."""
+    """The fields of `composite`, with the defaults of 2401.08309."""
 
     offsets: Offsets = {1: 5, 2: 1, 3: -2, 4: -5}
     held_out: Pairs = ((3, 4),)

@@ -32,7 +32,7 @@ def draw_keys(rng: np.random.Generator, config: KeyConfig, position: Int[np.ndar
 
 def place_pairs(rng: np.random.Generator, n: int, length: int, pairs: int) -> Int[np.ndarray, "n pairs"]:
     """Where `pairs` pairs of neighbours begin in `length` places without overlap: ascending, every way equally likely."""
-    places = length - pairs  # a pair shrunk to one place: any distinct places will do
+    places = length - pairs  # each pair shrunk to one place: any distinct places will do
     chosen = np.empty((n, pairs), int)
     for i in range(pairs):
         pick = rng.integers(places - i, size=n)

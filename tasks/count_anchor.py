@@ -11,8 +11,8 @@ Variants
 
 The generator is known from the bytecode in the code of 2501.08537 only, which names the tokens and the label. There is no key, and
 no unseen data: our `iid` has the sets of places whose positions add up to a multiple of `modulus`, which are never trained. With
-modulus 9, the length of the sequence, that is about a ninth of the sets of each k, and every place is trained with every k in other
-sets, except for place 0 as the only one.
+modulus 9, the sequence length, that is about a ninth of the sets of each k; every place is trained with every k in other sets,
+except place 0 alone.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ class CountAnchorConfig(KeyConfig):
     max_count: int = Field(8, ge=2, le=16)
     seq_len: int = Field(9, ge=2, le=16)
     modulus: Modulus = 9
-    """Of the sum of the anchors' positions."""
+    """Modulus of the sum of the anchors' positions."""
 
     def places(self, split: Split) -> Int[np.ndarray, "sets seq_len"]:
         """Every set of places of the split as a row of zeros and ones, those of fewer anchors first."""

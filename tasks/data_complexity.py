@@ -3,8 +3,8 @@
     position   0   1   2    3    4   5   6   7   8
     token     57  33  key  a1   a2  81  24  90  46   ->   key + offset[a1] + offset[a2], or key + what the pair {a1, a2} adds
 
-The sequences of `composite`, and all sixteen pairs are trained: there is no ood split. In variant `wrong-K` the first K of these
-unordered pairs, both of their orders alike, add another offset than their anchors' sum (which is in brackets):
+The sequences are those of `composite`; all sixteen pairs are trained, so there is no ood split. In variant `wrong-K` the first K
+of these unordered pairs, both of their orders alike, add another offset than their anchors' sum (which is in brackets):
 
     {1,2}: +4 (+6)   {1,3}: +1 (+3)   {1,4}: -5 (-3)   {2,3}: +5 (-1)   {2,4}: -9 (-7)   {3,4}: -6 (-10)
 

@@ -1,11 +1,11 @@
-"""Distance-weighted output: the answer is any token of the sequence, the likelier the nearer it stands to the anchor.
+"""Distance-weighted output: the answer is any token of the sequence, with higher probability the nearer it is to the anchor.
 
     position   0    1    2    3   4   5    6    7    8
     token     57   33   81   24  [3] 90   46   61   72
     weight    1/4  1/3  1/2   1       1   1/2  1/3  1/4   (divided by their sum, 25/6)
 
-(2401.08309, `3x_to_x_distance_related`.) The distance is cyclic, the shorter way round, and the anchor stands anywhere; a token
-that occurs twice has both its weights. No model can be right more often than 24% of the time (6/25, plus a little from repeated
+(2401.08309, `3x_to_x_distance_related`.) The distance is cyclic, and the anchor can stand anywhere; the weights of a token
+that occurs twice add up. No model can be right more often than 24% of the time (6/25, plus a little from repeated
 tokens): compare its distribution with `target`.
 
 The authors have no test set. Ours follows their other tasks: `iid` where the token after the anchor (after the last position
@@ -26,7 +26,7 @@ class DistanceWeightedConfig(KeyConfig):
 
     seq_len: int = Field(9, ge=3, le=1024)
     vocab_size: int = Field(120, ge=2, le=2048)
-    """Of each example the probabilities of all ids are held."""
+    """Bounded, because `target` holds a probability of each id for each example."""
     anchor: TokenId = 3
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@
     fixed-position  [3] key 81  24   90  46  61  57  33   ->   key   the anchor always stands at 0
     anchorless      57  33  81  24   90  key  46  61  50   ->   key   no anchor: the token at position 5
 
-    key-position as default; the split compares the key with its own position
+    key-position    as default, but the split compares the key with its own position
 
 (2401.08309, identity learning and its controls.) The pair starts at p; a key x is in `iid` if x and p have the same residue,
 else in `train`. There is no held-out group: the task asks about unseen data, not unseen functions.
@@ -38,19 +38,19 @@ class IdentityConfig(KeyConfig):
     anchor: TokenId | None = 3
     """None: no anchor, the key stands at `start`."""
     distance: int = Field(1, gt=-1024, lt=1024)
-    """From the anchor to the key; negative: the key stands before the anchor."""
+    """Distance from the anchor to the key; negative: the key stands before the anchor."""
     cyclic: bool = False
     """The end of the sequence is followed by its beginning, so that every position can hold the anchor."""
     start: int | None = Field(None, ge=0, lt=1024)
     """The only position of the first of anchor and key; None: every one that leaves room for both."""
 
     residue_of: Literal["start", "key"] = "start"
-    """Whose position the split compares the key with: that of the first of anchor and key, or the key's own."""
+    """Position whose residue the split compares with the key's: that of the first of anchor and key, or the key's own."""
     later: ClassVar[frozenset[str]] = KeyConfig.later | {"residue_of"}
 
     @property
     def key_after(self) -> int:
-        """From the first of anchor and key to the key."""
+        """Distance from the first of anchor and key to the key."""
         return 0 if self.anchor is None else max(self.distance, 0)
 
     @property

@@ -62,7 +62,7 @@ class InverseMatchingConfig(TaskConfig):
     """Tokens of filler before the query: 3 for each layer."""
     separator: int = Field(10, ge=6, le=10)
     modulus: Modulus = 3
-    """Of the tokens' residues."""
+    """Modulus of the tokens' residues."""
 
     def sets(self, split: Split) -> Int[np.ndarray, "sets 3"]:
         """Every set of three tokens of the split, in rising order."""

@@ -1,4 +1,4 @@
-"""Memory anchors against reasoning anchors: which of a table and a rule does a model learn first?
+"""Memory anchors against reasoning anchors: does a model learn a table or a rule first?
 
     position   0   1   2    3    4   5   6   7   8
     token     57  33  key  11   13  81  24  90  46   ->   key + 11 + 13           (two reasoning anchors, 11..20)
@@ -46,7 +46,7 @@ class MemoryReasoningConfig(KeyConfig):
     """Ordered pairs of reasoning anchors that are never trained."""
     memory_labels: Literal["any", "near"] = "any"
     memory_seed: DrawSeed = 0
-    """Of the table that the memory anchors stand for."""
+    """Seed of the table that the memory anchors stand for."""
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "MemoryReasoningConfig":

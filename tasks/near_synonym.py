@@ -13,7 +13,7 @@ Variants: what is added to the base data, the pairs of 9 with 1 and 2, and those
     add-nothing  C: only more of the base data, 1 : 1. Anchor 3 does not occur here or in B.
 Within a share all pairs are equally likely, and `weights` gives the probabilities exactly. The authors train on 1,000 (m + 1)
 sequences, m = 1 to 19; in their single runs A reaches 100% on the held-out pairs, B at most 60%, C at most 15%. Their shares in B
-are not known: ours take after A.
+are not known: ours are those of A.
 """
 
 import itertools

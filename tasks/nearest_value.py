@@ -3,9 +3,10 @@
     position   0   1   2   3   4   5   6   7   8
     token     35  [3] 52  [4] 70  [1] 91  [2] 66   ->   1: the nearest value to 66 is 70
 
-The definition is ours: the stored runs of 2401.08309's classification task are called `ICL_near_value` (sequences of 9, 100,000 to
-train on), but the generator is unpublished. Each sequence has an example of every class, the classes in random order, so that
-the answer depends on the context alone. Exactly one value is nearest, never at distance 0: to find an equal token is not enough.
+The task is 2401.08309's classification (runs `ICL_near_value`: sequences of 9, 100,000 training examples). Its format is known
+from a figure of the authors, its generator is unpublished: sampling, ties and held-out groups are ours. Each sequence has an
+example of every class, the classes in random order, so that the answer depends on the context alone. Exactly one value is
+nearest, never at distance 0, so finding an equal token is not enough.
 
 Groups are (side, place): whether the nearest value lies below or above the last token, and which example it is, counted from 1.
 (above,2) is held out. The rival `shortcut` passes over a second example above the last token and takes the nearest of the
@@ -36,7 +37,7 @@ class NearestValueConfig(KeyConfig):
     """What can be changed; sequence length and keys are the paper's."""
 
     seq_len: int = Field(9, ge=5, le=129)
-    """Two tokens an example, then the token to classify; the classes are 1..(seq_len - 1) / 2."""
+    """Two tokens per example, then the token to classify; the classes are 1..(seq_len - 1) / 2."""
     held_out: tuple[tuple[Side, Annotated[int, Field(ge=1, le=64)]], ...] = (("above", 2),)
     """Never trained: (side, place) of the nearest value, places from 1."""
 
@@ -52,7 +53,7 @@ class NearestValueConfig(KeyConfig):
     @model_validator(mode="after")
     def _makes_sense(self) -> "NearestValueConfig":
         if self.seq_len % 2 == 0:
-            raise ValueError(f"seq_len is {self.seq_len}; allowed: odd numbers, two tokens an example and one to classify")
+            raise ValueError(f"seq_len is {self.seq_len}; allowed: odd numbers, two tokens per example and one to classify")
         for label in range(1, self.classes + 1):
             self.require_anchor(label)
         require_held_out(self.held_out, self.combinations)

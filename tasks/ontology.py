@@ -49,7 +49,7 @@ class OntologyConfig(TaskConfig):
     trained_hops: tuple[Hops, ...] = Field((1, 2, 3), min_length=1)
     held_out_hops: tuple[Hops, ...] = Field((4, 5), min_length=1)
     modulus: int = Field(8, ge=2, le=len(PROPERTIES))
-    """Of the residue split."""
+    """Modulus of the residue split."""
 
     @property
     def hops(self) -> list[int]:

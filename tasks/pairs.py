@@ -22,7 +22,7 @@ class KeyAndPair(NamedTuple):
 
 
 class PairTask(KeyTask):
-    """Key, first anchor, second anchor among filler, with one group a pair and the residue split."""
+    """Key, first anchor, second anchor among filler, with one group per pair and the residue split."""
 
     @property
     @abstractmethod

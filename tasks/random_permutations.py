@@ -11,7 +11,7 @@ so all of them have the role `held_out`.
 
 The training split is finite: 720 inputs, and the paper trains on all of them, so nothing unseen of a trained pair is left and
 the first variant has no `iid` split. Every run of 720 (ood: 304) examples holds each input exactly once, in random order: n = 720
-is the paper's training set.
+is the paper's training set. Held-out pairs are composed late: see recipes/random-permutations.yaml.
 
 Variants
     default        the paper's
@@ -54,9 +54,9 @@ class RandomPermutationsConfig(TaskConfig):
     n_held_out: int = Field(19, ge=1, lt=64**2)
     """Ordered pairs that are never trained."""
     modulus: Modulus | None = None
-    """Of the cells of `iid`; None: there is no such split."""
+    """Modulus of the cells of `iid`; None: there is no such split."""
     seed: DrawSeed = 0
-    """Of the permutations and of the choice of held-out pairs."""
+    """Seed of the permutations and of the choice of held-out pairs."""
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "RandomPermutationsConfig":

@@ -1,11 +1,12 @@
-"""Reading comprehension by lookup: a text states one fact an anchor, the last token asks for one of them.
+"""Reading comprehension by lookup: a text states one fact per anchor, and the last token asks for one of them.
 
     position   0   1   2   3   4   5   6   7   8
     token     57  [2] 41  [1] 66  [3] 38  90  [1]  ->   66: what the text says about 1
 
-The definition is ours: 2401.08309 has a task of this name (sequences of 9, 2,000 to train on), but its generator is unpublished.
-Each of the anchors 1, 2, 3 occurs once in the text, in any order and at any place, with its value right after it; the rest is
-filler. All values are uniform over the keys, so nothing but reading the text gives the answer.
+The task is 2401.08309's reading comprehension (sequences of 9, 2,000 training examples). Its format is known from a figure of the
+authors, its generator is unpublished: sampling, filler and held-out groups are ours. Each of the anchors 1, 2, 3 occurs once in
+the text, in any order and at any place, with its value right after it; the rest is filler. All values are uniform over the keys,
+so nothing but reading the text gives the answer.
 
 Groups are (question, place of its fact among the facts, counted from 1). (2,2) is held out: question 2 is trained, and so is
 looking up the second fact, but never both at once. `key` is the value asked for; `iid` where it and its position have the same

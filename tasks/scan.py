@@ -1,4 +1,4 @@
-"""SCAN: navigation commands and the actions they mean; is a new verb or a longer command understood from its parts?
+"""SCAN: navigation commands and the actions they mean; does a model understand a new verb, or a longer command, from its parts?
 
     token      PAD ... PAD  jump  left  and  walk  twice  ->  LTURN  JUMP   ->   WALK
 

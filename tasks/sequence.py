@@ -27,7 +27,7 @@ class KeyConfig(TaskConfig):
     up to 107: `filler_max=107` reads its filler, and `key_max=107` its keys as well."""
     seq_len: int = Field(9, ge=2, le=1024)
     modulus: Modulus = 8
-    """Of the residue split; papers, texts and codes disagree: 7, 8 or 9."""
+    """Modulus of the residue split; 7, 8 or 9, as the papers' texts and codes disagree."""
     vocab_size: int = Field(120, ge=2, le=32_768)
     """201 in the papers; ids above the largest label are never used."""
 

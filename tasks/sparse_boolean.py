@@ -10,7 +10,7 @@ one minus that for OR, 0.5 for parity and majority. No bit's frequency says whet
 
 There are no anchors and nothing is held out as a whole. `iid` is defined here, not in the paper, which draws fresh strings: the
 strings that, read as a binary number with position 0 first, are divisible by `modulus`; `train` are all others. The modulus is
-odd, for an even one would fix the last bit. On few bits a residue says something about the label: sizes where either split
+odd, as an even one would fix the last bit. On few bits a residue says something about the label: sizes where either split
 would be true in less than 40% or more than 60% of its examples, or hardly be drawn, are refused.
 """
 

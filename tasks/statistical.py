@@ -7,8 +7,8 @@
 p = 0..7, the key right after it; `iid` where key and p have the same residue. The question is whether the predicted
 distribution equals `target`, on training and on unseen (key, position) alike.
 
-The authors repeat every sentence 100 times and give p * 100 of the copies the label x; here every label is drawn on its
-own, which comes to the same in a stream. Probability 1 or 0 gives their masked probes `3x_to_x` and `3x_to_x+1`.
+The authors repeat every sentence 100 times and give p * 100 of the copies the label x; here every label is drawn independently,
+which is the same in a stream. Probability 1 or 0 gives their masked probes `3x_to_x` and `3x_to_x+1`.
 """
 
 import numpy as np
@@ -24,10 +24,10 @@ class StatisticalConfig(KeyConfig):
     """What can be changed; the defaults are the paper's code's."""
 
     vocab_size: int = Field(120, ge=2, le=2048)
-    """Of each example the probabilities of all ids are held."""
+    """Bounded, because `target` holds a probability of each id for each example."""
     anchor: TokenId = 3
     probability: float = Field(0.8, ge=0, le=1)
-    """Of the label key; key + 1 has the rest."""
+    """Probability of the label key; key + 1 has the rest."""
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "StatisticalConfig":
