@@ -121,17 +121,20 @@ def _guard(folder: Path) -> Generator[float]:
 
 
 @contextmanager
-def nobody_inside(folder: Path) -> Generator[bool]:
-    """Whether no living owner holds a lock in `folder`; none is taken meanwhile. Locks of dead owners are removed."""
+def nobody_inside(folder: Path) -> Generator[float | None]:
+    """The time by the file system's clock if no living owner holds a lock in `folder`, else None; none is taken meanwhile.
+
+    Locks of dead owners are removed.
+    """
     if not folder.is_dir():
-        yield True
+        yield None
         return
     with _guard(folder) as now:
         locks = list(folder.glob("[!.]*"))
         for path in locks:
             if not _held(path, now):
                 path.unlink(missing_ok=True)
-        yield not any(path.exists() for path in locks)
+        yield None if any(path.exists() for path in locks) else now
 
 
 def _held(path: Path, now: float) -> bool:

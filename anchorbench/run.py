@@ -173,7 +173,8 @@ def _train_with_progress(
         def report(event: Event) -> None:
             nonlocal done
             if event.message is not None:
-                console.print(event.message)
+                console.print(event.message, soft_wrap=True)
+                return
             if event.finished is None:
                 bar.update(task, completed=(done + len(event.recipes) * event.step / sweep.base.steps) * sweep.base.steps)
                 return

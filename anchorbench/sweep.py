@@ -5,7 +5,8 @@ import hashlib
 import itertools
 import json
 import math
-import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anchorbench.lock import RunLock, nobody_inside
+from anchorbench.lock import STALE, RunLock, nobody_inside
 from anchorbench.memory import free_memory
 from anchorbench.recipe import Recipe
 from anchorbench.store import DamagedRunError, Run, read_run, write_atomically, write_run, write_tables
@@ -24,6 +25,17 @@ GPU_STACK_MEMBERS = 256
 """The same on a GPU, which small models fill only by the hundred."""
 MAX_RUNS = 100_000
 """More than any machine trains: a slip in a recipe."""
+LEFTOVERS = (
+    "runs/.*.*",
+    "checkpoints/.*.safetensors.*",
+    ".sweep.json.*",
+    ".results.*.*",
+    ".phase.*.*",
+    ".attention_flow.*.*",
+    ".report.html.*",
+    ".boundary.json.*",
+)
+"""What is called so in an output folder was not renamed to its own name: the writing process was killed."""
 POLL_SECONDS = 2.0
 """How often is looked after runs that another process trains."""
 
@@ -70,8 +82,9 @@ class SweepFolder:
         marker = out / "sweep.json"
         try:
             out.mkdir(parents=True, exist_ok=True)
-            # Looked at before the marker: another process may be making the folder. A kill -9 may leave the rest of a marker.
-            strange = any(not path.name.startswith(".sweep.json.") for path in out.iterdir())
+            # Looked at before the marker: another process may be making the folder. A kill -9 may leave the rest of a marker, and
+            # a file system of its own has its own folder.
+            strange = any(not path.name.startswith(".sweep.json.") and path.name != "lost+found" for path in out.iterdir())
             if marker.exists():
                 known = json.loads(marker.read_bytes())
                 # Axes may be added or left out between calls; everything else must be the same.
@@ -84,12 +97,13 @@ class SweepFolder:
                 write_atomically(marker, (json.dumps(content, indent=1) + "\n").encode())
             (out / "runs").mkdir(exist_ok=True)
             (out / "checkpoints").mkdir(exist_ok=True)
-            if not os.access(out / "runs", os.W_OK):
-                raise PermissionError(13, "Permission denied")
+            with tempfile.TemporaryFile(dir=out / "runs"):  # permissions alone do not tell
+                pass
         except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError, AttributeError):
             raise ValueError(f"{marker} is damaged; remove it or choose another --out") from None
         except OSError as error:
-            raise ValueError(f"folder {out} cannot be written: {error.strerror}") from None
+            where = out if error.filename is None else error.filename
+            raise ValueError(f"{where} cannot be written: {error.strerror}; choose another --out") from None
 
     def path(self, recipe: Recipe) -> Path:
         return self.out / "runs" / recipe.run_id
@@ -100,13 +114,24 @@ class SweepFolder:
         return self.out / "checkpoints" / f"{name}.safetensors"
 
     def remove_checkpoints(self, finished: set[str]) -> None:
-        """Removes the checkpoints of stacks that are finished, and damaged ones; and what kills left, if nobody is saving."""
+        """Removes the checkpoints of stacks that are finished, and damaged ones."""
         for path in (self.out / "checkpoints").glob("*.safetensors"):
             if finished >= set(checkpoint_runs(path)):
-                path.unlink(missing_ok=True)
-        with nobody_inside(self.out / "locks") as nobody:
-            for path in (self.out / "checkpoints").glob(".*.safetensors.*") if nobody else ():
-                path.unlink(missing_ok=True)
+                _remove(path)
+
+    def remove_leftovers(self) -> None:
+        """Removes what kills left behind if nobody trains here: dead locks, and files and folders that were half written."""
+        with suppress(OSError), nobody_inside(self.out / "locks") as now:
+            for path in itertools.chain.from_iterable(map(self.out.glob, LEFTOVERS if now is not None else ())):
+                # Tables and figures are written without a lock: what is fresh is perhaps written now.
+                if path.parent != self.out or abs((now or 0.0) - path.stat().st_mtime) > STALE:
+                    _remove(path)
+
+    def require_free(self, recipes: Sequence[Recipe]) -> None:
+        """Raises ValueError, before they are trained, if something else than a folder lies where one of the runs is to be."""
+        for path in map(self.path, recipes):
+            if path.is_symlink() or (path.exists() and not path.is_dir()):
+                raise ValueError(f"{path} is a link or a file where a run is to be; remove it or choose another --out")
 
     def others(self, known: set[str]) -> list[Run]:
         """The finished runs in the folder, of earlier calls with other axes, that are not `known`."""
@@ -173,9 +198,17 @@ def run_sweep(
     """
     recipes = sweep.runs()
     runs, problems = folder.finished(recipes, keep_steps)
+    done = {run.result.run_id: run for run in runs}
+    folder.require_free([recipe for recipe in recipes if recipe.run_id not in done])
     for problem in problems:
         report(Progress([], message=f"{problem}; it is trained again"))
-    done = {run.result.run_id: run for run in runs}
+    warnings: set[str] = set()
+
+    def warn(sentence: str) -> None:
+        if sentence not in warnings:
+            report(Progress([], message=sentence))
+        warnings.add(sentence)
+
     waiting = 0
     while missing := [recipe for recipe in recipes if recipe.run_id not in done]:
         busy = 0
@@ -189,7 +222,7 @@ def run_sweep(
                 meanwhile, _ = folder.finished([recipe for recipe in mine if recipe.run_id not in done], keep_steps)
                 done |= {run.result.run_id: run for run in meanwhile}
                 if any(recipe.run_id not in done for recipe in mine):
-                    trained = _train(mine, folder, report, keep_steps, checkpoint, locks)
+                    trained = _train(mine, folder, report, keep_steps, checkpoint, locks, warn)
                     done |= {run.result.run_id: run for run in trained}
         if busy:
             if busy != waiting:
@@ -200,6 +233,7 @@ def run_sweep(
             done |= {run.result.run_id: run for run in runs}
     ordered = [done[recipe.run_id] for recipe in recipes]
     folder.remove_checkpoints(set(done))
+    folder.remove_leftovers()
     write_tables(folder.out, [*ordered, *folder.others(set(done))])
     return ordered
 
@@ -242,21 +276,37 @@ def _train(
     keep_steps: Sequence[int],
     checkpoint: Path,
     locks: dict[str, RunLock],
+    warn: Callable[[str], None],
 ) -> list[Run]:
     from anchorbench.train import train
+
+    failures: list[OSError | ValueError] = []
 
     def write(member: Any) -> None:
         written = folder.finished([member.recipe], keep_steps)[0]  # by this stack before it was interrupted
         if not written and locks[member.recipe.run_id].still_mine():
-            write_run(folder.path(member.recipe), member)
+            try:
+                write_run(folder.path(member.recipe), member)
+            except (OSError, ValueError) as failure:  # the others may have better luck
+                failures.append(failure)
 
     report(Progress(stack))
-    train(stack, lambda step: report(Progress(stack, step)), checkpoint, keep_steps, write)
+    train(stack, lambda step: report(Progress(stack, step)), checkpoint, keep_steps, write, warn)
+    if failures:
+        raise failures[0]
     for path in (checkpoint, *checkpoint.parent.glob(f".{checkpoint.name}.*")):  # and what kills while saving left behind
-        path.unlink(missing_ok=True)
+        _remove(path)
     finished, _ = folder.finished(stack, keep_steps)  # all, unless a lock was lost
     report(Progress(stack, stack[0].steps, finished))
     return finished
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def checkpoint_runs(path: Path) -> list[str]:

@@ -415,13 +415,14 @@ def train(
     checkpoint: Path | None = None,
     keep_steps: Sequence[int] = (),
     finished: Callable[[Member], None] = lambda member: None,
+    warn: Callable[[str], None] = lambda sentence: None,
 ) -> list[Member]:
     """Trains the recipes as one stack and returns its members in the same order.
 
     `progress` is called after every step with its number, `finished` with each member as soon as it has ended. With
     `checkpoint`, the state is saved there every 15 seconds, and training goes on from what is found there; a file that is damaged
-    or lacks one of `keep_steps`, the steps whose weights are kept as well, is ignored. Raises ValueError if the recipes
-    differ in structure.
+    or lacks one of `keep_steps`, the steps whose weights are kept as well, is ignored. `warn` is told when the state cannot be
+    saved; training goes on. Raises ValueError if the recipes differ in structure.
     """
     stack = _resumed(recipes, checkpoint, keep_steps) or Stack(recipes)
     done: dict[str, Member] = {}
@@ -453,7 +454,10 @@ def train(
                     break
                 stack = stack.subset(left)
         if checkpoint is not None and time.perf_counter() - saved > CHECKPOINT_SECONDS:
-            stack.save(checkpoint)
+            try:
+                stack.save(checkpoint)
+            except OSError as error:
+                warn(f"training goes on without checkpoints: {checkpoint.parent} cannot be written ({error.strerror or error})")
             saved = time.perf_counter()
     else:
         end(stack.members())
