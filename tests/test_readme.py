@@ -15,8 +15,9 @@ from anchorbench.leaderboard_check import validate_entry
 from anchorbench.leaderboard_run import Verification
 from anchorbench.leaderboard_run import _drawn as drawn
 from anchorbench.leaderboard_statistics import BETTER, better_than, permutation_p, share_of_suite
+from anchorbench.plan import load_sweep
 from anchorbench.tasks.composite import CONTROL_PAIRS
-from anchorbench.verdict import FIT, MOST
+from anchorbench.verdict import FIT, MOST, Share
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -135,6 +136,15 @@ def test_what_the_tasks_of_the_board_measure() -> None:
     verdicts = Counter(row.verdict for row in symmetric)
     says(f"{len(symmetric)} members that fit `conflict-control` and answer (4,3) symmetrically")
     says(f"{verdicts['inferential']} compose an ordinary held-out pair and {verdicts['memorizing']} do not")
+
+
+def test_random_permutations_at_the_papers_own_setting() -> None:
+    results = json.loads((ROOT / "docs" / "random-permutations.json").read_text())
+    assert [run["verdict"] for run in results["runs"]] == ["inferential", "inferential"]
+    assert all(Share(*run["composes"]).above(MOST) for run in results["runs"])
+    sweep = load_sweep(ROOT / "recipes" / "random-permutations.yaml", [])
+    assert [(run["seed"], run["steps"]) for run in results["runs"]] == [(r.seed, r.steps) for r in sweep.runs()]
+    says(f"({sweep.base.steps:,} steps, `recipes/random-permutations.yaml`) two of two seeds do")
 
 
 def test_the_evaluation_of_the_mechanistic_verdict() -> None:
