@@ -3,7 +3,8 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from functools import cached_property
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import to_jsonable_python
@@ -16,6 +17,21 @@ from anchorbench.task import Task, first_sentence, load_task
 MAX_STEPS = 100_000_000
 MAX_EXAMPLES = 100_000_000
 """More than any machine trains or draws: beyond them is a slip, or no recipe."""
+SCHEMA = 2
+"""Enters every run id. It is raised when the default of a field changes, as the same fields then describe another training; a
+new field whose default does nothing needs no new number and changes no id."""
+
+SEEDS = ("seed", "init_seed", "data_seed", "order_seed")
+"""The fields of a recipe in which members of one condition differ."""
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Seeds(NamedTuple):
+    """The seeds of a run's independent random streams."""
+
+    init: int
+    data: int
+    order: int
 
 
 class Optimizer(Plain):
@@ -65,8 +81,15 @@ class Recipe(Plain):
     """Of activations and products in training; weights, moments and evaluation are fp32 always."""
     data_size: int = Field(default=100_000, ge=1, le=MAX_EXAMPLES)
     """Training examples, drawn once; batches are drawn from them with replacement."""
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    """Of initial weights, training data and order. Members with equal seeds share all three, whatever else differs."""
+    seed: Seed = 0
+    """The seed of all random streams that are not given one below, and of what a variant holds out in rotation. Members with
+    equal seeds share initial weights, training data and order, whatever else differs."""
+    init_seed: Seed | None = None
+    """Seed of the initial weights; `seed` if not given."""
+    data_seed: Seed | None = None
+    """Seed of the training and evaluation examples; `seed` if not given."""
+    order_seed: Seed | None = None
+    """Seed of the order in which batches are drawn; `seed` if not given."""
 
     @field_validator("task_config")
     @classmethod
@@ -81,12 +104,38 @@ class Recipe(Plain):
 
     def load_task(self) -> Task:
         """The task that this run trains on. Raises ValueError as `anchorbench.load_task` does."""
+        return self._task
+
+    @cached_property
+    def _task(self) -> Task:
         return load_task(self.task, self.variant, **self.task_config).for_seed(self.seed)
 
     @property
+    def seeds(self) -> Seeds:
+        """The seed of each random stream: its own, or `seed`."""
+        given = (self.init_seed, self.data_seed, self.order_seed)
+        return Seeds(*(self.seed if seed is None else seed for seed in given))
+
+    def canonical(self) -> dict[str, Any]:
+        """What sets this run apart: the fields that differ from their defaults (in `task_config`: from the variant's), with the
+        variant by name. Two recipes that say the same training in different words have one canonical form.
+        """
+        content = self.model_dump(mode="json", exclude_defaults=True)
+        variant = load_task(self.task, self.variant)
+        chosen, usual = (
+            task.config.model_dump(mode="json") for task in (load_task(self.task, self.variant, **self.task_config), variant)
+        )
+        content |= {"task": self.task, "variant": variant.variant}
+        content["task_config"] = {field: value for field, value in chosen.items() if value != usual[field]}
+        for stream in SEEDS[1:]:
+            if content.get(stream) == self.seed:
+                del content[stream]
+        return content
+
+    @cached_property
     def run_id(self) -> str:
-        """16 hex digits of the whole recipe and the task's fingerprint."""
-        content = {"recipe": self.model_dump(mode="json"), "task": self.load_task().fingerprint}
+        """16 hex digits of the canonical recipe and the task's fingerprint."""
+        content = {"schema": SCHEMA, "recipe": self.canonical(), "task": self.load_task().fingerprint}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def override(self, fields: Mapping[str, Any]) -> "Recipe":
@@ -100,7 +149,7 @@ class Recipe(Plain):
                     raise ValueError(f"a recipe has no field {path!r}")
                 inner = inner[parent]
             inner[leaf] = value
-        return parse_recipe(content)
+        return _validated(type(self), content)
 
 
 def flatten(content: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
@@ -114,8 +163,12 @@ def flatten(content: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 def parse_recipe(content: Any) -> Recipe:
     """A recipe from plain data. Raises ValueError with one sentence."""
+    return _validated(Recipe, content)
+
+
+def _validated(kind: type[Recipe], content: Any) -> Recipe:
     try:
-        return Recipe.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         raise ValueError(first_sentence(error)) from None
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from anchorbench.recipe import flatten
+from anchorbench.recipe import SEEDS, flatten
 from anchorbench.store import Run
 
 
@@ -31,7 +31,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Condition:
-    """The members that differ only in their seed."""
+    """The members that differ only in their seeds."""
 
     axes: dict[str, Any]
     """Dotted path of a field of the recipe -> its value here: gamma, and whatever else differs among the runs."""
@@ -65,9 +65,9 @@ class Condition:
 
 
 def conditions(runs: Iterable[Run]) -> list[Condition]:
-    """The runs grouped by all that differs among them except the seed; ordered by gamma within the other axes."""
+    """The runs grouped by all that differs among them except seeds; ordered by gamma within the other axes."""
     flat = [(run, flatten(run.recipe.model_dump())) for run in runs]
-    varying = [path for path in flat[0][1] if path != "seed" and len({str(fields.get(path)) for _, fields in flat}) > 1]
+    varying = [path for path in flat[0][1] if path not in SEEDS and len({str(fields.get(path)) for _, fields in flat}) > 1]
     paths = [*(path for path in varying if path != "init.gamma"), "init.gamma"]
     grouped: dict[str, tuple[dict[str, Any], list[Run]]] = {}
     for run, fields in flat:

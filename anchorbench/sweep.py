@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from anchorbench.files import read_json, write_atomically
 from anchorbench.lock import STALE, RunLock, nobody_inside
 from anchorbench.memory import free_memory
-from anchorbench.recipe import Recipe
-from anchorbench.store import DamagedRunError, Run, read_run, write_atomically, write_run, write_tables
+from anchorbench.recipe import SCHEMA, Recipe, parse_recipe
+from anchorbench.store import DamagedRunError, Run, read_run, write_run, write_tables
 
 STACK_MEMBERS = 8
 """Members trained at once: enough to fill two cores; results come stack by stack."""
@@ -78,7 +79,6 @@ class SweepFolder:
     def __init__(self, out: Path, sweep: Sweep) -> None:
         """Opens or makes the folder. Raises ValueError if it is another recipe's, holds other things, or cannot be written."""
         self.out = out
-        content = {"axes": list(sweep.axes), "base": sweep.base.model_dump(mode="json")}
         marker = out / "sweep.json"
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -86,24 +86,36 @@ class SweepFolder:
             # a file system of its own has its own folder.
             strange = any(not path.name.startswith(".sweep.json.") and path.name != "lost+found" for path in out.iterdir())
             if marker.exists():
-                known = json.loads(marker.read_bytes())
-                # Axes may be added or left out between calls; everything else must be the same.
-                varying = {*known["axes"], *content["axes"]}
-                if difference := _difference(_without(known["base"], varying), _without(content["base"], varying)):
-                    raise ValueError(f"folder {out} belongs to another recipe ({difference}); choose another --out")
+                self._require_same(marker, sweep)
             elif strange:
                 raise ValueError(f"folder {out} is not empty and holds no sweep; choose another --out")
             else:
+                content = {"schema": SCHEMA, "axes": list(sweep.axes), "base": sweep.base.model_dump(mode="json")}
                 write_atomically(marker, (json.dumps(content, indent=1) + "\n").encode())
             (out / "runs").mkdir(exist_ok=True)
             (out / "checkpoints").mkdir(exist_ok=True)
             with tempfile.TemporaryFile(dir=out / "runs"):  # permissions alone do not tell
                 pass
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError, AttributeError):
-            raise ValueError(f"{marker} is damaged; remove it or choose another --out") from None
         except OSError as error:
             where = out if error.filename is None else error.filename
             raise ValueError(f"{where} cannot be written: {error.strerror}; choose another --out") from None
+
+    def _require_same(self, marker: Path, sweep: Sweep) -> None:
+        """Axes may be added or left out between calls; all else must be the same, what the marker lacks at its default."""
+        try:
+            known = read_json(marker)
+            if not isinstance(known, dict) or not isinstance(axes := known.get("axes"), list):
+                raise ValueError("no axes")
+            schema = known.get("schema", 1)
+            base = parse_recipe(known.get("base"))
+        except ValueError:
+            raise ValueError(f"{marker} is damaged; remove it or choose another --out") from None
+        if schema != SCHEMA:
+            raise ValueError(f"folder {self.out} is of a version of anchorbench with other run ids; choose another --out")
+        varying = {*map(str, axes), *sweep.axes}
+        there, here = (_without(recipe.model_dump(mode="json"), varying) for recipe in (base, sweep.base))
+        if difference := _difference(there, here):
+            raise ValueError(f"folder {self.out} belongs to another recipe ({difference}); choose another --out")
 
     def path(self, recipe: Recipe) -> Path:
         return self.out / "runs" / recipe.run_id

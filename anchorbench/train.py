@@ -158,7 +158,7 @@ class Stack:
 
         first = recipes[0]
         self.model = GPT(first.model, members=len(recipes), vocab_size=self.tasks[0].vocab_size, seq_len=self.tasks[0].seq_len)
-        initialize(self.model, [recipe.init for recipe in recipes], [recipe.seed for recipe in recipes])
+        initialize(self.model, [recipe.init for recipe in recipes], [recipe.seeds.init for recipe in recipes])
         self.model.to(self.device)
         self._parameters = list(self.model.parameters())
         self.weights, self.gradients, self.exp_avg, self.exp_avg_sq = (
@@ -175,7 +175,7 @@ class Stack:
         self._adam = self._make_adam()
         self._data = Data(self.recipes, self.tasks, self.device)
         self._eval_sets = [
-            EvalSet.of(task, FINAL_SIZE, stream_seed(recipe.seed, "evaluation"), train=head)
+            EvalSet.of(task, FINAL_SIZE, stream_seed(recipe.seeds.data, "evaluation"), train=head)
             for recipe, task, head in zip(recipes, self.tasks, self._data.heads, strict=True)
         ]
         self._small_sets = [eval_set.head(EVALUATION_SIZE) for eval_set in self._eval_sets]
@@ -375,38 +375,45 @@ class Data:
     """The members' training examples, and which of them each step sees."""
 
     def __init__(self, recipes: Sequence[Recipe], tasks: list[Task], device: torch.device) -> None:
-        self._sources: dict[tuple[str, int, int], tuple[Tensor, Tensor, int]] = {}
-        self._members: list[tuple[str, int, int]] = []
+        self._sources: dict[tuple[str, int, int], tuple[Tensor, Tensor]] = {}
+        """(fingerprint, data seed, size) -> all tokens and labels."""
+        self._members: list[tuple[tuple[str, int, int], int]] = []
+        """Each member's source, and the seed of its order."""
         self.heads = []
         """The first examples of each member, for its evaluation set."""
         self._batch, self._device = recipes[0].batch, device
         self._block, self._orders = -1, {}
         heads = {}
         for recipe, task in zip(recipes, tasks, strict=True):
-            key = (task.fingerprint, recipe.seed, recipe.data_size)
-            if key not in self._sources:
-                examples = task.sample("train", recipe.data_size, recipe.seed)
+            seeds = recipe.seeds
+            source = (task.fingerprint, seeds.data, recipe.data_size)
+            if source not in self._sources:
+                examples = task.sample("train", recipe.data_size, seeds.data)
                 tokens, labels = (
                     torch.as_tensor(array, dtype=torch.int16, device=device) for array in (examples.tokens, examples.label)
                 )
-                self._sources[key] = (tokens, labels, stream_seed(recipe.seed, "order"))
-                heads[key] = examples[:FINAL_SIZE]
-            self._members.append(key)
-            self.heads.append(heads[key])
+                self._sources[source] = (tokens, labels)
+                heads[source] = examples[:FINAL_SIZE]
+            self._members.append((source, stream_seed(seeds.order, "order")))
+            self.heads.append(heads[source])
 
     def batch(self, step: int) -> tuple[Int[Tensor, "members batch seq"], Int[Tensor, "members batch"]]:
         """Tokens `[members, batch, seq]` and labels `[members, batch]` of a step, drawn with replacement."""
         block, row = divmod(step, ORDER_BLOCK)
         if block != self._block:
             self._block = block
-            for key, (_, labels, seed) in self._sources.items():
-                order = np.random.default_rng([seed, block]).integers(len(labels), size=(ORDER_BLOCK, self._batch))
-                self._orders[key] = torch.from_numpy(order).to(self._device)
-        tokens, labels = {}, {}
-        for key, (all_tokens, all_labels, _) in self._sources.items():
-            rows = self._orders[key][row]
-            tokens[key], labels[key] = all_tokens[rows].long(), all_labels[rows].long()
-        return torch.stack([tokens[key] for key in self._members]), torch.stack([labels[key] for key in self._members])
+            for member in set(self._members):
+                source, seed = member
+                examples = len(self._sources[source][1])
+                order = np.random.default_rng([seed, block]).integers(examples, size=(ORDER_BLOCK, self._batch))
+                self._orders[member] = torch.from_numpy(order).to(self._device)
+        drawn: dict[tuple[tuple[str, int, int], int], tuple[Tensor, Tensor]] = {}
+        for member in set(self._members):
+            tokens, labels = self._sources[member[0]]
+            rows = self._orders[member][row]
+            drawn[member] = tokens[rows].long(), labels[rows].long()
+        all_tokens, all_labels = zip(*(drawn[member] for member in self._members), strict=True)
+        return torch.stack(all_tokens), torch.stack(all_labels)
 
 
 def train(

@@ -27,7 +27,7 @@ from anchorbench.internals import runs_internals, side_by_side, stack_internals
 from anchorbench.mechanism import COMPOSITION, EXCEPTION, SURE, Classifier, Logistic, fit_logistic, mechanisms, read_features
 from anchorbench.model import GPT, Shape
 from anchorbench.planted import key_to_anchors, key_to_anchors_lookup, pair_lookup, rotated, with_noise
-from anchorbench.recipe import PRESETS, Recipe
+from anchorbench.recipe import PRESETS, SEEDS, Recipe
 from anchorbench.store import Run, read_run
 from anchorbench.sweep import Progress, Sweep, SweepFolder, run_sweep
 from anchorbench.task import Task, load_task
@@ -92,8 +92,8 @@ class Observed:
 
     @property
     def recipes(self) -> list[str]:
-        """Each run's recipe but for its seed, as text."""
-        return [json.dumps(run.recipe.model_dump(mode="json") | {"seed": None}, sort_keys=True) for run in self.runs]
+        """Each run's recipe but for its seeds, as text."""
+        return [json.dumps(run.recipe.model_dump(mode="json") | dict.fromkeys(SEEDS), sort_keys=True) for run in self.runs]
 
 
 def observe(runs: Sequence[Run], step: int | None = None) -> Observed:

@@ -124,7 +124,7 @@ class Composite(KeyTask):
             return self
         pair = CONTROL_PAIRS[seed % len(CONTROL_PAIRS)]
         fields = self.config.model_dump() | {"held_out": [(4, 3), pair, pair[::-1]]}
-        return Composite(self.variant, CompositeConfig.model_validate(fields))
+        return Composite(self.variant, self.Config.model_validate(fields))
 
     @property
     def anchors(self) -> dict[int, str]:

@@ -57,6 +57,9 @@ OTHER: dict[str, Any] = {
     "stop": "settled",
     "data_size": 99_999,
     "seed": 1,
+    "init_seed": 1,
+    "data_seed": 1,
+    "order_seed": 1,
 }
 """Every field of a recipe, with another value than BASE's."""
 
@@ -85,10 +88,70 @@ def test_every_field_changes_the_run_id() -> None:
     assert all(re.fullmatch("[0-9a-f]{16}", run_id) for run_id in ids.values())
 
 
+IDS = {
+    "the defaults": (Recipe(), "f0c40ada25250591"),
+    "laptop": (PRESETS["laptop"], "bd138134478f60a1"),
+    "paper-neurips": (PRESETS["paper-neurips"], "5224cdf9126a8947"),
+    "paper-pami": (PRESETS["paper-pami"], "451748756acaf34c"),
+    "another task": (changed("task"), "c9ae22524a291419"),
+    "another vocabulary": (changed("task_config"), "0e2dbff922cbe244"),
+    "a seed for the data": (changed("data_seed"), "3a832f4759e30378"),
+    "a nested field": (changed("optimizer.decay_until"), "dfe7c8f8373103af"),
+    "a pair that rotates over seeds": (Recipe(variant="conflict-control", seed=3), "72b1caa0c3c1e090"),
+}
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_run_ids_last(name: str) -> None:
+    """Folders of earlier versions are found by these. If a default was changed on purpose, raise `recipe.SCHEMA`."""
+    recipe, run_id = IDS[name]
+    assert recipe.run_id == run_id
+
+
+@pytest.mark.parametrize(
+    ("words", "recipe"),
+    [
+        ({"variant": "heldout-both"}, Recipe()),
+        ({"task_config": {"vocab_size": 120}}, Recipe()),
+        ({"task_config": {"offsets": {"1": 5, "2": 1, "3": -2, "4": -8}}}, Recipe()),
+        ({"seed": 3, "init_seed": 3, "order_seed": 3}, Recipe(seed=3)),
+        ({"optimizer": {"lr": 0.001, "decay_until": None}}, Recipe()),
+        ({"variant": "conflict", "task_config": {"exceptions": [{"pair": [3, 4], "offset": -6}]}}, Recipe(variant="conflict")),
+    ],
+)
+def test_other_words_for_one_training_have_one_run_id(words: dict[str, Any], recipe: Recipe) -> None:
+    assert parse_recipe(words).canonical() == recipe.canonical()
+    assert parse_recipe(words).run_id == recipe.run_id
+
+
+class WiderOptimizer(Optimizer):
+    lookahead: int | None = None
+
+
+class WiderRecipe(Recipe):
+    optimizer: WiderOptimizer = WiderOptimizer()
+    noise: float = 0.0
+
+
+class WiderConfig(Composite.Config):
+    later = frozenset({"wrap"})
+    wrap: bool = False
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_a_new_field_that_does_nothing_changes_no_run_id(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, run_id = IDS[name]
+    monkeypatch.setattr(Composite, "Config", WiderConfig)
+    wider = WiderRecipe.model_validate(recipe.model_dump())
+    assert wider.run_id == run_id
+    assert wider.override({"seed": 4}).run_id != run_id
+    assert WiderRecipe.model_validate(recipe.model_dump() | {"noise": 0.1}).run_id != run_id
+    assert WiderRecipe.model_validate({**recipe.model_dump(), "optimizer": {"lookahead": 5}}).run_id != run_id
+
+
 def test_the_tasks_version_changes_the_run_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = BASE.run_id
     monkeypatch.setattr(Composite, "version", Composite.version + 1)
-    assert BASE.run_id != before
+    assert BASE.override({}).run_id != BASE.run_id
 
 
 @pytest.mark.parametrize("field", OTHER)

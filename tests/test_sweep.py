@@ -11,9 +11,11 @@ from typing import NamedTuple
 import pytest
 from conftest import RUNS, SWEEP, TINY, Cli, bytes_of, require_one_sentence
 
+from anchorbench.recipe import Optimizer, Recipe
 from anchorbench.store import DamagedRunError, read_run
-from anchorbench.sweep import STACK_MEMBERS, Sweep, SweepFolder, stacks
-from anchorbench.train import memory_of_member, structure
+from anchorbench.summary import conditions
+from anchorbench.sweep import STACK_MEMBERS, Sweep, SweepFolder, run_sweep, stacks
+from anchorbench.train import Stack, memory_of_member, structure
 
 BASE = TINY.override({"variant": "heldout-both"})
 SMALL = Sweep(BASE, {"init.gamma": (0.5, 0.7), "seed": (0, 1)})
@@ -264,3 +266,55 @@ def test_runs_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "runs").rmdir()
     (tmp_path / "runs").write_text("a file")
     assert "cannot be written" in refusal(tmp_path)
+
+
+class WiderOptimizer(Optimizer):
+    lookahead: int | None = None
+
+
+class WiderRecipe(Recipe):
+    optimizer: WiderOptimizer = WiderOptimizer()
+    noise: float = 0.0
+
+
+def test_a_folder_is_opened_by_a_version_with_another_field(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same runs, and nothing is trained again."""
+    before = bytes_of(sweep / "runs")
+    base = TINY.override({"variant": "heldout-both", "model.norm": "pre"})
+    narrow = Sweep(base, {"init.gamma": (0.5, 0.7), "seed": (0, 1)})
+    monkeypatch.setattr("anchorbench.recipe.Recipe", WiderRecipe)
+    monkeypatch.setattr("anchorbench.train.train", lambda *_: pytest.fail("a finished run is trained again"))
+    wide = Sweep(WiderRecipe.model_validate(base.model_dump()), narrow.axes)
+    runs = run_sweep(wide, SweepFolder(sweep, wide))
+    assert [run.result.run_id for run in runs] == [recipe.run_id for recipe in narrow.runs()]
+    assert bytes_of(sweep / "runs") == before
+    other = Sweep(wide.base.model_copy(update={"noise": 0.5}), narrow.axes)
+    with pytest.raises(ValueError, match=r"belongs to another recipe \(noise: 0.0 there, 0.5 here\)"):
+        SweepFolder(sweep, other)
+
+
+def test_a_folder_of_other_run_ids_is_refused(sweep: Path, cli: Cli) -> None:
+    marker = json.loads((sweep / "sweep.json").read_text())
+    del marker["schema"]
+    (sweep / "sweep.json").write_text(json.dumps(marker))
+    refused = cli(*SWEEP, "--out", sweep)
+    require_one_sentence(refused.err)
+    assert "a version of anchorbench with other run ids" in refused.err
+
+
+def test_seeds_are_streams_of_their_own(tmp_path: Path) -> None:
+    """Each seed changes what it is the seed of and nothing else; members that differ in it are one condition."""
+    base = TINY.override({"variant": "heldout-both", "seed": 5})
+    names = ("seed", "init_seed", "data_seed", "order_seed")
+    recipes = [base, *(base.override({name: 7}) for name in names)]
+    stack = Stack(recipes)
+    initial = [weights.tobytes() for weights in stack.weights.numpy()]
+    assert [one == initial[0] for one in initial] == [True, False, False, True, True]
+    batches = [set(map(tuple, tokens.tolist())) for tokens in stack._data.batch(1)[0]]
+    assert [batch == batches[0] for batch in batches] == [True, False, True, False, False]
+    examples = [{tuple(row) for row in stack._data._sources[source][0].tolist()} for source, _ in stack._data._members]
+    assert [one == examples[0] for one in examples] == [True, False, True, False, True]
+    sweep = Sweep(base, {"init_seed": (0, 1), "data_seed": (0, 1)})
+    runs = run_sweep(sweep, SweepFolder(tmp_path / "out", sweep))
+    [condition] = conditions(runs)
+    assert len(condition.runs) == 4
