@@ -1,6 +1,6 @@
 """The leaderboard's data: what a recipe may choose, the fixed suite, and an entry with its rows.
 
-An entry is a way of training, not a checkpoint. It is trained on every task of its track's suite from SEEDS seeds, which follow
+An entry is a training recipe, not a checkpoint. It is trained on every task of its track's suite from SEEDS seeds, which follow
 from the recipe's own hash: whoever submits cannot pick them. Scored is the share of members with the inferential verdict.
 
 Suite           what is held out, and so gives the verdict
@@ -37,9 +37,9 @@ from anchorbench.task import Task
 from anchorbench.verdict import Behaviour, Composition, Counts, Share
 
 SEEDS = 8
-"""Members a task."""
+"""Members per task."""
 FLOW_LENGTH = 16
-"""Tokens of the longest sequence whose attention an entry holds: longer ones are not seen at a glance."""
+"""Longest sequence, in tokens, whose attention an entry stores; longer ones are hard to read."""
 
 
 class SuiteTask(NamedTuple):
@@ -78,11 +78,11 @@ class Track(NamedTuple):
     suite: tuple[SuiteTask, ...]
     parameters: int
     products: float
-    """Multiplications in the matrix products of all members, forward and backward."""
+    """Multiply-accumulates (MACs) in the matmuls of all members, forward and backward."""
     layers: int
     heads: int
     steps: int
-    """These three bound what multiplications do not count: the operations of a step, its softmax, and its fixed cost."""
+    """These three bound what MACs do not count: elementwise operations, softmax, and the fixed cost of a step."""
     data_size: int
 
 
@@ -118,27 +118,27 @@ Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}(-dirty)?$")]
 
 
 class SubmittedRecipe(Plain):
-    """A way of training, as a person writes it in YAML. Task and seed are the suite's."""
+    """A training recipe as written in YAML. Task and seed come from the suite."""
 
     name: Name
-    """What the table calls it."""
+    """Name in the table."""
     authors: Annotated[tuple[Name, ...], Field(max_length=20)] = ()
     description: Sentence
     """What it is and where it comes from."""
     track: Literal["laptop", "gpu"] = "laptop"
     """The suite and the budget."""
     model: Shape = Shape()
-    """Structure of the model."""
+    """Architecture of the model."""
     init: Init = Init()
-    """How weights are drawn."""
+    """Initialization of the weights."""
     optimizer: Optimizer = Optimizer()
-    """AdamW's numbers and their schedule."""
+    """AdamW's hyper-parameters and their schedule."""
     batch: int = Field(default=128, ge=1, le=65_536)
-    """Examples a step."""
+    """Examples per step."""
     steps: int = Field(default=2500, ge=1, le=MAX_STEPS)
-    """Training steps of every member."""
+    """Training steps per member."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of products in training; auto is bf16 where the machine has it, and never stands in an entry."""
+    """Precision of matmuls in training; auto is bf16 where the machine supports it natively, and never appears in an entry."""
     data_size: int = Field(default=100_000, ge=1, le=MAX_EXAMPLES)
     """Training examples, drawn once."""
 
@@ -205,14 +205,14 @@ class Row(Plain):
     variant: Annotated[str, Field(max_length=60)]
     seed: int = Field(ge=0, lt=2**31)
     fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-    """Of the task: the same digits, the same data."""
+    """Fingerprint of the task: equal fingerprints mean equal data."""
     accuracy_train: Counts
     """On training examples."""
     accuracy_iid: Counts
     """On seen groups at unseen data; on training examples in a task that has none."""
     rule: Counts
-    """Those of accuracy_iid whose groups were trained with the rule: no exceptions and no memorized answers. It says if a
-    member is fit."""
+    """The part of accuracy_iid on groups trained with the rule, without exceptions and memorized answers. A member fits if it is at
+    least 90%."""
     composes: Counts | None
     """Held-out groups without a trained mirror, answered by composing."""
     ordered: Counts | None
@@ -220,14 +220,14 @@ class Row(Plain):
     symmetric: Counts | None
     """The mirror of a trained exception, answered as the exception was trained."""
     verdict: Composition
-    """Follows from the shares."""
+    """Derived from the shares."""
     steps: int = Field(ge=1, le=10_000_000)
-    """Trained: those of the recipe."""
+    """Steps trained, as in the recipe."""
     settled: int = Field(ge=1, le=10_000_000)
-    """The evaluated step from which on the member was fit, and held-out answers stayed between the same two thresholds of the
+    """First evaluated step from which on the member fitted and its held-out share stayed between the same two thresholds of the
     verdict; the last step of a member that ends unfit."""
     seconds: float = Field(ge=1e-6, le=1e9)
-    """Training time; a stack's time divided by its members."""
+    """Training time: the stack's time divided by its number of members."""
 
 
 class Interval(Plain):
@@ -239,7 +239,7 @@ class Interval(Plain):
 
 
 class TaskStatistics(Plain):
-    """What the rows of one task give."""
+    """Statistics of one task's rows."""
 
     task: Annotated[str, Field(max_length=60)]
     variant: Annotated[str, Field(max_length=60)]
@@ -255,11 +255,11 @@ class TaskStatistics(Plain):
         Annotated[int, Field(ge=0, le=SEEDS)],
         Annotated[int, Field(ge=0, le=SEEDS)],
     ]
-    """Members that are inferential, mixed, memorizing, unfit."""
+    """Numbers of members that are inferential, mixed, memorizing and unfit."""
 
 
 class Statistics(Plain):
-    """What the rows give; recomputed whenever an entry is read."""
+    """Statistics of all rows; recomputed whenever an entry is read."""
 
     inferential: Interval
     """The score: mean over tasks of the share of inferential members."""
@@ -268,9 +268,9 @@ class Statistics(Plain):
     member_steps: int = Field(ge=1, le=10**12)
     """Steps of all members."""
     member_steps_to_verdict: int = Field(ge=1, le=10**12)
-    """Steps until each member's verdict was its last."""
+    """Steps until each member's verdict was final, summed."""
     flops: float = Field(gt=0, le=1e24)
-    """Of the matrix products of all steps of all members: 2 a multiplication."""
+    """FLOPs of the matmuls of all steps of all members: two per multiply-accumulate."""
     flops_to_verdict: float = Field(gt=0, le=1e24)
     seconds: float = Field(gt=0, le=1e12)
     """Training time of all members."""
@@ -289,16 +289,16 @@ Percent = Annotated[int, Field(ge=0, le=100)]
 
 
 class Flow(Plain):
-    """Attention of one member on one held-out sequence, the one that `flow_example` gives. It illustrates; nothing rests on it."""
+    """Attention of one member on one held-out sequence (`flow_example`), as an illustration: no statistic uses it."""
 
     row: int = Field(ge=0, lt=200)
-    """Number of the member's row."""
+    """Index of the member's row."""
     attention: tuple[tuple[tuple[Percent, ...], ...], ...]
     """[layer][reader][source], sources up to the reader: percent, heads averaged."""
 
 
 class Machine(Plain):
-    """What the times depend on: no name, no path."""
+    """What the times depend on, without names and paths."""
 
     python: Version
     machine: Version
@@ -310,19 +310,19 @@ class Machine(Plain):
     torch: Version
     numpy: Version
     reference_seconds: float = Field(ge=1e-3, le=1e9)
-    """What one member of the laptop preset takes on this machine, from a few timed steps of a stack of 8."""
+    """Seconds per member of the laptop preset on this machine, from a few timed steps of a stack of 8."""
 
 
 class Entry(Plain):
-    """A recipe and what came of it: one JSON file."""
+    """A recipe and its results: one JSON file."""
 
     schema_version: Literal[1] = 1
     recipe: SubmittedRecipe
     rows: Annotated[tuple[Row, ...], Field(max_length=200)]
-    """One a member: the suite's tasks in order, each with its seeds in order."""
+    """One per member: the suite's tasks in order, each with its seeds in order."""
     statistics: Statistics
     flows: Annotated[tuple[Flow, ...], Field(max_length=4)]
-    """One a verdict, of the first member with it in a task of short sequences; none of members that diverged."""
+    """At most one per verdict: of the first member with that verdict on a short-sequence task that did not diverge."""
     machine: Machine
     git: Commit | None
     """Commit of the code that trained; null if it was installed from a package."""

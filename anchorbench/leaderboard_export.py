@@ -1,7 +1,7 @@
 """An entry for the Hugging Face Hub: `eval.yaml` of the benchmark's data set, and `.eval_results` of a model's repository.
 
-(https://huggingface.co/docs/hub/eval-results.) The Hub's unit is a model and a metric a task. Here a task's value is the share of
-the recipe's members that are inferential, in [0, 1]; `notes` say of how many.
+(https://huggingface.co/docs/hub/eval-results.) The Hub's unit is a model with one metric per task. Here a task's value is the
+share of the recipe's members that are inferential, in [0, 1]; `notes` say of how many.
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ def benchmark(track: str) -> dict[str, Any]:
     special = [task.words for task in suite if task.config]
     return {
         "name": f"anchorbench, {track}",
-        "description": "Does a way of training make a transformer infer the rule, or memorize the table? The value of a task is the"
+        "description": "Does a training recipe make a transformer infer the rule, or memorize the table? The value of a task is the"
         " share of members, from seeds that follow from the recipe, whose answers on held-out groups compose."
         + (f" Trained and asked are {'; '.join(special)}." if special else ""),
         "evaluation_framework": "anchorbench",
@@ -35,7 +35,7 @@ def benchmark(track: str) -> dict[str, Any]:
 
 
 def results(entry: Entry, dataset: str) -> list[EvalResultEntry]:
-    """One result a task; `dataset` is the benchmark's repository, OWNER/NAME."""
+    """One result per task; `dataset` is the benchmark's repository, OWNER/NAME."""
     found: list[EvalResultEntry] = []
     for task, statistics in zip(entry.suite, entry.statistics.tasks, strict=True):
         share, n = statistics.inferential, sum(statistics.verdicts)

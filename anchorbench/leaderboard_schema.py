@@ -28,7 +28,7 @@ from anchorbench.recipe import Optimizer
 
 MODELS: dict[str, tuple[type[BaseModel], str]] = {
     "The entry": (Entry, ""),
-    "`recipe`": (SubmittedRecipe, "What a person writes in YAML; only `name` and `description` must be given."),
+    "`recipe`": (SubmittedRecipe, "As written in YAML; only `name` and `description` are required."),
     "`recipe.model`": (Shape, ""),
     "`recipe.init`": (Init, ""),
     "`recipe.optimizer`": (Optimizer, ""),
@@ -36,41 +36,41 @@ MODELS: dict[str, tuple[type[BaseModel], str]] = {
     "`statistics`": (Statistics, ""),
     "An item of `statistics.tasks`": (TaskStatistics, ""),
     "An interval": (Interval, ""),
-    "An item of `flows`": (Flow, "It illustrates; no statistic rests on it."),
+    "An item of `flows`": (Flow, "An illustration; no statistic uses it."),
     "`machine`": (Machine, ""),
 }
 WORDS = {
-    "schema_version": "Of this form.",
+    "schema_version": "Version of this form.",
     "n_layer": "Layers.",
-    "n_head": "Attention heads of a layer.",
+    "n_head": "Attention heads per layer.",
     "d_model": "Width of the residual stream.",
     "d_head": "Width of a head.",
     "d_ff": "Width of the feed-forward layer.",
-    "activation": "Of the feed-forward layer; GELU is the exact one.",
+    "activation": "Activation of the feed-forward layer; GELU is exact, not the tanh approximation.",
     "unembed_bias": "Whether the output embedding has a bias.",
-    "gamma": "The initialization rate: standard deviation is width to the power of -gamma.",
-    "qk": "Rate of the query and key maps; gamma if null.",
-    "vo": "Rate of the value and output maps; gamma if null.",
-    "mlp": "Rate of the feed-forward maps; gamma if null.",
-    "weight_decay": "Strength of the decay.",
-    "beta1": "AdamW's average of gradients.",
-    "beta2": "AdamW's average of squared gradients.",
+    "gamma": "Initialization rate: the standard deviation is the width to the power of -gamma.",
+    "qk": "Rate of the query and key matrices; gamma if null.",
+    "vo": "Rate of the value and output matrices; gamma if null.",
+    "mlp": "Rate of the feed-forward matrices; gamma if null.",
+    "weight_decay": "Weight decay.",
+    "beta1": "AdamW's decay rate of the mean gradient.",
+    "beta2": "AdamW's decay rate of the mean squared gradient.",
     "eps": "AdamW's epsilon.",
-    "start": "Warm-up begins at lr times this.",
-    "authors": "Who made it.",
-    "recipe": "What was trained.",
-    "statistics": "What the rows give.",
-    "machine": "What it ran on.",
+    "start": "Warm-up starts at lr times this.",
+    "authors": "Authors of the recipe.",
+    "recipe": "The training recipe.",
+    "statistics": "Computed from the rows.",
+    "machine": "The machine that trained it.",
     "task": "Name of the task.",
     "variant": "Its variant.",
-    "seed": "One of those that follow from the recipe's hash.",
-    "held_out": "Mean over tasks of the accuracy on what was held out.",
+    "seed": "One of the seeds derived from the recipe's hash.",
+    "held_out": "Mean over tasks of the accuracy on held-out groups.",
     "seen": "Mean over tasks of the accuracy on seen groups.",
-    "flops_to_verdict": "Of the steps until each member's verdict was its last.",
-    "tasks": "One a task, in the suite's order.",
+    "flops_to_verdict": "FLOPs of the steps until each member's verdict was final.",
+    "tasks": "One per task, in the suite's order.",
     "value": "The estimate.",
-    "low": "Lower end.",
-    "high": "Upper end.",
+    "low": "Lower bound.",
+    "high": "Upper bound.",
     "python": "Version.",
     "cores": "Logical processors.",
     "threads": "Threads of torch.",
@@ -79,7 +79,7 @@ WORDS = {
     "torch": "Version.",
     "numpy": "Version.",
 }
-"""Of the fields whose class says nothing more about them."""
+"""Descriptions of fields that have no docstring in their class."""
 
 
 def descriptions(model: type[BaseModel]) -> dict[str, str]:
@@ -116,8 +116,8 @@ def readme() -> str:
     for name, track in TRACKS.items():
         suite = ", ".join(task.words for task in track.suite)
         lines += [
-            f"- `{name}`: {suite}. At most {track.parameters:,} parameters, {track.products:.0e} multiplications in the matrix"
-            f" products of all members, {track.steps:,} steps, {track.layers} layers, {track.heads} heads and"
+            f"- `{name}`: {suite}. At most {track.parameters:,} parameters, {track.products:.0e} multiply-accumulates in the"
+            f" matmuls of all members, {track.steps:,} steps, {track.layers} layers, {track.heads} heads and"
             f" {track.data_size:,} training examples.",
         ]
     content = schema()

@@ -121,7 +121,7 @@ def values_at_first_anchor(opened: Internals, grid: Grid) -> Float[np.ndarray, "
 
 
 def similarities(codes: Float[np.ndarray, "members base key anchor d"], grid: Grid) -> dict[str, Float[np.ndarray, "members base"]]:
-    """The mean cosines that AnchorValue names, a value a base; NaN where a base has no two such sequences."""
+    """The mean cosines that AnchorValue names, one value per base; NaN where a base has no two such sequences."""
     equal, unequal = equal_against_unequal(codes, grid)
     return {"equal_g": equal, "unequal_g": unequal, "equal_minus_unequal": equal - unequal}
 

@@ -145,7 +145,7 @@ def _grid(task: Task, n: int, seed: int) -> Grid:
 
 
 def similarities(codes: Float[np.ndarray, "members base key pair d"], grid: Grid) -> dict[str, Float[np.ndarray, "members base"]]:
-    """The mean cosines that FusedVector names, a value a base; NaN where a base has no two such sequences."""
+    """The mean cosines that FusedVector names, one value per base; NaN where a base has no two such sequences."""
     equal, unequal = equal_against_unequal(codes, grid)
     at_one_key = cosines(centred(codes))
     mirror, others = mirrors(grid.pairs)

@@ -132,7 +132,7 @@ def write_swaps(task: Task, n: int, seed: int) -> Swaps:
 
 
 Patch = tuple[Int[np.ndarray, " n"], list[Tensor]]
-"""Where a stream is replaced, a position a sequence, and the streams of all layers to take it from."""
+"""Where a stream is replaced, one position per sequence, and the streams of all layers to take it from."""
 
 
 def answers_after(

@@ -12,6 +12,7 @@ from scipy.stats import kruskal
 from anchorbench import cli
 from anchorbench.leaderboard import LAPTOP_SUITE, SEEDS, Entry, Row, SuiteTask, seen_and_held_out
 from anchorbench.leaderboard_check import validate_entry
+from anchorbench.leaderboard_page import markdown_table
 from anchorbench.leaderboard_run import Verification
 from anchorbench.leaderboard_run import _drawn as drawn
 from anchorbench.leaderboard_statistics import BETTER, better_than, permutation_p, share_of_suite
@@ -89,6 +90,11 @@ def rows_of(task: SuiteTask) -> list[Row]:
 def says(*texts: str, page: str = BOARD) -> None:
     for text in texts:
         assert text in words(page), text
+
+
+def test_the_table_is_that_of_the_entries() -> None:
+    assert (ROOT / "leaderboard" / "table.md").read_text() == markdown_table(list(ENTRIES.values()))
+    assert all(entry.digest in (ROOT / "leaderboard" / "index.html").read_text() for entry in ENTRIES.values())
 
 
 def test_the_scores_of_the_board() -> None:
