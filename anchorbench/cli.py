@@ -193,10 +193,11 @@ def _examine(model: str, task: str | None, only: str | None, *, as_json: bool, f
     from rich.console import Console
 
     from anchorbench import examine
+    from anchorbench.canvas import FORMATS, draw_all
     from anchorbench.files import require_place
 
     if figures is not None:
-        require_place(figures, "--figures", examine.FORMATS)
+        require_place(figures, "--figures", [f".{kind}" for kind in FORMATS])
     found = examine.examine(model, task, only)
     if as_json:
         sys.stdout.write(json.dumps(examine.as_json(found), indent=1) + "\n")
@@ -204,7 +205,9 @@ def _examine(model: str, task: str | None, only: str | None, *, as_json: bool, f
         examine.show(found, Console(markup=False, highlight=False))
     if figures is not None:
         sys.stdout.flush()  # the verdict is said, whatever becomes of the figures
-        examine.draw(found, figures)
+        _, problems = draw_all(lambda path: examine.draw(found, path), [figures])
+        if problems:
+            raise ValueError(problems[0])
 
 
 @app.command()

@@ -1,6 +1,5 @@
 """One model examined: its behaviour, its mechanism and every probe, as a table, as JSON and as a page of figures."""
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -10,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from anchorbench.canvas import plain_matplotlib, save
 from anchorbench.classification import classify
-from anchorbench.files import MAX_JSON_BYTES, read_json, write_atomically
+from anchorbench.files import MAX_JSON_BYTES, read_json
 from anchorbench.hub import load_member, load_model, with_own_task
 from anchorbench.internals import Internals, open_internals, stack_internals
 from anchorbench.mechanism import Mechanism, mechanism
@@ -23,7 +23,6 @@ from anchorbench.store import Run
 from anchorbench.task import Task, list_tasks, load_task
 from anchorbench.verdict import FIT, Behaviour
 
-FORMATS = (".pdf", ".svg", ".png")
 UNFIT = f"not read, as it has not learned the trained pairs (below {FIT:.0%}): scores would describe no solution"
 MARGIN = 0.55
 """Of each probe's part of the page, for its name, in inches."""
@@ -187,15 +186,16 @@ def mechanism_in_words(how: Mechanism | str) -> str:
     return f"{words}; the exception is read as {how.exception} (probability of ordered {how.exception_probability:.2f})"
 
 
-def draw(examined: Examined, path: Path) -> None:
-    """Writes the page of figures, a part for each probe, in the format that `path` ends in, one of FORMATS.
+@plain_matplotlib()
+def draw(examined: Examined, path: Path) -> Path:
+    """Writes the page of figures, a part for each probe, as PDF, SVG or PNG, by the suffix of `path`.
 
     Raises ValueError if there is nothing to draw or it cannot be written.
     """
     from matplotlib.figure import Figure
 
     if isinstance(examined.probes, str):
-        raise ValueError(f"no figures are drawn: {examined.probes}")
+        raise ValueError(f"probes are {examined.probes}")
     results = {name: found for name, found in examined.probes.items() if not isinstance(found, str)}
     if not results:
         raise ValueError(f"no probe fits task {examined.task.name} and this model: there is nothing to draw")
@@ -210,9 +210,7 @@ def draw(examined: Examined, path: Path) -> None:
     figure.suptitle(
         f"{examined.task.name}, {examined.task.variant}; behaviour: {verdict}; mechanism: {_short(examined)}", fontsize=11
     )
-    content = io.BytesIO()
-    figure.savefig(content, format=path.suffix[1:], dpi=150)
-    write_atomically(path, content.getvalue())
+    return save(figure, path, dpi=150)
 
 
 def _short(examined: Examined) -> str:

@@ -58,12 +58,18 @@ class Internals:
     forward: Callable[[Tensor, Edits], Activations]
     """Of `tokens [members, batch, seq]`."""
     weights: dict[str, Float[Tensor, "members d_in d_out"]]
-    """`embedding` (a row a token), `unembedding`, and of each layer `query.0`, `key.0`, `value.0` (heads side by side) and
-    `ff_in.0`."""
+    """`embedding` (one row per token), `unembedding`, and of each layer `query.0`, `key.0`, `value.0` (heads side by side) and
+    `ff_in.0`, as far as the architecture has them."""
     untrained: Callable[[int], "Internals"]
     """seed -> models of the same shape with fresh initial weights."""
     max_length: int = ANY_LENGTH
     min_length: int = 1
+
+    def weight(self, name: str) -> Float[Tensor, "members d_in d_out"]:
+        """One of `weights`. Raises ValueError if the model has no such matrix, or none that can be read."""
+        if name not in self.weights:
+            raise ValueError(f"the model has no matrix {name!r}; allowed: {', '.join(self.weights)}")
+        return self.weights[name]
 
     @torch.no_grad()
     def run(self, tokens: Int[Tensor, "... batch seq"], edits: Edits | None = None) -> Activations:

@@ -17,7 +17,7 @@ from anchorbench.examine import examine, mechanism_in_words
 from anchorbench.files import require_place
 from anchorbench.leaderboard_page import write_page
 from anchorbench.plots import attention_flow_figure, clearest
-from anchorbench.probes import Score
+from anchorbench.probes import Score, list_probes
 from anchorbench.store import DamagedRunError, Run, read_run
 from anchorbench.summary import Condition, conditions
 
@@ -187,7 +187,7 @@ def _attention_flow(shown: list[Run]) -> tuple[str | None, list[str]]:
 
 
 def _probes(shown: list[Run]) -> tuple[list[Member], list[ProbeRow]]:
-    """Every probe of the members: some fit the one and not the other."""
+    """Every probe of the members: some fit the one and not the other, and none is read of an underfit one."""
     examined = [examine(str(run.path)) for run in shown]
     members = [
         Member(
@@ -198,8 +198,8 @@ def _probes(shown: list[Run]) -> tuple[list[Member], list[ProbeRow]]:
         for run, each in zip(shown, examined, strict=True)
     ]
     rows: list[ProbeRow] = []
-    for probe in examined[0].probes if examined else ():
-        found = [each.probes[probe] for each in examined]
+    for probe in list_probes():
+        found = [each.probes if isinstance(each.probes, str) else each.probes[probe] for each in examined]
         scores = [{} if isinstance(each, str) else each.scores() for each in found]
         names = dict.fromkeys(name for each in scores for name in each)
         rows += [ProbeRow(probe, name, [each.get(name) for each in scores]) for name in names]

@@ -116,7 +116,7 @@ def values_at_first_anchor(opened: Internals, grid: Grid) -> Float[np.ndarray, "
     [stream] = read(opened, grid.flat, lambda a: [a.streams[0]])
     stream = stream[:, np.arange(len(at)), at]
     if opened.n_layer > 1:
-        stream = stream @ opened.weights["value.1"].float().cpu().numpy()
+        stream = stream @ opened.weight("value.1").cpu().numpy()
     return stream.reshape(len(stream), *grid.label.shape, -1)
 
 

@@ -116,7 +116,7 @@ def condensation(model: object, task: Task, matrix: str = "query.0", seed: int =
     def named(weight: Tensor) -> dict[str, float]:
         return dict(zip(MEASURES, measures(weight).tolist(), strict=True))
 
-    noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
+    noise = torch.randn(weight.shape, generator=torch.Generator("cpu").manual_seed(seed), dtype=torch.float32, device="cpu")
     cosine = cosines(weight.T.numpy())
     return Condensation(
         matrix=matrix,
@@ -174,6 +174,4 @@ def _words(matrix: str) -> str:
 
 
 def _matrix(opened: Internals, name: str) -> Float[Tensor, "members d_in d_out"]:
-    if name not in opened.weights:
-        raise ValueError(f"the model has no matrix {name!r}; allowed: {', '.join(opened.weights)}")
-    return opened.weights[name].detach().float().cpu()
+    return opened.weight(name).detach().cpu()

@@ -174,7 +174,7 @@ def embedding_order(model: object, task: Task, seed: int = 0) -> EmbeddingOrder:
     highest = int(max(keys.max(), anchors.max(initial=0)))
     if highest >= opened.vocab_size:
         raise ValueError(f"the task uses token {highest}, but the model's vocabulary is 0..{opened.vocab_size - 1}")
-    embedding, untrained = (which.weights["embedding"][0].float().cpu().numpy() for which in (opened, opened.untrained(seed)))
+    embedding, untrained = (which.weight("embedding")[0].cpu().numpy() for which in (opened, opened.untrained(seed)))
     x = embedding[keys]
 
     fold = np.arange(len(keys)) % FOLDS

@@ -139,8 +139,8 @@ def answers_after(
     opened: Internals, tokens: Int[np.ndarray, "n seq"], layer: int, patches: Sequence[Patch], noise: int | None = None
 ) -> Int[np.ndarray, "members n"]:
     """Answers to `tokens` with the patches applied after `layer`; with `noise`, a seed, in random directions as long."""
-    rows = torch.arange(len(tokens))
-    generator = None if noise is None else torch.Generator().manual_seed(noise)
+    rows = torch.arange(len(tokens), device="cpu")
+    generator = None if noise is None else torch.Generator("cpu").manual_seed(noise)
 
     def edit(x: Tensor) -> Tensor:
         x = x.clone()

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from anchorbench.hub import with_own_task
+from anchorbench.hub import require_vocabulary, with_own_task
 from anchorbench.internals import Activations, Internals, open_internals
 from anchorbench.task import Examples, Task
 
@@ -24,6 +24,7 @@ def open_one(model: object, task: Task) -> tuple[Internals, Task]:
     opened = open_internals(model)
     if opened.members != 1:
         raise ValueError(f"the stack has {opened.members} members; allowed: 1, pick one first")
+    require_vocabulary(opened.vocab_size, task)
     return opened, task
 
 

@@ -124,6 +124,10 @@ def test_every_probe_of_the_clearest_members_is_a_row(
     """Against the probes themselves, and the members' mechanism above the table."""
     shown: list[Run] = []
     monkeypatch.setattr("anchorbench.report.clearest", lambda runs: shown.extend(runs[1:3]) or runs[1:3])
+    underfit, _ = report(finished_sweep, tmp_path / "underfit.html")
+    assert "patching" not in underfit.read_text()
+    shown.clear()
+    monkeypatch.setattr("anchorbench.verdict.FIT", 0.0)  # of six steps of training these members count as fit
     page, _ = report(finished_sweep, tmp_path / "probes.html")
     rows = re.findall(r'<td class="text">([a-z_0-9.]+)</td>((?:<td>.*?</td>)+)</tr>', page.read_text())
     told = {name: re.findall(r"(-?[0-9.]+) <", cells) for name, cells in rows}

@@ -6,7 +6,7 @@ import torch
 import transformers
 
 SIZE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 120}
-IDS = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+COMMON = {"vocab_size": 120, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None, "attn_implementation": "eager"}
 KV = {"num_key_value_heads": 1}
 HEAD = {"head_dim": 8}
 GPT = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 16, "vocab_size": 120}
@@ -80,7 +80,7 @@ CLASSES = {"GPT2": "GPT2LMHeadModel", "OpenAIGPT": "OpenAIGPTLMHeadModel", "CTRL
 
 def make(name: str) -> Any:
     """The model `name` of the zoo with random weights of visible size."""
-    config = getattr(transformers, f"{name}Config")(**{"vocab_size": 120} | IDS | ZOO[name])
+    config = getattr(transformers, f"{name}Config")(**COMMON | ZOO[name])
     torch.manual_seed(0)
     model = getattr(transformers, CLASSES.get(name, f"{name}ForCausalLM"))(config).eval()
     with torch.no_grad():
