@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.stats import kruskal
+from test_zoo import UNREAD
+from zoo import ZOO
 
 from anchorbench import cli
 from anchorbench.leaderboard import LAPTOP_SUITE, SEEDS, Entry, Row, SuiteTask, seen_and_held_out
@@ -90,6 +92,10 @@ def rows_of(task: SuiteTask) -> list[Row]:
 def says(*texts: str, page: str = BOARD) -> None:
     for text in texts:
         assert text in words(page), text
+
+
+def test_how_many_architectures_are_read() -> None:
+    says(f"of {len(ZOO)} tiny architectures in the tests all can be asked, and {len(ZOO) - len(UNREAD)} looked inside", page=README)
 
 
 def test_the_table_is_that_of_the_entries() -> None:
