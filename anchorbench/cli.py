@@ -219,11 +219,12 @@ def export(
     """Write a member as a Hugging Face checkpoint, which TransformerLens opens too."""
     from rich.console import Console
 
+    from anchorbench.files import visible
     from anchorbench.hub import export as export_run
     from anchorbench.store import read_run
 
     path = export_run(read_run(run_dir), out_dir, step)
-    Console(markup=False).print(f"checkpoint: {path}", soft_wrap=True)
+    Console(markup=False).print(f"checkpoint: {visible(path)}", soft_wrap=True)
 
 
 @app.command()
@@ -259,13 +260,14 @@ def report(
     """Write one HTML page for a sweep: phase diagram, trajectories, deviations, attention flow."""
     from rich.console import Console
 
+    from anchorbench.files import visible
     from anchorbench.report import report as write_report
 
     console = Console(markup=False, highlight=False)
     page, problems = write_report(sweep, out, x=x, y=y, panels=panels)
     for problem in problems:
-        console.print(f"left out: {problem}", soft_wrap=True)
-    console.print(f"page: {page}", soft_wrap=True)
+        console.print(f"left out: {visible(problem)}", soft_wrap=True)
+    console.print(f"page: {visible(page)}", soft_wrap=True)
 
 
 bench_app = typer.Typer(no_args_is_help=True, help="Measure speed on this machine.")
@@ -292,10 +294,11 @@ def data_verify(folder: Annotated[Path, typer.Argument(help="Folder of a data se
     from rich.console import Console
 
     from anchorbench.data import verify
+    from anchorbench.files import visible
 
     manifests = verify(folder)
     rows, configurations = sum(sum(manifest.examples.values()) for manifest in manifests), len(manifests)
-    sentence = f"{folder}: all {rows:,} rows of {configurations} configuration{'s' * (configurations > 1)} are right"
+    sentence = f"{visible(folder)}: all {rows:,} rows of {configurations} configuration{'s' * (configurations > 1)} are right"
     Console(markup=False, highlight=False).print(sentence, soft_wrap=True)
 
 
@@ -309,16 +312,17 @@ def data_push(
     from rich.console import Console
 
     from anchorbench.data import push, uploads
+    from anchorbench.files import visible
 
     console = Console(markup=False, highlight=False)
     if not dry_run:
-        console.print(f"uploaded: {push(folder, repo)}", soft_wrap=True)
+        console.print(f"uploaded: {visible(push(folder, repo))}", soft_wrap=True)
         return
     files = uploads(folder)
     for file in files:
         console.print(f"{file.stat().st_size:>14,}  {file.relative_to(folder)}", soft_wrap=True)
     total = sum(file.stat().st_size for file in files)
-    console.print(f"{total:>14,}  bytes in {len(files)} files would be uploaded to {repo}; nothing was", soft_wrap=True)
+    console.print(f"{total:>14,}  bytes in {len(files)} files would be uploaded to {visible(repo)}; nothing was", soft_wrap=True)
 
 
 @bench_app.command("data")
@@ -368,5 +372,7 @@ def main() -> None:
 
 
 def _fail(sentence: str, code: int = 2) -> NoReturn:
-    sys.stderr.write(f"anchorbench: {sentence}\n")
+    from anchorbench.files import visible
+
+    sys.stderr.write(f"anchorbench: {visible(sentence)}\n")
     sys.exit(code)

@@ -10,11 +10,8 @@ The same command gives the same bytes: nothing that is written holds a time, a p
 
 import json
 import re
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +19,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
-import yaml
 from pydantic import ValidationError
 from rich.console import Console
 
 from anchorbench import __version__
 from anchorbench.card import Built, Manifest, card, data_files, features
+from anchorbench.files import new_folder, open_plain, parse_yaml, read_bytes, read_json, visible
 from anchorbench.gallery import config_name, find_tasks
+from anchorbench.recipe import MAX_EXAMPLES
 from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Split, Task, first_sentence, list_tasks, load_task
 
 pc: Any = pyarrow.compute  # its functions are made at import, unseen by type checkers
@@ -37,6 +35,8 @@ ROWS = 2**16
 CARD = "README.md"
 MANIFEST = "anchorbench.json"
 MAX_SMALL_BYTES = 2**20
+MAX_HEADER_BYTES = 2**17
+"""Of a card's YAML; that of all our tasks has a quarter of it."""
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -52,11 +52,11 @@ def build(
     that makes no sense, or a folder that cannot be written; then nothing is left behind.
     """
     tasks = find_tasks(name)
-    if size is not None and size < 1:
-        raise ValueError(f"size is {size}; allowed: at least 1")
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; allowed: at least 0")
-    with _new_folder(out) as folder:
+    if size is not None and not 1 <= size <= MAX_EXAMPLES:
+        raise ValueError(f"size is {size}; allowed: 1 to {MAX_EXAMPLES}")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed is {seed}; allowed: 0 to {2**63 - 1}")
+    with new_folder(out, marker=CARD) as folder:
         built: list[Built] = []
         for task in tasks:
             built.append(_write_config(task, folder / config_name(task), size, seed))
@@ -78,33 +78,13 @@ def build_and_show(name: str, out: Path, *, size: int | None = None, seed: int =
         console.print(f"{what:<40} {rows:>10,} rows {size / 1000:>9,.0f} kB{more}", soft_wrap=True)
 
     built = build(name, out, size=size, seed=seed, report=lambda b: show(config_name(b.task), [b]))
-    show(f"{len(built)} in all", built, f", in {time.perf_counter() - start:.1f} s: {out}")
+    show(f"{len(built)} in all", built, f", in {time.perf_counter() - start:.1f} s: {visible(out)}")
     if not (out / _TOKENIZER[0]).exists():
         example = out / config_name(built[0].task)
         console.print(
-            f'Their vocabularies differ, so that each has its own tokenizer: AutoTokenizer.from_pretrained("{example}")',
+            f'Their vocabularies differ, so that each has its own tokenizer: AutoTokenizer.from_pretrained("{visible(example)}")',
             soft_wrap=True,
         )
-
-
-@contextmanager
-def _new_folder(out: Path) -> Generator[Path]:
-    """A temporary folder beside `out`, renamed to it at the end, or removed on any error."""
-    out = out.resolve()
-    try:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ValueError(f"{out} exists and is not an empty folder; allowed: a folder that is new or empty")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-        try:
-            yield temporary
-            temporary.chmod(0o755)
-            temporary.rename(out)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-    except OSError as error:
-        raise ValueError(f"{out} cannot be written: {error.strerror or error}") from None
 
 
 def _write_config(task: Task, folder: Path, size: int | None, seed: int) -> Built:
@@ -235,19 +215,10 @@ def _configs(folder: Path) -> list[Path]:
     return found
 
 
-def _read_small(path: Path) -> bytes:
-    if not path.is_file():
-        raise ValueError(f"{path} is missing")
-    size = path.stat().st_size
-    if size > MAX_SMALL_BYTES:
-        raise ValueError(f"{path} has {size} bytes; allowed: at most {MAX_SMALL_BYTES}")
-    return path.read_bytes()
-
-
 def _read_manifest(config: Path) -> tuple[Manifest, Task]:
     path = config / MANIFEST
     try:
-        manifest = Manifest.model_validate_json(_read_small(path))
+        manifest = Manifest.model_validate(read_json(path, most=MAX_SMALL_BYTES))
     except ValidationError as error:
         raise ValueError(f"{path} is damaged: {first_sentence(error)}") from None
     task = load_task(manifest.task, manifest.variant)
@@ -266,22 +237,19 @@ def _check_tokenizer(folder: Path, tasks: list[Task]) -> None:
     """Raises ValueError unless the tokenizer in `folder` is the one that `build` writes for `tasks`."""
     right = _tokenizer_files(tasks) or {}
     for name in _TOKENIZER:
-        content = _read_small(folder / name)
-        try:
-            same = name in right and json.loads(content) == json.loads(right[name])
-        except (ValueError, RecursionError):
-            raise ValueError(f"{folder / name} is not complete JSON") from None
-        if not same:
+        if read_json(folder / name, most=MAX_SMALL_BYTES) != (json.loads(right[name]) if name in right else None):
             raise ValueError(f"{folder / name} is not the tokenizer of {', '.join(map(config_name, tasks[:3]))}")
 
 
 def _check_card(path: Path, manifests: dict[str, Manifest]) -> None:
     """Raises ValueError unless the card sends `load_dataset` to the files of each configuration, and to no others."""
-    content = _read_small(path)
+    header = b"".join(read_bytes(path, most=MAX_SMALL_BYTES).split(b"---\n")[1:2])
+    if len(header) > MAX_HEADER_BYTES:
+        raise ValueError(f"{path} begins with {len(header)} bytes of YAML; allowed: at most {MAX_HEADER_BYTES}")
+    content = parse_yaml(header, str(path))
     try:
-        configs = yaml.safe_load(content.split(b"---\n")[1])["configs"]
-        said = {config["config_name"]: config["data_files"] for config in configs}
-    except (yaml.YAMLError, LookupError, TypeError, ValueError, RecursionError):
+        said = {config["config_name"]: config["data_files"] for config in content["configs"]}
+    except (LookupError, TypeError):
         raise ValueError(f"{path} does not begin with the YAML that load_dataset reads") from None
     if said.keys() != manifests.keys():
         raise ValueError(f"{path} lists {len(said)} configurations, not those of the {len(manifests)} folders beside it")
@@ -293,7 +261,7 @@ def _check_card(path: Path, manifests: dict[str, Manifest]) -> None:
 def _read_split(path: Path, task: Task, n: int) -> Iterator[pa.Table]:
     """The rows of a split's file, some at a time. Raises ValueError if it is not a whole file with the right columns and rows."""
     try:
-        with pq.ParquetFile(path) as file:
+        with open_plain(path) as plain, pq.ParquetFile(plain) as file:
             schema = _schema(task)
             if not file.schema_arrow.equals(schema):
                 raise ValueError(f"{path} does not have the columns of {config_name(task)}: {', '.join(schema.names)}")
@@ -301,8 +269,6 @@ def _read_split(path: Path, task: Task, n: int) -> Iterator[pa.Table]:
                 raise ValueError(f"{path} has {file.metadata.num_rows} rows; its {MANIFEST} says {n}")
             for batch in file.iter_batches(batch_size=ROWS):
                 yield pa.Table.from_batches([batch])
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing") from None
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} is not a complete parquet file ({' '.join(str(error).split())[:200]})") from None
 

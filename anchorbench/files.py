@@ -15,8 +15,9 @@ import stat
 import tempfile
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
@@ -80,7 +81,7 @@ def visible(text: object, most: int = MAX_SENTENCE) -> str:
 
 
 @contextmanager
-def open_plain(path: Path) -> Generator[BinaryIO]:
+def open_plain(path: Path) -> Generator[BufferedReader]:
     """A plain file, opened for reading. Raises ValueError for a folder, pipe, socket or device, and a file that cannot be read."""
     try:
         _require_regular(path, path.stat())  # before opening: a device may react to that
@@ -218,7 +219,7 @@ def parse_yaml(data: bytes, name: str, *, deepest: int = MAX_DEPTH) -> Any:
         raise ValueError(f"{name} is not YAML: {visible(error.problem)} (line {line})") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise ValueError(f"{name} is not YAML: it holds the character {_quoted(error.character)} (line {line})") from None
+        raise ValueError(f"{name} is not YAML: it holds the character {error.character:#x} (line {line})") from None
     except (ValueError, ArithmeticError, RecursionError):  # of a directive or an escape without bounds, inside PyYAML
         raise ValueError(f"{name} is not YAML: a number or character out of bounds (line {reader.line})") from None
 
@@ -258,6 +259,8 @@ class _YamlReader:
         if event.tag is not None:
             raise _RefusedError(f"tags such as {_quoted(event.tag)} are not allowed")
         if isinstance(event, yaml.ScalarEvent):
+            if not event.value.isascii() and any("\ud800" <= char <= "\udfff" for char in event.value):
+                raise _RefusedError("it holds half a character")
             return self._plain(event.value) if event.implicit[0] else event.value
         if depth == self._deepest:
             raise _RefusedError(f"it nests more than {depth} deep")
@@ -394,8 +397,8 @@ def new_folder(out: Path, *, marker: str, replace: bool = False) -> Generator[Pa
 
 
 def _require_empty(out: Path) -> None:
-    """But for what kills left of other calls."""
-    if not out.is_dir() or any(not path.name.startswith(f".{out.name}.") for path in out.iterdir()):
+    """But for what kills left of other calls, and what a file system of its own has in it."""
+    if not out.is_dir() or any(not path.name.startswith((f".{out.name}.", "lost+found")) for path in out.iterdir()):
         raise ValueError(f"{out} exists and is not an empty folder; allowed: a folder that is new or empty")
 
 

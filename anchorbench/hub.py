@@ -9,8 +9,6 @@ import copy
 import json
 import math
 import re
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from anchorbench.checkpoint import CONFIG, fetch, load_checkpoint, plain_session
+from anchorbench.files import new_folder, read_json
 from anchorbench.initialize import Init, initialize
 from anchorbench.model import GPT
 from anchorbench.store import DamagedRunError, Run, read_run
@@ -295,36 +294,25 @@ def export(run: Run, out: Path, step: int | None = None) -> Path:
 
     Raises ValueError with one sentence if `out` is a non-empty folder or the shape has no Hugging Face counterpart.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} already exists and is not an empty folder; choose another")
-    model = to_transformers(load_member(run, step))
     card = json.dumps(
         {"run_id": run.result.run_id, "verdict": run.result.verdict, "recipe": run.recipe.model_dump(mode="json")}, indent=1
     )
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-        try:
-            temporary.chmod(0o755)
+        with new_folder(out, marker="config.json") as folder:
+            model = to_transformers(load_member(run, step))
             with plain_session():
-                model.save_pretrained(temporary)
-            _name_parent_architecture(temporary / "config.json")
-            tokenizer(run.recipe.load_task()).save_pretrained(temporary)
-            (temporary / "anchorbench.json").write_text(card + "\n")
-            if out.exists():
-                out.rmdir()
-            temporary.rename(out)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{out} cannot be written: {getattr(error, 'strerror', None) or error}") from None
+                model.save_pretrained(folder)
+            _name_parent_architecture(folder / "config.json")
+            tokenizer(run.recipe.load_task()).save_pretrained(folder)
+            (folder / "anchorbench.json").write_text(card + "\n")
+    except SafetensorError as error:
+        raise ValueError(f"{out} cannot be written: {error}") from None
     return out
 
 
 def _name_parent_architecture(config: Path) -> None:
     """TransformerLens takes the first architecture that it knows: for ours its parent class, which has the same modules."""
-    content = json.loads(config.read_text())
+    content = read_json(config)
     if content["architectures"] == ["AnchorGPTForCausalLM"]:
         content["architectures"].append("OpenAIGPTLMHeadModel")
         config.write_text(json.dumps(content, indent=2) + "\n")

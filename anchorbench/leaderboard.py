@@ -109,7 +109,33 @@ def _plain(text: str) -> str:
     return text
 
 
-Name = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(_plain)]
+MARKS = " .,-+()/&'_"
+"""What a name may hold beside letters and digits."""
+LOOK_ALIKE = {"LATIN", "GREEK", "CYRILLIC"}
+"""Scripts with letters that look the same."""
+
+
+def _title(text: str) -> str:
+    """Visible text that cannot be taken for another column of the table: no rank before it, no share after it."""
+    for character in _plain(text):
+        if unicodedata.category(character)[0] not in "LM" and character not in MARKS and not character.isdecimal():
+            raise ValueError(f"holds {character!r}; allowed: letters, digits, spaces and {' '.join(MARKS[1:])}")
+    if not text[:1].isalpha():
+        raise ValueError(f"begins with {text[:1]!r}; allowed: a letter")
+    for word in text.split(" "):
+        scripts = LOOK_ALIKE & {unicodedata.name(character, "").split(" ")[0] for character in word}
+        if not word or len(scripts) > 1:
+            raise ValueError(f"has {' and '.join(sorted(scripts)) or 'no'} letters in one word; allowed: letters of one script")
+    return text
+
+
+def name_key(name: str) -> str:
+    """Equal for names that a reader takes for the same."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+
+
+Name = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(_title)]
+"""Begins with a letter; letters, digits, spaces and a few marks."""
 Sentence = Annotated[str, Field(min_length=1, max_length=400), AfterValidator(_plain)]
 Version = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(_plain)]
 

@@ -6,12 +6,12 @@ digest, completeness, and last the statistics, which are recomputed from the row
 
 import json
 import math
-import re
+from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
+from anchorbench.files import MAX_YAML_BYTES, parse_json, parse_yaml, read_bytes, visible
 from anchorbench.initialize import stream_seed
 from anchorbench.leaderboard import (
     Entry,
@@ -24,7 +24,6 @@ from anchorbench.leaderboard import (
     verdict_of,
 )
 from anchorbench.leaderboard_statistics import statistics_of
-from anchorbench.plan import MAX_YAML_BYTES, PlainLoader
 from anchorbench.recipe import Recipe
 from anchorbench.task import NO_ANSWER, Task, first_sentence
 from anchorbench.train import FINAL_SIZE
@@ -33,60 +32,47 @@ from anchorbench.verdict import Share
 MAX_ENTRY_BYTES = 2**17
 """An entry of the gpu track has 30 kB."""
 MAX_DEPTH = 8
-MAX_DIGITS = 30
-"""Of a number: more than any that we write."""
-STRING = re.compile(r'"(?:[^"\\]|\\.?)*(?:"|\Z)', re.DOTALL)
-"""Of JSON; one that does not end goes to the end, so that looking for strings takes linear time."""
 MAX_SENTENCE = 300
 """Characters of a refusal, which quotes what it refuses."""
 SAME = 1e-9
 """Relative difference up to which a recomputed statistic is the same: summation differs between libraries, rows do not."""
 
 
-class _RecipeLoader(PlainLoader):
-    """Plain YAML in which a key stands once and 1e-3 is a number, as in YAML 1.2."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        known: set[Any] = set()
-        for key in (self.construct_object(key, deep=True) for key, _ in node.value):
-            if key in known:
-                raise yaml.YAMLError(f"key {key!r} stands twice")
-            known.add(key)
-        return super().construct_mapping(node, deep)
+def read_recipe(path: Path) -> SubmittedRecipe:
+    """A recipe from a YAML file. Raises ValueError with one sentence."""
+    return parse_recipe_yaml(read_bytes(path, most=MAX_YAML_BYTES), str(path))
 
 
-_RecipeLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-def read_recipe(data: bytes) -> SubmittedRecipe:
+def parse_recipe_yaml(data: bytes, name: str = "the recipe") -> SubmittedRecipe:
     """A recipe from YAML. Raises ValueError with one sentence."""
-    if len(data) > MAX_YAML_BYTES:
-        raise ValueError(f"the recipe has {len(data)} bytes; allowed: at most {MAX_YAML_BYTES}")
-    try:
-        content = _RecipeLoader(data).get_single_data()
-        text = json.dumps(content, allow_nan=False)  # JSON's types are all that a recipe holds: no dates, sets or bytes
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise ValueError(_short(f"the recipe is not plain YAML: {str(error).splitlines()[0]}")) from None
+    content = parse_yaml(data, name)
     if not isinstance(content, dict):
-        raise ValueError("the recipe is no mapping of fields; allowed: name, description, model, init, optimizer, ...")
+        raise ValueError(f"{name} is no mapping of fields; allowed: name, description, model, init, optimizer, ...")
     try:
-        return SubmittedRecipe.model_validate_json(text, strict=True)
+        return SubmittedRecipe.model_validate_json(json.dumps(content), strict=True)
     except ValidationError as error:
-        raise ValueError(_sentence(error)) from None
+        raise ValueError(f"{name}: {_sentence(error)}") from None
+
+
+def read_entry(path: Path) -> Entry:
+    """The valid entry in a file. Raises ValueError with one sentence that names the file."""
+    data = read_bytes(path, most=MAX_ENTRY_BYTES)
+    try:
+        return validate_entry(data)
+    except ValueError as refusal:
+        raise ValueError(f"{path}: {refusal}") from None
 
 
 def validate_entry(data: bytes) -> Entry:
     """The entry that is the file's content `data`. Raises ValueError with one sentence for whatever is not as it must be."""
-    content = _strict_json(data)
+    if len(data) > MAX_ENTRY_BYTES:
+        raise ValueError(f"the entry has {len(data)} bytes; allowed: at most {MAX_ENTRY_BYTES}")
+    content = parse_json(data, "the entry", deepest=MAX_DEPTH)
     if not isinstance(content, dict):
         raise ValueError("the entry is no JSON object; allowed: an object of an entry's fields")
     try:
         # Of the content as understood above, so that no second parser reads the file in another way.
         entry = Entry.model_validate_json(json.dumps(content, ensure_ascii=False).encode(), strict=True)
-    except UnicodeEncodeError as error:
-        raise ValueError(f"the entry holds half a character, {error.object[error.start]!r}; allowed: whole ones") from None
     except ValidationError as error:
         raise ValueError(_sentence(error)) from None
     digest = digest_of(content)  # of the file's own fields: it stays right when a later version has more
@@ -100,52 +86,6 @@ def validate_entry(data: bytes) -> Entry:
     return entry
 
 
-def _strict_json(data: bytes) -> Any:
-    if len(data) > MAX_ENTRY_BYTES:
-        raise ValueError(f"the entry has {len(data)} bytes; allowed: at most {MAX_ENTRY_BYTES}")
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"the entry is not UTF-8: byte {error.start} is {data[error.start]:#04x}") from None
-    depth = deepest = 0
-    for bracket in re.findall(r"[\[\]{}]", re.sub(STRING, "", text)):
-        depth += 1 if bracket in "[{" else -1
-        deepest = max(deepest, depth)
-    if deepest > MAX_DEPTH:
-        raise ValueError(f"the entry nests {deepest} deep; allowed: at most {MAX_DEPTH}")
-    try:
-        return json.loads(
-            text, object_pairs_hook=_object, parse_constant=_no_number, parse_int=_number(int), parse_float=_number(float)
-        )
-    except json.JSONDecodeError as error:
-        raise ValueError(f"the entry is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in content:
-            raise ValueError(_short(f"the key {key!r} stands twice in one object"))
-        content[key] = value
-    return content
-
-
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON; allowed: finite numbers")
-
-
-def _number(kind: type[int] | type[float]) -> Any:
-    def parse(text: str) -> int | float:
-        if len(text) > MAX_DIGITS:
-            raise ValueError(f"a number has {len(text)} characters; allowed: at most {MAX_DIGITS}")
-        value = kind(text)
-        if not math.isfinite(value):
-            raise ValueError(f"the number {text} is too large; allowed: finite numbers")
-        return value
-
-    return parse
-
-
 def _require_complete(entry: Entry) -> None:
     """Every task of the suite, exactly the seeds that follow from the recipe, and each row as its task makes it."""
     expected = [(task, seed) for task in entry.suite for seed in entry.recipe.seeds(task)]
@@ -154,7 +94,9 @@ def _require_complete(entry: Entry) -> None:
             raise ValueError(f"row {number} of {task.name}, seed {seed}, is missing")
         row = entry.rows[number]
         if (row.task, row.variant) != (task.task, task.variant):
-            raise ValueError(_short(f"row {number} is of {row.task + '/' + row.variant!r}; allowed there: {task.name}"))
+            raise ValueError(
+                visible(f"row {number} is of {row.task + '/' + row.variant!r}; allowed there: {task.name}", MAX_SENTENCE)
+            )
         if row.seed != seed:
             raise ValueError(f"row {number} has seed {row.seed}; the recipe's hash gives {seed}")
         _require_row(f"row {number}", task, row, entry.recipe.recipe(task, seed))
@@ -214,7 +156,7 @@ def _require_statistics(entry: Entry) -> None:
             for i, value in enumerate(ours):
                 compare(f"{where}.{i}", claimed[i], value)
         elif not (math.isclose(claimed, ours, rel_tol=SAME) if isinstance(ours, float) else claimed == ours):
-            raise ValueError(_short(f"{where} is {claimed!r}; the rows give {ours!r}"))
+            raise ValueError(visible(f"{where} is {claimed!r}; the rows give {ours!r}", MAX_SENTENCE))
 
     ours = statistics_of(entry.recipe, entry.rows)
     compare("statistics", entry.statistics.model_dump(mode="json"), ours.model_dump(mode="json"))
@@ -245,10 +187,4 @@ def _sentence(error: ValidationError) -> str:
         sentence = f"the field {where} is missing"
     elif len(sentence) > MAX_SENTENCE:
         sentence = f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}, but it is {problem['input']!r}"
-    return _short(sentence)
-
-
-def _short(sentence: str) -> str:
-    """One line of at most MAX_SENTENCE visible characters."""
-    line = "".join(character if character.isprintable() else "?" for character in sentence)
-    return line if len(line) <= MAX_SENTENCE else f"{line[:MAX_SENTENCE]}..."
+    return visible(sentence, MAX_SENTENCE)

@@ -20,18 +20,19 @@ def run(
     """Train a recipe on its track's suite and write entry.json; what is finished is not trained again."""
     from rich.console import Console
 
+    from anchorbench.files import visible
     from anchorbench.leaderboard_run import run_entry
 
     console = Console(markup=False, highlight=False)
     folder = out if out is not None else Path("anchorbench-out/leaderboard") / recipe.stem
 
     def report(task: str, message: str) -> None:
-        console.print(f"  {task}: {message}", soft_wrap=True)
+        console.print(f"  {task}: {visible(message)}", soft_wrap=True)
 
     entry = run_entry(recipe, folder, report)
     share = entry.statistics.inferential
     console.print(f"score {share.value:.2f}, 95% interval {share.low:.2f} to {share.high:.2f}")
-    console.print(f"entry: {folder / 'entry.json'}", soft_wrap=True)
+    console.print(f"entry: {visible(folder / 'entry.json')}", soft_wrap=True)
 
 
 @app.command()
@@ -39,16 +40,21 @@ def validate(entries: Annotated[list[Path], typer.Argument(help="Entries: JSON f
     """Check form, digest, completeness and statistics of entries; exit code 2 if one is refused."""
     from rich.console import Console
 
+    from anchorbench.files import visible
+    from anchorbench.leaderboard_check import read_entry
+
     console = Console(markup=False, highlight=False)
     refused = 0
     for path in entries:
         try:
-            entry = _read(path)
+            entry = read_entry(path)
         except ValueError as refusal:
             refused += 1
-            console.print(f"refused: {refusal}", soft_wrap=True)
+            console.print(f"refused: {visible(refusal)}", soft_wrap=True)
         else:
-            console.print(f"{path}: valid, {entry.recipe.name}, score {entry.statistics.inferential.value:.2f}", soft_wrap=True)
+            console.print(
+                f"{visible(path)}: valid, {entry.recipe.name}, score {entry.statistics.inferential.value:.2f}", soft_wrap=True
+            )
     if refused:
         raise ValueError(f"{refused} of {len(entries)} entries refused")
 
@@ -66,10 +72,11 @@ def verify(
 
     from rich.console import Console
 
+    from anchorbench.leaderboard_check import read_entry
     from anchorbench.leaderboard_run import verify as verify_entry
 
     console = Console(markup=False, highlight=False)
-    claim = _read(entry)
+    claim = read_entry(entry)
     drawn_by = secrets.randbelow(2**31) if seed is None else seed
     with tempfile.TemporaryDirectory() as temporary:
         done = verify_entry(claim, members, drawn_by, out or Path(temporary))
@@ -97,24 +104,29 @@ def render(
     """Write the page and the Markdown table of all valid entries; refused ones are named and left out."""
     from rich.console import Console
 
+    from anchorbench.files import visible, write_atomically
+    from anchorbench.leaderboard import name_key
+    from anchorbench.leaderboard_check import read_entry
     from anchorbench.leaderboard_page import markdown_table
     from anchorbench.leaderboard_page import render as render_page
-    from anchorbench.store import write_atomically
 
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; allowed: a folder with entries")
     console = Console(markup=False, highlight=False)
     entries: list[Entry] = []
-    known: dict[tuple[str, tuple[int, ...]], Path] = {}
+    known: dict[object, Path] = {}
     for path in sorted(folder.glob("*.json")):
         try:
-            entry = _read(path)
+            entry = read_entry(path)
             # Seeds follow from what is trained: the same ones, the same training, whatever it is called.
-            first = known.setdefault((entry.recipe.track, entry.recipe.seeds(entry.suite[0])), path)
-            if first != path:
-                raise ValueError(f"{path}: the same training as {first}")
+            training = (entry.recipe.track, entry.recipe.seeds(entry.suite[0]))
+            name = name_key(entry.recipe.name)
+            for what, key in (("the same training as", training), ("the same name as", name)):
+                if key in known:
+                    raise ValueError(f"{path}: {what} {known[key]}")
+            known |= {training: path, name: path}
         except ValueError as refusal:
-            console.print(f"left out: {refusal}", soft_wrap=True)
+            console.print(f"left out: {visible(refusal)}", soft_wrap=True)
         else:
             entries.append(entry)
     if not entries:
@@ -122,7 +134,7 @@ def render(
     out.mkdir(parents=True, exist_ok=True)
     page = render_page(entries, out / "index.html")
     write_atomically(out / "table.md", markdown_table(entries).encode())
-    console.print(f"{len(entries)} entries: {page}, {out / 'table.md'}", soft_wrap=True)
+    console.print(f"{len(entries)} entries: {visible(page)}, {visible(out / 'table.md')}", soft_wrap=True)
 
 
 @app.command()
@@ -134,35 +146,20 @@ def export(
     """Write Hugging Face eval.yaml and .eval_results files."""
     from rich.console import Console
 
+    from anchorbench.files import visible
+    from anchorbench.leaderboard_check import read_entry
     from anchorbench.leaderboard_export import export_entry
 
-    for path in export_entry(_read(entry), dataset, out):
-        Console(markup=False, highlight=False).print(str(path), soft_wrap=True)
+    for path in export_entry(read_entry(entry), dataset, out):
+        Console(markup=False, highlight=False).print(visible(path), soft_wrap=True)
 
 
 @app.command()
 def schema(out: Annotated[Path, typer.Option(help="Folder to write schema.json and README.md to.")] = Path("leaderboard")) -> None:
     """Write the JSON schema of an entry, and the README that explains it."""
+    from anchorbench.files import write_atomically
     from anchorbench.leaderboard_schema import readme, schema_json
-    from anchorbench.store import write_atomically
 
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "schema.json", schema_json())
     write_atomically(out / "README.md", readme().encode())
-
-
-def _read(path: Path) -> "Entry":
-    """The valid entry in a file. Raises ValueError with one sentence that names the file."""
-    from anchorbench.leaderboard_check import MAX_ENTRY_BYTES, validate_entry
-
-    if not path.is_file():  # reading a pipe would wait for ever
-        raise ValueError(f"{path} is no file; allowed: an entry's JSON file")
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_ENTRY_BYTES + 1)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-    try:
-        return validate_entry(data)
-    except ValueError as refusal:
-        raise ValueError(f"{path}: {refusal}") from None

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 from scipy.stats import binom
 
-from anchorbench.files import Plain
+from anchorbench.files import Plain, read_json, write_atomically
 from anchorbench.internals import open_internals
 from anchorbench.leaderboard import (
     SEEDS,
@@ -32,10 +31,9 @@ from anchorbench.leaderboard import (
 )
 from anchorbench.leaderboard_check import read_recipe
 from anchorbench.leaderboard_statistics import BETTER, statistics_of
-from anchorbench.plan import MAX_YAML_BYTES
 from anchorbench.probes.attention_flow import attention
 from anchorbench.recipe import PRESETS
-from anchorbench.store import Run, environment, write_atomically
+from anchorbench.store import Run, environment
 from anchorbench.sweep import Progress, Sweep, SweepFolder, run_sweep
 from anchorbench.task import Task
 from anchorbench.verdict import FEW, FIT, MOST, Share
@@ -52,8 +50,7 @@ def run_entry(recipe_yaml: Path, out: Path, report: Callable[[str, str], None] =
     A second call trains only what is missing. `report` is told a task's name and what became of a stack of its members. Raises
     ValueError as `read_recipe` does, and for a folder that was begun elsewhere and is not finished.
     """
-    with recipe_yaml.open("rb") as file:
-        recipe = resolve(read_recipe(file.read(MAX_YAML_BYTES + 1)))
+    recipe = resolve(read_recipe(recipe_yaml))
     sweeps: list[tuple[SuiteTask, Sweep, SweepFolder]] = []
     for task in recipe.suite:
         seeds = recipe.seeds(task)
@@ -92,8 +89,8 @@ def _origin(out: Path) -> Origin:
     if not note.exists():
         write_atomically(note, Origin(machine=this_machine(), git=commit()).model_dump_json(indent=1).encode())
     try:
-        return Origin.model_validate_json(note.read_bytes())
-    except ValidationError:
+        return Origin.model_validate(read_json(note))
+    except ValueError:
         raise ValueError(f"{note} is damaged; remove it or choose another --out") from None
 
 

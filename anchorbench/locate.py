@@ -27,7 +27,7 @@ FINENESS = 25
 """Steps of the posterior's table to one `width`."""
 SHARPEST, SCALES = 0.1, 30
 """The sharpest transition in the table, in widths (a step, as far as can be seen at that width), and how many there are."""
-MOST_CELLS = 1000
+MOST_CELLS, MOST_SEEDS = 1000, 1000
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ def locate(
         raise ValueError(f"the range is {low:g} to {high:g}; allowed: finite numbers, the first the smaller")
     if not (high - low) / MOST_CELLS <= width <= high - low:
         raise ValueError(f"width is {width:g}; allowed: {(high - low) / MOST_CELLS:g} to {high - low:g} for this range")
-    if seeds < FIRST:
-        raise ValueError(f"seeds is {seeds}; allowed: at least {FIRST}")
+    if not FIRST <= seeds <= MOST_SEEDS:
+        raise ValueError(f"seeds is {seeds}; allowed: {FIRST} to {MOST_SEEDS}")
     cells = math.ceil((high - low) / width - 1e-9)
     grid_members = (cells + 1) * seeds
     most = max(grid_members // 2, FIRST * (3 + math.ceil(math.log2(cells))))

@@ -30,6 +30,7 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 HEARTBEAT = 10.0
+MAX_BYTES = 2**12
 STALE = 120.0
 """Twelve missed heartbeats: more than a network file system's cache of file times (a minute) can hide."""
 NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
@@ -83,7 +84,7 @@ class RunLock:
     def still_mine(self) -> bool:
         """Whether the lock was not taken over: ask after training and before writing its result."""
         with suppress(OSError):
-            known = _parse(self.path.read_bytes())
+            known = _parse(self.path.read_bytes()) if self.path.is_file() else None
             # A forked child inherits the object, but not the lock.
             return known is not None and known.token == self.owner.token and self.owner.pid == os.getpid()
         return False
@@ -138,9 +139,11 @@ def nobody_inside(folder: Path) -> Generator[float | None]:
 
 
 def _held(path: Path, now: float) -> bool:
+    if not path.is_file():  # a pipe would be waited for
+        return False
     try:
         with path.open("rb") as file:
-            owner, touched = _parse(file.read()), os.fstat(file.fileno()).st_mtime
+            owner, touched = _parse(file.read(MAX_BYTES)), os.fstat(file.fileno()).st_mtime
     except FileNotFoundError:
         return False
     alive = None if owner is None else _alive(owner)

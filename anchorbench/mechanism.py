@@ -5,7 +5,6 @@ or a difference of cosines, so that no scale of the weights enters; a logistic r
 weights lie in mechanism.json, written by `anchorbench probe fit`; `anchorbench probe validate` shows how far it can be trusted.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from pydantic import Field, ValidationError, model_validator
 
-from anchorbench.files import Plain
+from anchorbench.files import Plain, read_json
 from anchorbench.internals import Internals
 from anchorbench.probes.fused_vector import mean_similarities
 from anchorbench.probes.patching import carried, exception_in_order, followed, write_swaps
@@ -164,10 +163,6 @@ def fit_logistic(features: Sequence[str], found: dict[str, Float[np.ndarray, " n
 def load_classifier(path: Path = WEIGHTS) -> Classifier:
     """The fitted weights. Raises ValueError with one sentence if the file is not such."""
     try:
-        return Classifier.model_validate(json.loads(path.read_bytes()))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+        return Classifier.model_validate(read_json(path))
     except ValidationError as error:
         raise ValueError(f"{path} holds no weights: {first_sentence(error)}") from None
-    except ValueError:
-        raise ValueError(f"{path} holds no weights: it is not JSON") from None

@@ -7,28 +7,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from anchorbench.files import parse_yaml, read_yaml, write_atomically
 from anchorbench.recipe import PRESETS, Recipe, flatten
-from anchorbench.store import Run, write_atomically, write_tables
+from anchorbench.store import Run, write_tables
 from anchorbench.sweep import MAX_RUNS, Sweep, SweepFolder, run_sweep, stacks
 
-MAX_YAML_BYTES = 2**16
 TIMED_STEPS = 5
 INFERS = {"inferential": True, "memorizing": False, "symmetric": False}
 """The two sides of a boundary; members of other verdicts are undecided."""
-
-
-class PlainLoader(yaml.SafeLoader):
-    """YAML without tags and aliases: few bytes of aliases can stand for a value without end."""
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not allowed")
-        return super().compose_node(parent, index)
 
 
 def load_sweep(path: Path, axes: Sequence[str]) -> Sweep:
@@ -40,17 +30,7 @@ def load_sweep(path: Path, axes: Sequence[str]) -> Sweep:
 
     A number for `seed` means so many seeds. Raises ValueError with one sentence for anything that makes no sense.
     """
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_YAML_BYTES + 1)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-    if len(text) > MAX_YAML_BYTES:
-        raise ValueError(f"{path} is too large; allowed: at most {MAX_YAML_BYTES} bytes")
-    try:
-        content = PlainLoader(text).get_single_data()
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or number out of range
-        raise ValueError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no recipe; allowed: a mapping of fields")
     preset = content.pop("preset", "laptop")
@@ -59,12 +39,17 @@ def load_sweep(path: Path, axes: Sequence[str]) -> Sweep:
     chosen = content.pop("axes", {})
     if not isinstance(chosen, dict):
         raise ValueError(f"axes is {chosen!r}; allowed: a mapping of a recipe's fields to their values")
+    if dotted := [key for key in content if "." in str(key)]:  # beside the section, it would be the field twice
+        raise ValueError(f"{path} has the field {dotted[0]!r}; allowed: sections, such as optimizer: {{lr: 0.001}}")
     base = PRESETS[preset]
     if content.get("task", base.task) != base.task:
         base = base.override({"variant": None, "task_config": {}, "task": content["task"]})
     base = base.override(flatten(content))
     base = base.override({"variant": base.load_task().variant})
-    sweep = Sweep(base, {**{path: _values(path, values) for path, values in chosen.items()}, **dict(map(parse_axis, axes))})
+    given = dict(map(parse_axis, axes))
+    if len(given) < len(axes):
+        raise ValueError(f"--axis is given as {', '.join(axes)}; allowed: each field once")
+    sweep = Sweep(base, {**{path: _values(path, values) for path, values in chosen.items()}, **given})
     sweep.runs()
     return sweep
 
@@ -72,10 +57,10 @@ def load_sweep(path: Path, axes: Sequence[str]) -> Sweep:
 def parse_axis(text: str) -> tuple[str, tuple[Any, ...]]:
     """`model.n_layer=2,3` as a field and its values."""
     path, equals, values = text.partition("=")
-    try:
-        return path, _values(path, [yaml.safe_load(value) for value in values.split(",")] if equals else [])
-    except (yaml.YAMLError, RecursionError):
-        raise ValueError(f"axis is {text!r}; allowed: FIELD=VALUE,VALUE,..., such as model.n_layer=2,3") from None
+    name = f"axis {text!r}"
+    if not equals or not values:
+        raise ValueError(f"{name} has no values; allowed: FIELD=VALUE,VALUE,..., such as model.n_layer=2,3")
+    return path, _values(path, [parse_yaml(value.encode("utf-8", "surrogateescape"), name) for value in values.split(",")])
 
 
 def _values(path: Any, values: Any) -> tuple[Any, ...]:

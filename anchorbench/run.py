@@ -14,12 +14,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from anchorbench.canvas import draw_all
+from anchorbench.files import visible
 from anchorbench.plan import parse_axis
 from anchorbench.recipe import PRESETS
 from anchorbench.store import Run
 from anchorbench.summary import Condition, Mean, conditions
+from anchorbench.sweep import MAX_RUNS, Sweep, SweepFolder, run_sweep
 from anchorbench.sweep import Progress as Event
-from anchorbench.sweep import Sweep, SweepFolder, run_sweep
 
 PRECISIONS = ("auto", "fp32", "bf16")
 AXES: dict[str, dict[str, tuple[Any, ...]]] = {
@@ -79,8 +80,8 @@ def make_sweep(
     if gamma is not None:
         chosen["init.gamma"] = tuple(_number(text) for text in gamma.split(","))
     if seeds is not None:
-        if seeds < 1:
-            raise ValueError(f"seeds is {seeds}; allowed: at least 1")
+        if not 1 <= seeds <= MAX_RUNS:
+            raise ValueError(f"seeds is {seeds}; allowed: 1 to {MAX_RUNS}")
         chosen["seed"] = tuple(range(seeds))
     for path, values in map(parse_axis, axes):
         if path in chosen:
@@ -131,7 +132,7 @@ def run_and_show(
         console.print(f"{sweep.base.task}, variant {sweep.base.variant}: {len(recipes)} runs{already}")
         runs = _train_with_progress(sweep, folder, len(recipes) - len(finished), console, memory, keep_steps)
     show(runs, console)
-    console.print(f"{time.perf_counter() - start:.0f} s. Results: {out / 'results.jsonl'}", soft_wrap=True)
+    console.print(f"{time.perf_counter() - start:.0f} s. Results: {visible(out / 'results.jsonl')}", soft_wrap=True)
     _draw(runs, out, figures, console)
     return runs
 
@@ -150,9 +151,9 @@ def _draw(runs: list[Run], out: Path, formats: Sequence[str], console: Console) 
             with suppress(OSError):
                 path.unlink()
     no_flow = "" if shown else "; no attention flow, as no member fits the seen pairs"
-    console.print(f"Figures: {', '.join(map(str, drawn)) or 'none'}{no_flow}", soft_wrap=True)
+    console.print(f"Figures: {', '.join(map(visible, drawn)) or 'none'}{no_flow}", soft_wrap=True)
     for problem in problems:
-        console.print(problem, soft_wrap=True)
+        console.print(visible(problem), soft_wrap=True)
 
 
 def _train_with_progress(
@@ -173,7 +174,7 @@ def _train_with_progress(
         def report(event: Event) -> None:
             nonlocal done
             if event.message is not None:
-                console.print(event.message, soft_wrap=True)
+                console.print(visible(event.message), soft_wrap=True)
                 return
             if event.finished is None:
                 bar.update(task, completed=(done + len(event.recipes) * event.step / sweep.base.steps) * sweep.base.steps)

@@ -10,28 +10,38 @@ import hashlib
 import io
 import json
 import math
-import os
 import platform
-import shutil
-import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from anchorbench.files import Plain, write_atomically
+from anchorbench.files import (
+    Plain,
+    new_folder,
+    open_plain,
+    parse_json,
+    read_bytes,
+    read_json,
+    require_plain,
+    write_atomically,
+)
 from anchorbench.recipe import MAX_STEPS, Recipe, parse_recipe
 from anchorbench.task import Offset, first_sentence
 from anchorbench.verdict import Count, Counts, Share
 
-MAX_JSON_BYTES = 64 * 2**20
+MAX_TRAJECTORY_BYTES = 2**24
+MAX_STATE_BYTES = 2**25
 _FILES = ("recipe.json", "trajectory.jsonl", "weights.safetensors", "result.json")
 
 
 Step = Annotated[int, Field(ge=0, le=MAX_STEPS)]
+Rate = Annotated[float, Field(ge=0, le=1)]
+Word = Annotated[str, Field(max_length=100, pattern=r"^[ -~]*$")]
+"""Of ASCII: it is printed on terminals."""
 
 
 class DamagedRunError(ValueError):
@@ -42,10 +52,10 @@ class Result(Plain):
     """What a finished run is remembered by. Shares are (hits, n)."""
 
     schema_version: Literal[1] = 1
-    run_id: str
-    task: str
-    variant: str
-    task_fingerprint: str
+    run_id: Word
+    task: Word
+    variant: Word
+    task_fingerprint: Word
     seconds: float = Field(ge=0, le=1e9)
     """Training time; a stack's time divided by its members."""
     accuracy_train: Counts
@@ -57,16 +67,60 @@ class Result(Plain):
     groups: dict[str, Counts]
     deviations: dict[Offset, Count]
     """Answer minus composed answer -> how often, over the held-out examples."""
-    inferential: float | None = Field(ge=0, le=1)
-    verdict: str | None
-    composition: str | None
-    exception: str | None
-    phase: str | None
+    inferential: Rate | None
+    verdict: Word | None
+    composition: Word | None
+    exception: Word | None
+    phase: Word | None
     diverged_at: Step | None
     steps_trained: Step
     kept_steps: Annotated[list[Step], Field(max_length=10_000)]
     """Intermediate steps whose weights the folder holds as well."""
     environment: dict[str, str]
+
+
+class TrajectoryPoint(Plain):
+    """A line of trajectory.jsonl: the fields of `anchorbench.train.Point`, and whatever other versions add."""
+
+    model_config = ConfigDict(extra="allow")
+
+    step: int = Field(ge=1, le=MAX_STEPS)
+    loss: float | None = Field(ge=-1e300, le=1e300)
+    verdict: Word | None
+    accuracy_train: Rate
+    accuracy_iid: Rate
+    inferential: Rate | None
+    symmetric: Rate | None
+    groups: dict[str, Rate]
+
+
+class CheckpointState(Plain):
+    """What a checkpoint of a stack says beside its tensors; other versions may add to it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    run_ids: Annotated[list[Word], Field(min_length=1)]
+    step: Step
+    seconds: list[Annotated[float, Field(ge=0, le=1e9)]]
+    diverged_at: list[Step | None]
+    trajectories: list[list[TrajectoryPoint]]
+
+    @classmethod
+    def read(cls, about: str, path: Path) -> "CheckpointState":
+        """From the metadata of the file `path`. Raises ValueError with one sentence, also if members lack something."""
+        try:
+            if len(about) > MAX_STATE_BYTES:
+                raise ValueError
+            content = parse_json(about.encode(), str(path))
+            state = cls.model_validate({**content, **content.pop("seen")})
+            if {len(state.seconds), len(state.diverged_at), len(state.trajectories)} != {len(state.seconds)}:
+                raise ValueError
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise ValueError(f"checkpoint {path} is damaged") from None
+        return state
+
+
+_TRAJECTORY = TypeAdapter(Annotated[list[TrajectoryPoint], Field(min_length=1)])
 
 
 class Run(BaseModel):
@@ -109,8 +163,16 @@ class Run(BaseModel):
         }
 
     def trajectory(self) -> list[dict[str, Any]]:
-        """The evaluations during training, one dictionary a step."""
-        return [json.loads(line) for line in (self.path / "trajectory.jsonl").read_text().splitlines()]
+        """The evaluations during training, one dictionary per step. Raises DamagedRunError if they are no evaluations."""
+        path = self.path / "trajectory.jsonl"
+        try:
+            lines = read_bytes(path, most=MAX_TRAJECTORY_BYTES).splitlines()
+            content = [parse_json(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+            return [point.model_dump() for point in _TRAJECTORY.validate_python(content)]
+        except ValidationError as error:
+            raise DamagedRunError(f"{path} is damaged: {first_sentence(error)}") from None
+        except ValueError as error:
+            raise DamagedRunError(str(error)) from None
 
     def weights(self, step: int | None = None) -> dict[str, Any]:
         """Name -> tensor, without the member axis; of an intermediate step if given. Raises ValueError if it was not kept."""
@@ -131,9 +193,12 @@ def load_weights(path: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     try:
+        require_plain(path)
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise DamagedRunError(f"{path} is not a complete safetensors file ({error})") from None
+    except ValueError as error:
+        raise DamagedRunError(str(error)) from None
 
 
 def write_run(folder: Path, member: Any) -> None:
@@ -173,40 +238,38 @@ def write_run(folder: Path, member: Any) -> None:
     )
     files["result.json"] = _json(result.model_dump(mode="json"))
     files["digests.json"] = _json({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        temporary.chmod(0o755)
+    with new_folder(folder, marker="digests.json", replace=True) as temporary:
         for name, content in files.items():
-            with (temporary / name).open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+            (temporary / name).write_bytes(content)
 
 
 def read_run(folder: Path) -> Run:
     """The run in `folder`. Raises DamagedRunError with one sentence if anything is missing, altered or unreadable."""
     try:
-        digests = _read_json(folder / "digests.json")
-        result = Result.model_validate(_read_json(folder / "result.json"))
-        for name in (*_FILES, *(kept_name(step) for step in result.kept_steps)):
-            digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-            if not isinstance(digests, dict) or digests.get(name) != digest:
-                raise DamagedRunError(f"{folder / name} is damaged: its digest is not the one recorded when it was written")
-        recipe = parse_recipe(_read_json(folder / "recipe.json"))
-    except FileNotFoundError as error:
-        raise DamagedRunError(f"{folder} is incomplete: {Path(error.filename).name} is missing") from None
-    except ValidationError as error:
-        raise DamagedRunError(f"{folder / 'result.json'} is damaged: {first_sentence(error)}") from None
-    except OSError as error:
-        raise DamagedRunError(f"{folder} cannot be read: {error.strerror}") from None
+        return _read_run(folder)
     except DamagedRunError:
         raise
+    except ValueError as error:
+        raise DamagedRunError(str(error)) from None
+
+
+def _read_run(folder: Path) -> Run:
+    if folder.exists() and not folder.is_dir():
+        raise DamagedRunError(f"{folder} is not a folder; allowed: the folder of a finished run")
+    if missing := [name for name in ("digests.json", *_FILES) if not (folder / name).exists()]:
+        raise DamagedRunError(f"{folder} is incomplete: {missing[0]} is missing")
+    digests = read_json(folder / "digests.json")
+    try:
+        result = Result.model_validate(read_json(folder / "result.json"))
+    except ValidationError as error:
+        raise DamagedRunError(f"{folder / 'result.json'} is damaged: {first_sentence(error)}") from None
+    for name in (*_FILES, *(kept_name(step) for step in result.kept_steps)):
+        with open_plain(folder / name) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if not isinstance(digests, dict) or digests.get(name) != digest:
+            raise DamagedRunError(f"{folder / name} is damaged: its digest is not the one recorded when it was written")
+    try:
+        recipe = parse_recipe(read_json(folder / "recipe.json"))
     except ValueError as error:  # whole, but of a version with other fields
         raise DamagedRunError(f"{folder / 'recipe.json'} is damaged: {error}") from None
     return Run(path=folder, recipe=recipe, result=result)
@@ -247,12 +310,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _read_json(path: Path) -> Any:
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise DamagedRunError(f"{path} has {path.stat().st_size} bytes; allowed: at most {MAX_JSON_BYTES}")
-    try:
-        return json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        raise DamagedRunError(f"{path} is not complete JSON") from None

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anchorbench.files import read_json, write_atomically
+from anchorbench.files import read_json, require_plain, write_atomically
 from anchorbench.lock import STALE, RunLock, nobody_inside
 from anchorbench.memory import free_memory
 from anchorbench.recipe import SCHEMA, Recipe, parse_recipe
-from anchorbench.store import DamagedRunError, Run, read_run, write_run, write_tables
+from anchorbench.store import CheckpointState, DamagedRunError, Run, read_run, write_run, write_tables
 
 STACK_MEMBERS = 8
 """Members trained at once: enough to fill two cores; results come stack by stack."""
@@ -326,8 +326,9 @@ def checkpoint_runs(path: Path) -> list[str]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        require_plain(path)
         with safe_open(path, "np") as file:
-            return list(json.loads(file.metadata()["anchorbench"])["run_ids"])
+            return CheckpointState.read(file.metadata()["anchorbench"], path).run_ids
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         return []
 

@@ -22,10 +22,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from anchorbench.backprop import Backprop
+from anchorbench.files import require_plain, write_atomically
 from anchorbench.initialize import initialize, stream_seed
 from anchorbench.model import GPT
 from anchorbench.recipe import Optimizer, Recipe
-from anchorbench.store import write_atomically
+from anchorbench.store import CheckpointState
 from anchorbench.task import Task
 from anchorbench.verdict import Behaviour, EvalSet
 
@@ -338,18 +339,23 @@ class Stack:
         from safetensors import SafetensorError, safe_open
 
         try:
+            require_plain(path)
             with safe_open(path, "pt") as file:
                 metadata = file.metadata()
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
             if metadata["digest"] != _digest(metadata["anchorbench"], state):
                 raise KeyError("digest")
-            about = json.loads(metadata["anchorbench"])
+            about = CheckpointState.read(metadata["anchorbench"], path)
             stack = cls(recipes)
-            if about["run_ids"] != stack.run_ids:
+            if about.run_ids != stack.run_ids:
                 raise ValueError(f"checkpoint {path} belongs to another stack")
-            points = [[Point(**point) for point in points] for points in about["seen"]["trajectories"]]
-            stack._restore(state, about["seen"] | {"trajectories": points}, about["step"])
-        except (SafetensorError, OSError, KeyError, TypeError, RuntimeError, json.JSONDecodeError):
+            alike = all(tensor.shape == stack.weights.shape and tensor.dtype == stack.weights.dtype for tensor in state.values())
+            if not alike or len(about.seconds) != len(stack.seconds) or about.step > recipes[0].steps:
+                raise KeyError("shape")
+            points = [[Point(**point.model_dump()) for point in points] for points in about.trajectories]
+            seen = {"seconds": about.seconds, "diverged_at": about.diverged_at, "trajectories": points}
+            stack._restore(state, seen, about.step)
+        except (SafetensorError, OSError, KeyError, TypeError, RuntimeError):
             raise ValueError(f"checkpoint {path} is damaged") from None
         return stack
 

@@ -21,7 +21,7 @@ from rich.table import Table
 from scipy.stats import binomtest
 
 from anchorbench import train
-from anchorbench.files import require_place, write_atomically
+from anchorbench.files import require_place, visible, write_atomically
 from anchorbench.initialize import Init, initialize, stream_seed
 from anchorbench.internals import runs_internals, side_by_side, stack_internals
 from anchorbench.mechanism import COMPOSITION, EXCEPTION, SURE, Classifier, Logistic, fit_logistic, mechanisms, read_features
@@ -461,6 +461,5 @@ def fit_and_show(folders: Sequence[Path], out: Path) -> None:
     classifier = fit(observe(runs))
     write_atomically(out, (classifier.model_dump_json(indent=1) + "\n").encode())
     asked = f" and {classifier.exception.runs} with a trained exception" if classifier.exception else ""
-    console.print(
-        f"fitted on {classifier.composition.runs} runs{asked} whose behaviour is decided, of {len(runs)}: {out}", soft_wrap=True
-    )
+    fitted = f"fitted on {classifier.composition.runs} runs{asked} whose behaviour is decided, of {len(runs)}"
+    console.print(f"{fitted}: {visible(out)}", soft_wrap=True)

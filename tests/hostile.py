@@ -24,7 +24,6 @@ from anchorbench.leaderboard import (
 )
 from anchorbench.leaderboard_check import MAX_ENTRY_BYTES, asked
 from anchorbench.leaderboard_statistics import statistics_of
-from anchorbench.plan import MAX_YAML_BYTES
 from anchorbench.verdict import Share
 
 MACHINE = Machine(
@@ -43,10 +42,14 @@ MACHINE = Machine(
 def honest_entry(
     name: str = "Honest", *, inferential: int = 5, description: str = "As written by hand.", track: str = "laptop", **fields: Any
 ) -> Entry:
-    """A valid entry that no one trained: of each task, so many members compose, one is unfit, and the others memorize."""
+    """A valid entry that no one trained: of each task, so many members compose, one is unfit, and the others memorize.
+
+    The name is not checked: what is shown has to stand any.
+    """
     recipe = SubmittedRecipe.model_validate(
-        {"name": name, "description": description, "track": track, "steps": 600, "precision": "fp32", **fields}
+        {"name": "Any", "description": description, "track": track, "steps": 600, "precision": "fp32", **fields}
     )
+    recipe = recipe.model_copy(update={"name": name})
     rows: list[Row] = []
     for task in recipe.suite:
         for number, seed in enumerate(recipe.seeds(task)):
@@ -196,9 +199,9 @@ ENTRIES: dict[str, tuple[Callable[[], bytes], str]] = {
     "a trailing comma": (replaced(b'"git": null', b'"git": null,'), "is not JSON"),
     "single quotes": (replaced(b'"recipe"', b"'recipe'"), "is not JSON"),
     "too large": (lambda: sealed(_honest_content()) + b" " * MAX_ENTRY_BYTES, f"at most {MAX_ENTRY_BYTES}"),
-    "nested 9 deep": (lambda: _nested(9), "nests 9 deep"),
-    "nested 10,000 deep": (lambda: _nested(10_000), "nests 10000 deep"),
-    "lists nested 60,000 deep": (lambda: b"[" * 60_000 + b"]" * 60_000, "nests 60000 deep"),
+    "nested 9 deep": (lambda: _nested(9), "nests more than 8 deep"),
+    "nested 10,000 deep": (lambda: _nested(10_000), "nests more than 8 deep"),
+    "lists nested 60,000 deep": (lambda: b"[" * 60_000 + b"]" * 60_000, "nests more than 8 deep"),
     "a string of escaped quotes without end": (lambda: b'"' + b'\\"' * 60_000, "is not JSON: Unterminated string"),
     "a backslash at the end": (lambda: b'"' + b'\\"' * 60_000 + b"\\", "is not JSON"),
     "brackets in a string": (changed("recipe", "name", to="[{" * 30 + '"'), "at most 60 characters"),
@@ -250,6 +253,17 @@ ENTRIES: dict[str, tuple[Callable[[], bytes], str]] = {
     "a private character": (_seal_name("Hon\ue000est"), "U+E000"),
     "a lone surrogate": (_seal_name("Hon\ud800est"), "half a character"),
     "stacked marks": (_seal_name("H" + "\u0335\u0322\u0361" * 9), "stacks three marks"),
+    "a mark before a letter": (_seal_name("\u0301Honest"), "begins with '\u0301'"),
+    "marks alone": (_seal_name("\u0301\u0302"), "begins with"),
+    "a rank": (_seal_name("1. gamma 0.8: 100%"), "holds ':'"),
+    "a number first": (_seal_name("1. gamma 0.8"), "begins with '1'"),
+    "a share": (_seal_name("gamma 0.8 100%"), "holds '%'"),
+    "a circled digit": (_seal_name("gamma \u2460"), "holds '\u2460'"),
+    "two spaces": (_seal_name("gamma  0.8"), "has no letters in one word"),
+    "a wide space": (_seal_name("gamma\u30000.8"), "holds '\\u3000'"),
+    "letters of two scripts": (_seal_name("g\u0430mma 0.8"), "has CYRILLIC and LATIN letters in one word"),
+    "markup": (_seal_name("<b>gamma</b>"), "holds '<'"),
+    "an author who is a column": (changed("recipe", "authors", to=["| 100% |"]), "holds '|'"),
     "a script as version": (changed("machine", "torch", to="<script>alert(1)</script>" * 3), "at most 60 characters"),
     "a script as task": (changed("rows", 0, "task", to="<script>alert(1)</script>"), "row 0 is of '<script>alert(1)</script>/"),
     "a script as verdict": (changed("rows", 0, "verdict", to="<script>"), "rows.0.verdict is '<script>'"),
@@ -336,27 +350,26 @@ RECIPES: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "is no mapping"),
     "a list": (b"- 1", "is no mapping"),
     "no name": (b"description: x", "the field name is missing"),
-    "a tag that calls": (b"name: !!python/object/apply:os.system [id]\ndescription: x", "is not plain YAML"),
-    "an alias": (b"name: &a x\ndescription: *a", "aliases are not allowed"),
-    "a billion laughs": (b"a: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]", "aliases are not allowed"),
-    "a merge": (b"base: &b {name: x}\n<<: *b", "aliases are not allowed"),
+    "a tag that calls": (b"name: !!python/object/apply:os.system [id]\ndescription: x", "YAML"),
+    "an alias": (b"name: &a x\ndescription: *a", "are not allowed"),
+    "a billion laughs": (b"a: &a [x,x]\nb: &b [*a,*a]\nc: [*b,*b]", "are not allowed"),
+    "a merge": (b"base: &b {name: x}\n<<: *b", "are not allowed"),
     "a key twice": (b"name: x\nname: y\ndescription: z", "key 'name' stands twice"),
     "an inner key twice": (b"name: x\ndescription: z\noptimizer: {lr: 1, lr: 2}", "key 'lr' stands twice"),
-    "a date": (b"name: 2026-01-01\ndescription: x", "is not plain YAML"),
+    "a date": (b"name: 2026-01-01\ndescription: x", "begins with '2'"),
     "a number as name": (b"name: 5\ndescription: x", "name is 5"),
-    "bytes": (b"name: !!binary aGVsbG8=\ndescription: x", "is not plain YAML"),
-    "infinity": (b"name: x\ndescription: y\noptimizer: {lr: .inf}", "is not plain YAML"),
-    "not a number": (b"name: x\ndescription: y\ninit: {gamma: .nan}", "is not plain YAML"),
-    "a huge number": (b"name: x\ndescription: y\noptimizer: {lr: 1e400}", "is not plain YAML"),
+    "bytes": (b"name: !!binary aGVsbG8=\ndescription: x", "YAML"),
+    "infinity": (b"name: x\ndescription: y\noptimizer: {lr: .inf}", "YAML"),
+    "not a number": (b"name: x\ndescription: y\ninit: {gamma: .nan}", "YAML"),
+    "a huge number": (b"name: x\ndescription: y\noptimizer: {lr: 1e400}", "YAML"),
     "true for a number": (b"name: x\ndescription: y\nsteps: true", "steps is True"),
-    "two documents": (b"name: x\n---\nname: y", "is not plain YAML"),
-    "broken UTF-8": (b"name: \xff\xfe\xfa", "is not plain YAML"),
-    "control characters": (b"name: x\x07\ndescription: y", "is not plain YAML"),
+    "two documents": (b"name: x\n---\nname: y", "YAML"),
+    "broken UTF-8": (b"name: \xff\xfe\xfa", "is not UTF-8"),
+    "control characters": (b"name: x\x07\ndescription: y", "YAML"),
     "a direction override": ("name: x\u202ey\ndescription: z".encode(), "U+202E"),
-    "deep": (b"name: " + b"[" * 30_000, "is not plain YAML"),
-    "too large": (b"#" * (MAX_YAML_BYTES + 1), f"at most {MAX_YAML_BYTES}"),
+    "deep": (b"name: " + b"[" * 30_000, "YAML"),
     "9,000 keys": (b"".join(b"k%x:\n" % i for i in range(9_000)), "the field name is missing"),
-    "a list as key": (b"? [a]\n: 1", "is not plain YAML"),
+    "a list as key": (b"? [a]\n: 1", "YAML"),
     "its own task": (b"name: x\ndescription: y\ntask: identity", "unknown field 'task'"),
     "its own seed": (b"name: x\ndescription: y\nseed: 3", "unknown field 'seed'"),
     "out of budget": (b"name: x\ndescription: y\nmodel: {n_layer: 2, d_model: 4096}", "allowed in track laptop"),

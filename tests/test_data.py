@@ -473,10 +473,10 @@ def test_the_common_tokenizer_is_checked(tmp_path):
         ("- config_name: statistical-default\n  data", "- config_name: statistical\n  data", "lists 2 configurations"),
         ("configs:", "config:", "does not begin with the YAML"),
         ("---\n", "", "does not begin with the YAML"),
-        ("license: apache-2.0", "license: [", "does not begin with the YAML"),
-        ("license: apache-2.0", "license: " + 5_000 * "[", "does not begin with the YAML"),
-        ("license: apache-2.0", "license: 2020-13-45", "does not begin with the YAML"),
-        ("license: apache-2.0", "license: \0", "does not begin with the YAML"),
+        ("license: apache-2.0", "license: [", "README.md is not YAML"),
+        ("license: apache-2.0", "license: " + 5_000 * "[", "nests more than 32 deep"),
+        ("license: apache-2.0", "license: !!timestamp 2020", "tags such as"),
+        ("license: apache-2.0", "license: \0", "README.md is not YAML"),
     ],
 )
 def test_a_card_that_sends_load_dataset_elsewhere_is_refused(copy, old, new, reason):

@@ -190,7 +190,7 @@ def test_an_export_never_overwrites(run: Run, tmp_path: Path) -> None:
     (tmp_path / "full" / "thesis.tex").write_text("text")
     before = bytes_of(tmp_path)
     for out in (tmp_path / "file", tmp_path / "full"):
-        with pytest.raises(ValueError, match="already exists and is not an empty folder"):
+        with pytest.raises(ValueError, match="exists and is not an empty folder"):
             export(run, out)
     with pytest.raises(ValueError, match="below cannot be written"):
         export(run, tmp_path / "file" / "below")

@@ -19,7 +19,7 @@ from anchorbench import leaderboard as board
 from anchorbench.gallery import find_tasks
 from anchorbench.initialize import stream_seed
 from anchorbench.leaderboard import SEEDS, TRACKS, Entry, Interval, SubmittedRecipe
-from anchorbench.leaderboard_check import MAX_SENTENCE, asked, read_recipe, validate_entry
+from anchorbench.leaderboard_check import MAX_SENTENCE, asked, parse_recipe_yaml, read_recipe, validate_entry
 from anchorbench.leaderboard_export import export_entry
 from anchorbench.leaderboard_schema import MODELS, readme, schema_json
 from anchorbench.leaderboard_statistics import BETTER, better_than, mean_of_tasks, permutation_p, ranking, share_of_suite
@@ -79,11 +79,11 @@ def test_parameters_are_those_of_the_model(shape: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_shipped_recipes_are_within_their_budget(path: Path) -> None:
-    assert read_recipe(path.read_bytes()).track == "laptop"
+    assert read_recipe(path).track == "laptop"
 
 
 def test_the_shipped_recipes_are_distinct() -> None:
-    recipes = [read_recipe(path.read_bytes()) for path in RECIPES]
+    recipes = [read_recipe(path) for path in RECIPES]
     assert len(recipes) >= 10
     assert len({recipe.name for recipe in recipes}) == len(recipes)
     assert len({recipe.seeds(TRACKS["laptop"].suite[0]) for recipe in recipes}) == len(recipes)
@@ -93,12 +93,12 @@ def test_the_shipped_recipes_are_distinct() -> None:
 def test_a_hostile_recipe_is_refused_with_its_reason(name: str) -> None:
     data, reason = hostile.RECIPES[name]
     with pytest.raises(ValueError, match=r".") as refused:
-        read_recipe(data)
+        parse_recipe_yaml(data)
     require_sentence(str(refused.value), reason)
 
 
 def test_numbers_without_a_point_are_numbers() -> None:
-    recipe = read_recipe(b"name: A\ndescription: B\noptimizer: {lr: 1e-3}\n")
+    recipe = parse_recipe_yaml(b"name: A\ndescription: B\noptimizer: {lr: 1e-3}\n")
     assert recipe.optimizer.lr == 0.001
 
 
@@ -244,8 +244,21 @@ def test_an_honest_entry_of_the_gpu_track_is_read_back() -> None:
 
 @pytest.mark.parametrize("text", hostile.MARKUP)
 def test_text_that_looks_like_markup_is_text(text: str) -> None:
-    entry = hostile.honest_entry(text, description=text)
-    assert validate_entry(entry.to_json()).recipe.name == text
+    entry = hostile.honest_entry(description=text)
+    assert validate_entry(entry.to_json()).recipe.description == text
+
+
+@pytest.mark.parametrize("name", ["gamma 0.8", "\u03b3 0.8", "\u4f60\u597d 2", "O'Brien & co. (lab)", "\u00c9mile", "e\u0301tude"])
+def test_names_of_every_language_are_names(name: str) -> None:
+    assert validate_entry(hostile.honest_entry(name).to_json()).recipe.name == name
+
+
+@pytest.mark.parametrize(
+    "same", ["Gamma 0.8", "\uff47\uff41\uff4d\uff4d\uff41 \uff10.8", "\U0001d420\U0001d41amma 0.8", "GAMMA 0.8"]
+)
+def test_names_that_look_the_same_are_the_same(same: str) -> None:
+    assert board.name_key(same) == board.name_key("gamma 0.8")
+    assert board.name_key("gamma 0.7") != board.name_key("gamma 0.8")
 
 
 def test_there_are_enough_hostile_entries() -> None:

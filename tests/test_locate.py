@@ -164,7 +164,7 @@ def test_no_boundary(decide, counts):
         ({"width": math.nan}, "width is nan; allowed"),
         ({"width": 0.6}, "width is 0.6; allowed"),
         ({"width": 0.0001}, "width is 0.0001; allowed"),
-        ({"seeds": 3}, "seeds is 3; allowed: at least 4"),
+        ({"seeds": 3}, "seeds is 3; allowed: 4 to 1000"),
     ],
 )
 def test_bad_arguments(changes, message):

@@ -138,18 +138,18 @@ def test_the_shipped_weights() -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"{", "it is not JSON"),
-        (b"\xff", "it is not JSON"),
+        (b"{", "is not JSON"),
+        (b"\xff", "is not UTF-8"),
         (b"{}", "composition"),
         (json.dumps({"composition": {"features": ["x"]}, "exception": None}).encode(), "mean"),
     ],
 )
 def test_other_files_are_no_weights(tmp_path: Path, content: bytes, said: str) -> None:
     (tmp_path / "weights.json").write_bytes(content)
-    with pytest.raises(ValueError, match="holds no weights") as caught:
+    with pytest.raises(ValueError, match=r"weights\.json (holds no weights|is not)") as caught:
         load_classifier(tmp_path / "weights.json")
     assert said in str(caught.value)
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="is missing"):
         load_classifier(tmp_path / "none.json")
 
 

@@ -97,8 +97,9 @@ def test_text_that_looks_like_markup_is_shown_as_it_is(page: Path, text: str) ->
     assert shown.count(text) >= 3  # in the table, in the entry's title, and as its description
 
 
-def test_the_page_beside_hostile_entries_is_the_page_without_them(entries: list[Entry], page: Path, tmp_path: Path) -> None:
+def test_the_page_beside_hostile_entries_is_the_page_without_them(entries: list[Entry], tmp_path: Path) -> None:
     """As the command does it: each file is validated, and what is refused is left out."""
+    entries = [entry for entry in entries if entry.recipe.name not in hostile.MARKUP]
     files = [entry.to_json() for entry in entries] + [make() for make, _ in hostile.ENTRIES.values()]
     accepted: list[Entry] = []
     refused = 0
@@ -108,7 +109,7 @@ def test_the_page_beside_hostile_entries_is_the_page_without_them(entries: list[
         except ValueError:
             refused += 1
     assert refused == len(hostile.ENTRIES) >= 40
-    assert render(accepted, tmp_path / "beside.html").read_bytes() == page.read_bytes()
+    assert render(accepted, tmp_path / "beside.html").read_bytes() == render(entries, tmp_path / "alone.html").read_bytes()
 
 
 def test_equal_entries_give_equal_bytes(entries: list[Entry], page: Path, tmp_path: Path) -> None:

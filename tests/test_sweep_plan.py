@@ -15,8 +15,9 @@ from conftest import RUNS, TINY, Cli, require_one_sentence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anchorbench.files import MAX_YAML_BYTES
 from anchorbench.locate import FIRST, locate
-from anchorbench.plan import MAX_YAML_BYTES, TIMED_STEPS, load_sweep, parse_axis
+from anchorbench.plan import TIMED_STEPS, load_sweep, parse_axis
 from anchorbench.recipe import PRESETS, Recipe
 from anchorbench.store import Run
 from anchorbench.sweep import STACK_MEMBERS, Sweep, SweepFolder, stacks
