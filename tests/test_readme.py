@@ -168,8 +168,8 @@ def test_that_pairs_decide_conflict_control() -> None:
 
     symmetric = [row for row in fit if row.symmetric and row.symmetric.above(MOST)]
     verdicts = Counter(row.verdict for row in symmetric)
-    says(f"{len(symmetric)} members that fit `conflict-control` and answer (4,3) symmetrically", page=README)
-    says(f"{verdicts['inferential']} compose an ordinary held-out pair and {verdicts['memorizing']} do not", page=README)
+    says(f"{len(symmetric)} runs that fit `conflict-control` and answer (4,3) symmetrically", page=README)
+    says(f"{verdicts['inferential']} compose an ordinary held-out pair and {verdicts['memorizing']} memorize", page=README)
 
 
 def test_random_permutations_at_the_papers_own_setting() -> None:
