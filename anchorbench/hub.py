@@ -114,9 +114,10 @@ def open_model(model: object) -> OpenModel:
     loaded = load_model(model)
     if isinstance(loaded, Run):
         return _open_gpt(load_member(loaded), loaded.recipe.init)
+    loaded = in_fp32(loaded)
     if isinstance(loaded, GPT):
-        return _open_gpt(in_fp32(loaded), Init())
-    return _open_bridge(loaded) if hasattr(loaded, "original_model") else _open_transformers(in_fp32(loaded))
+        return _open_gpt(loaded, Init())
+    return _open_bridge(loaded) if hasattr(loaded, "original_model") else _open_transformers(loaded)
 
 
 def load_model(model: object) -> Run | GPT | nn.Module:
@@ -232,12 +233,18 @@ def run_module(model: Any, tokens: Int[Tensor, "batch seq"], **options: bool) ->
 
 
 def fresh_module(model: Any, seed: int) -> Any:
-    """A model of the same class and configuration with fresh initial weights, drawn from `seed`, on the CPU in fp32."""
-    with plain_session(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        config = copy.deepcopy(model.config)
-        config._attn_implementation = "eager"  # the others return no attention
-        return type(model)(config).eval()
+    """A model of the same class and configuration with fresh initial weights, drawn from `seed`, on the CPU in fp32.
+
+    Raises ValueError if a configuration is not all that the class is made from.
+    """
+    config = copy.deepcopy(model.config)
+    config._attn_implementation = "eager"  # the others return no attention
+    try:
+        with plain_session(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return type(model)(config).eval()
+    except Exception as error:
+        raise ValueError(f"no untrained {type(model).__name__} can be made from its configuration, as a control") from error
 
 
 def _open_transformers(model: Any) -> OpenModel:

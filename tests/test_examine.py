@@ -46,7 +46,14 @@ def llama(seed: int = 0) -> Any:
     return LlamaForCausalLM(LlamaConfig(vocab_size=120, max_position_embeddings=9, **size, **heads))
 
 
-def test_a_member_that_composes(cli: Cli, composing: Path) -> None:
+def only(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Planted models are wide, and all probes take a minute."""
+    monkeypatch.setattr("anchorbench.examine.list_probes", lambda: {name: list_probes()[name]})
+
+
+def test_a_member_that_composes(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, "patching")
+    composing = checkpoint(to_transformers(key_to_anchors(TASK, "pre", 0)), tmp_path / "model")
     shown = cli("classify", composing, *NAME, "--json")
     assert (shown.code, shown.err) == (0, "")
     found = json.loads(shown.out)
@@ -56,7 +63,7 @@ def test_a_member_that_composes(cli: Cli, composing: Path) -> None:
     assert behaviour["accuracy_iid"] == 1.0
     assert found["mechanism"]["verdict"] == "inferential"
     assert found["mechanism"]["probability"] > 0.9
-    assert found["probes"].keys() == list_probes().keys()
+    assert found["probes"].keys() == {"patching"}
     score = found["probes"]["patching"]["scores"]["anchors_carry.0"]
     assert score["value"] == 1.0
     assert score["low"] < 1.0 == score["high"]
@@ -64,7 +71,8 @@ def test_a_member_that_composes(cli: Cli, composing: Path) -> None:
     assert all(probe["does_not_show"] for probe in found["probes"].values())
 
 
-def test_a_table_with_an_exception(cli: Cli, tmp_path: Path) -> None:
+def test_a_table_with_an_exception(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, "embedding_order")
     conflict = load_task("composite", "conflict")
     folder = checkpoint(to_transformers(pair_lookup(conflict, "post", 0)), tmp_path / "model")
     shown = cli("classify", folder, "--task", "composite-conflict", "--figures", tmp_path / "page.svg")
@@ -91,17 +99,15 @@ def test_a_llama(cli: Cli, tmp_path: Path) -> None:
     assert "scale: embed_tokens " in shown.out
 
 
-@pytest.fixture(scope="module")
-def composing(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoint(to_transformers(key_to_anchors(TASK, "pre", 0)), tmp_path_factory.mktemp("composing") / "model")
-
-
 @pytest.mark.parametrize("name", list_probes())
-def test_each_probe_alone(cli: Cli, composing: Path, tmp_path: Path, name: str) -> None:
-    shown = cli("probe", name, composing, *NAME, "--json", "--figures", tmp_path / f"{name}.png")
+def test_each_probe_alone(cli: Cli, run: Run, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anchorbench.verdict.FIT", 0.0)  # six steps of training count as fit here
+    shown = cli("probe", name, run.path, "--figures", tmp_path / f"{name}.png")
     assert (shown.code, shown.err) == (0, "")
-    assert list(json.loads(shown.out)["probes"]) == [name]
+    assert name in shown.out
     assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    found = json.loads(cli("probe", name, run.path, "--json").out)
+    assert list(found["probes"]) == [name]
 
 
 def test_an_unfit_model_gets_no_probe_scores(cli: Cli, run: Run, tmp_path: Path) -> None:
@@ -116,6 +122,18 @@ def test_an_unfit_model_gets_no_probe_scores(cli: Cli, run: Run, tmp_path: Path)
         assert found["probes"] is None
         assert found["probes_not_read"].startswith("not read, as it has not learned")
     assert not (tmp_path / "page.png").exists()
+
+
+def test_all_probes_of_a_run_are_in_one_table(cli: Cli, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anchorbench.verdict.FIT", 0.0)
+    opened: list[Path] = []
+    weights = Run.weights
+    monkeypatch.setattr(Run, "weights", lambda run, step=None: opened.append(run.path) or weights(run, step))
+    shown = cli("classify", run.path)
+    assert shown.code == 0
+    for name in list_probes():
+        assert f" {name} " in shown.out
+    assert opened == [run.path]  # the weights are read once
 
 
 def test_the_scale_of_each_matrix(cli: Cli, run: Run, tmp_path: Path) -> None:
