@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from anchorbench.classification import classify
+    from anchorbench.store import load_results
     from anchorbench.task import Answers, Examples, Task, list_tasks, load_task
 
-__all__ = ["Answers", "Examples", "Task", "classify", "list_tasks", "load_task"]
+__all__ = ["Answers", "Examples", "Task", "classify", "list_tasks", "load_results", "load_task"]
 __version__ = "0.1.0"
 
 
@@ -16,4 +17,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module("anchorbench.classification" if name == "classify" else "anchorbench.task"), name)
+    homes = {"classify": "anchorbench.classification", "load_results": "anchorbench.store"}
+    return getattr(import_module(homes.get(name, "anchorbench.task")), name)

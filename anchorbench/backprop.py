@@ -11,9 +11,27 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from anchorbench.model import EPSILON, GPT, Block, LayerNorm, Linear
+from anchorbench.model import EPSILON, GPT, Block, LayerNorm, Linear, Shape
 
 aten = torch.ops.aten
+ALIGNED = 32
+"""Arrays of a multiple of so many elements, one behind the other, begin at equally aligned addresses (64 bytes, in bf16 too)."""
+
+
+def aligned(shape: Shape, batch: int, vocab_size: int, seq_len: int, *, bf16: bool = False) -> bool:
+    """Whether the arrays of all members are equally aligned in every batched matmul of the step.
+
+    The matmul library chooses its kernels, and so its rounding, by the alignment of addresses. Where this is False, members of
+    one batched matmul would round differently (measured for odd widths up to 39 with MKL), and `OneByOne` is right. In bf16 the
+    choice also hangs on the number of matrices, unless widths and batch are multiples of 16.
+    """
+    widths = (shape.d_model, shape.n_head * shape.d_head, shape.d_ff)
+    if bf16 and any(size % 16 for size in (*widths, batch)):
+        return False
+    weights = [shape.d_model * width for width in (*widths, vocab_size)]
+    activations = [batch * rows * width for rows in (1, seq_len) for width in widths]
+    patterns = [batch * shape.n_head * rows * seq_len for rows in (1, seq_len)]
+    return all(size % ALIGNED == 0 for size in (*weights, *activations, *patterns, batch * vocab_size))
 
 
 class Backprop:
@@ -243,3 +261,25 @@ class Backprop:
         d_x = self._norm_back(block.norm_1, x, d_source)
         (self._last(d_x) if last_only else d_x).add_(d_stream)
         return d_x if d_direct is None else d_x.add_(d_direct)
+
+
+class OneByOne:
+    """As `Backprop`, but one member after another in the same arrays: each as if it were alone, whatever its widths."""
+
+    def __init__(self, model: GPT, batch: int, dtype: torch.dtype | None = None) -> None:
+        """`dtype` as in `Backprop`."""
+        self.model = model
+        self._alone = GPT(model.shape, members=1, vocab_size=model.vocab_size, seq_len=model.seq_len).to(model.token_embedding)
+        self._backprop = Backprop(self._alone, batch, dtype)
+        self.gradients = {parameter: torch.zeros_like(parameter) for parameter in model.parameters()}
+
+    @torch.no_grad()
+    def __call__(self, tokens: Int[Tensor, "members batch seq"], labels: Int[Tensor, "members batch"]) -> Float[Tensor, " members"]:
+        """Mean cross-entropy of each member at the last position; its gradient replaces `self.gradients`."""
+        losses: list[Tensor] = []
+        for member in range(self.model.members):
+            self._alone.load_member(self.model, member)
+            losses.append(self._backprop(tokens[member : member + 1], labels[member : member + 1]))
+            for parameter, alone in zip(self.model.parameters(), self._alone.parameters(), strict=True):
+                self.gradients[parameter][member] = self._backprop.gradients[alone][0]
+        return torch.cat(losses)

@@ -27,6 +27,14 @@ def _callback() -> None:
     pass
 
 
+KeepSteps = Annotated[
+    str | None, typer.Option(help="Steps whose weights and optimizer state are kept as well, separated by commas.")
+]
+StrictBits = Annotated[
+    bool, typer.Option("--strict-bits", help="Begin anew rather than go on from a checkpoint of a machine where bits may differ.")
+]
+
+
 @app.command()
 def run(
     task: Annotated[str, typer.Option(help="Task to train on.")] = "composite",
@@ -39,7 +47,8 @@ def run(
     weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16, or auto (laptop): bf16 where the processor has it.")] = None,
     axis: Annotated[list[str] | None, typer.Option(help="Another axis, as FIELD=VALUE,...: model.n_layer=2,3.")] = None,
-    keep_steps: Annotated[str | None, typer.Option(help="Steps whose weights are kept as well, separated by commas.")] = None,
+    keep_steps: KeepSteps = None,
+    strict_bits: StrictBits = False,
     memory: Annotated[float | None, typer.Option(help="GiB that training may take; 60% of what is free if not given.")] = None,
     figures: Annotated[str, typer.Option(help="Formats of the figures, separated by commas: pdf, svg, png.")] = "png",
     out: Annotated[Path | None, typer.Option(help="Output folder; anchorbench-out/TASK-VARIANT-PRESET if not given.")] = None,
@@ -62,7 +71,7 @@ def run(
         axes=axis or (),
     )
     folder = out if out is not None else Path("anchorbench-out") / f"{sweep.base.task}-{sweep.base.variant}-{preset}"
-    run_and_show(sweep, folder, memory=_bytes(memory), keep_steps=_steps(keep_steps), figures=formats)
+    run_and_show(sweep, folder, memory=_bytes(memory), keep_steps=_steps(keep_steps), strict_bits=strict_bits, figures=formats)
 
 
 sweep_app = typer.Typer(no_args_is_help=True, help="Sweeps over any fields of a recipe, described in a YAML file.")
@@ -90,7 +99,8 @@ def sweep_run(
     recipe: RecipeFile,
     axis: Axes = None,
     memory: Memory = None,
-    keep_steps: Annotated[str | None, typer.Option(help="Steps whose weights are kept as well, separated by commas.")] = None,
+    keep_steps: KeepSteps = None,
+    strict_bits: StrictBits = False,
     figures: Annotated[str, typer.Option(help="Formats of the figures, separated by commas: pdf, svg, png.")] = "png",
     out: Annotated[Path, typer.Option(help="Output folder.")] = Path("anchorbench-out/sweep"),
 ) -> None:
@@ -101,7 +111,7 @@ def sweep_run(
 
     formats = parse_formats(figures)
     sweep = load_sweep(recipe, axis or ())
-    run_and_show(sweep, out, memory=_bytes(memory), keep_steps=_steps(keep_steps), figures=formats)
+    run_and_show(sweep, out, memory=_bytes(memory), keep_steps=_steps(keep_steps), strict_bits=strict_bits, figures=formats)
 
 
 @sweep_app.command("locate")
@@ -208,6 +218,18 @@ def _examine(model: str, task: str | None, only: str | None, *, as_json: bool, f
         _, problems = draw_all(lambda path: examine.draw(found, path), [figures])
         if problems:
             raise ValueError(problems[0])
+
+
+@app.command()
+def check(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of a finished run: OUT/runs/RUN_ID.")],
+    steps: Annotated[int, typer.Option(help="Most steps to train again.")] = 500,
+) -> None:
+    """Prove that a run follows from its recipe: initial weights, training between kept steps, and answers, bit for bit."""
+    from anchorbench.check import check_and_show
+
+    if not check_and_show(run_dir, steps):
+        sys.exit(1)
 
 
 @app.command()

@@ -1,16 +1,19 @@
 """Trains what an entry is made of: the suite from the derived seeds, or a random part of it again to check a claim."""
 
 import os
+import platform
 import statistics
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.stats import binom
 
 from anchorbench.files import Plain, read_json, write_atomically
@@ -33,7 +36,7 @@ from anchorbench.leaderboard_check import read_recipe
 from anchorbench.leaderboard_statistics import BETTER, statistics_of
 from anchorbench.probes.attention_flow import attention
 from anchorbench.recipe import PRESETS
-from anchorbench.store import Run, environment
+from anchorbench.store import Run
 from anchorbench.sweep import Progress, Sweep, SweepFolder, run_sweep
 from anchorbench.task import Task
 from anchorbench.verdict import FEW, FIT, MOST, Share
@@ -199,8 +202,14 @@ def settled_at(suite: SuiteTask, run: Run) -> int:
 
 def hardware() -> dict[str, Any]:
     """Versions and hardware."""
-    known = {name: value for name, value in environment().items() if name in Machine.model_fields}
-    return {**known, "cores": os.cpu_count() or 1}
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count() or 1,
+        "threads": str(torch.get_num_threads()),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        **{package: version(package) for package in ("anchorbench", "torch", "numpy")},
+    }
 
 
 def this_machine() -> Machine:

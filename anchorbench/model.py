@@ -143,6 +143,13 @@ class GPT(nn.Module):
         self.final_norm = LayerNorm(members, shape.d_model) if shape.norm == "pre" else None
         self.unembedding = Linear(members, shape.d_model, vocab_size, bias=shape.unembed_bias)
 
+    @torch.no_grad()
+    def load_member(self, stack: "GPT", member: int) -> "GPT":
+        """Takes over the weights of one member of a stack of the same shape; this must be a stack of one. Returns itself."""
+        for mine, theirs in zip(self.parameters(), stack.parameters(), strict=True):
+            mine.copy_(theirs[member : member + 1])
+        return self
+
     @property
     def layers(self) -> list[Block]:
         return cast(list[Block], list(self.blocks))

@@ -110,6 +110,7 @@ def run_and_show(
     *,
     memory: float | None = None,
     keep_steps: Sequence[int] = (),
+    strict_bits: bool = False,
     figures: Sequence[str] = ("png",),
 ) -> list[Run]:
     """Trains what is missing of the sweep in `out`, then prints the table and writes the figures in these formats.
@@ -130,7 +131,9 @@ def run_and_show(
     else:
         already = f", {len(finished)} of them finished" if finished else ""
         console.print(f"{sweep.base.task}, variant {sweep.base.variant}: {len(recipes)} runs{already}")
-        runs = _train_with_progress(sweep, folder, len(recipes) - len(finished), console, memory, keep_steps)
+        runs = _train_with_progress(
+            sweep, folder, len(recipes) - len(finished), console, memory, keep_steps, strict_bits=strict_bits
+        )
     show(runs, console)
     console.print(f"{time.perf_counter() - start:.0f} s. Results: {visible(out / 'results.jsonl')}", soft_wrap=True)
     _draw(runs, out, figures, console)
@@ -157,7 +160,14 @@ def _draw(runs: list[Run], out: Path, formats: Sequence[str], console: Console) 
 
 
 def _train_with_progress(
-    sweep: Sweep, folder: SweepFolder, missing: int, console: Console, memory: float | None, keep_steps: Sequence[int]
+    sweep: Sweep,
+    folder: SweepFolder,
+    missing: int,
+    console: Console,
+    memory: float | None,
+    keep_steps: Sequence[int],
+    *,
+    strict_bits: bool,
 ) -> list[Run]:
     columns = [
         TextColumn("{task.description}"),
@@ -191,7 +201,7 @@ def _train_with_progress(
                     f"  [{done:>3}/{missing}] {where}: iid {seen}{held_out}; {_counts(condition.verdicts)}", highlight=False
                 )
 
-        return run_sweep(sweep, folder, report, memory=memory, keep_steps=keep_steps)
+        return run_sweep(sweep, folder, report, memory=memory, keep_steps=keep_steps, strict_bits=strict_bits)
 
 
 def show(runs: list[Run], console: Console) -> None:

@@ -10,12 +10,11 @@ import hashlib
 import io
 import json
 import math
-import platform
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -29,12 +28,19 @@ from anchorbench.files import (
     require_plain,
     write_atomically,
 )
-from anchorbench.recipe import MAX_STEPS, Recipe, parse_recipe
+from anchorbench.machine import Machine
+from anchorbench.recipe import MAX_STEPS, Recipe, flatten, parse_recipe
 from anchorbench.task import Offset, first_sentence
-from anchorbench.verdict import Count, Counts, Share
+from anchorbench.verdict import Count, Counts
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 MAX_TRAJECTORY_BYTES = 2**24
 MAX_STATE_BYTES = 2**25
+MAX_TABLE_BYTES = 2**31
+MECHANISM = "mechanism.json"
+"""Written beside a run when its model was read: not among the files that its digests cover."""
 _FILES = ("recipe.json", "trajectory.jsonl", "weights.safetensors", "result.json")
 
 
@@ -44,6 +50,9 @@ Word = Annotated[str, Field(max_length=100, pattern=r"^[ -~]*$")]
 """Of ASCII: it is printed on terminals."""
 
 
+Machines = Annotated[list[tuple[Step, Machine]], Field(min_length=1, max_length=10_000)]
+
+
 class DamagedRunError(ValueError):
     """A run folder that is incomplete, altered or unreadable."""
 
@@ -51,7 +60,7 @@ class DamagedRunError(ValueError):
 class Result(Plain):
     """What a finished run is remembered by. Shares are (hits, n)."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     run_id: Word
     task: Word
     variant: Word
@@ -75,8 +84,18 @@ class Result(Plain):
     diverged_at: Step | None
     steps_trained: Step
     kept_steps: Annotated[list[Step], Field(max_length=10_000)]
-    """Intermediate steps whose weights the folder holds as well."""
-    environment: dict[str, str]
+    """Intermediate steps whose weights and optimizer state the folder holds as well."""
+    initial: dict[str, str]
+    """Parameter -> SHA-256 of its initial weights."""
+    machines: Machines
+    """Where the run was trained, each with the step after which; more than one if training went on elsewhere."""
+
+
+class Reading(Plain):
+    """What the probes found in a run's model: a file beside it, written when it was read."""
+
+    mechanism: str | None
+    mechanism_probability: float | None = Field(ge=0, le=1)
 
 
 class TrajectoryPoint(Plain):
@@ -103,6 +122,8 @@ class CheckpointState(Plain):
     step: Step
     seconds: list[Annotated[float, Field(ge=0, le=1e9)]]
     diverged_at: list[Step | None]
+    initial: list[dict[str, str]]
+    machines: Machines
     trajectories: list[list[TrajectoryPoint]]
 
     @classmethod
@@ -113,7 +134,7 @@ class CheckpointState(Plain):
                 raise ValueError
             content = parse_json(about.encode(), str(path))
             state = cls.model_validate({**content, **content.pop("seen")})
-            if {len(state.seconds), len(state.diverged_at), len(state.trajectories)} != {len(state.seconds)}:
+            if {len(state.diverged_at), len(state.trajectories), len(state.initial)} != {len(state.seconds)}:
                 raise ValueError
         except (ValueError, TypeError, KeyError, AttributeError):
             raise ValueError(f"checkpoint {path} is damaged") from None
@@ -133,12 +154,19 @@ class Run(BaseModel):
     result: Result
 
     def row(self) -> dict[str, Any]:
-        """The run as one flat row of `results.jsonl`."""
+        """The run as one flat row of `results.jsonl`: a share comes with the number of examples that it is of."""
         recipe, result = self.recipe, self.result
-
-        def value(share: Share | None) -> float | None:
-            return None if share is None else share.value
-
+        shares = {
+            "accuracy_train": result.accuracy_train,
+            "accuracy_iid": result.accuracy_iid,
+            "inferential": result.composes or result.ordered,
+            "symmetric": result.symmetric,
+            "ordered": result.ordered,
+            "commutes": result.commutes,
+        }
+        measured: dict[str, float | int | None] = {}
+        for name, share in shares.items():
+            measured |= {name: share.value if share else None, f"{name}_n": share.n if share else None}
         return {
             "run_id": result.run_id,
             "task": result.task,
@@ -150,17 +178,23 @@ class Run(BaseModel):
             "seed": recipe.seed,
             "steps": recipe.steps,
             "seconds": round(result.seconds, 3),
-            "accuracy_train": value(result.accuracy_train),
-            "accuracy_iid": value(result.accuracy_iid),
-            "inferential": result.inferential,
-            "symmetric": value(result.symmetric),
-            "ordered": value(result.ordered),
-            "commutes": value(result.commutes),
+            **measured,
             "verdict": result.verdict,
             "exception": result.exception,
             "phase": result.phase,
             "diverged_at": result.diverged_at,
+            **self.mechanism(),
+            "machines": len(result.machines),
+            **{f"machine.{name}": value for name, value in result.machines[-1][1].model_dump().items()},
         }
+
+    def mechanism(self) -> dict[str, Any]:
+        """The mechanistic verdict and its probability, where `classify` has read them; else None."""
+        try:
+            found = Reading.model_validate(read_json(self.path / MECHANISM))
+        except ValueError:  # not read yet, or damaged
+            found = Reading(mechanism=None, mechanism_probability=None)
+        return found.model_dump()
 
     def trajectory(self) -> list[dict[str, Any]]:
         """The evaluations during training, one dictionary per step. Raises DamagedRunError if they are no evaluations."""
@@ -176,15 +210,27 @@ class Run(BaseModel):
 
     def weights(self, step: int | None = None) -> dict[str, Any]:
         """Name -> tensor, without the member axis; of an intermediate step if given. Raises ValueError if it was not kept."""
-        if step is not None and step not in self.result.kept_steps:
+        return load_weights(self.path / ("weights.safetensors" if step is None else kept_name(self._kept(step))))
+
+    def state(self, step: int) -> dict[str, Any]:
+        """The optimizer's state at an intermediate step: `exp_avg.NAME` and `exp_avg_sq.NAME` -> tensor. Raises as `weights`."""
+        return load_weights(self.path / state_name(self._kept(step)))
+
+    def _kept(self, step: int) -> int:
+        if step not in self.result.kept_steps:
             kept = ", ".join(map(str, self.result.kept_steps)) or "none"
             raise ValueError(f"step is {step}; the run kept these intermediate steps: {kept}")
-        return load_weights(self.path / ("weights.safetensors" if step is None else kept_name(step)))
+        return step
 
 
 def kept_name(step: int) -> str:
     """The file that holds the weights of an intermediate step."""
     return f"weights-{step}.safetensors"
+
+
+def state_name(step: int) -> str:
+    """The file that holds the optimizer's state of an intermediate step."""
+    return f"state-{step}.safetensors"
 
 
 def load_weights(path: Path) -> dict[str, Any]:
@@ -211,6 +257,7 @@ def write_run(folder: Path, member: Any) -> None:
         "trajectory.jsonl": b"".join(_json(asdict(point)) for point in member.trajectory),
         "weights.safetensors": save(member.weights),
         **{kept_name(step): save(weights) for step, weights in member.kept.items()},
+        **{state_name(step): save(state) for step, state in member.states.items()},
     }
     result = Result(
         run_id=recipe.run_id,
@@ -234,7 +281,8 @@ def write_run(folder: Path, member: Any) -> None:
         diverged_at=member.diverged_at,
         steps_trained=member.steps_trained,
         kept_steps=sorted(member.kept),
-        environment=environment(),
+        initial=member.initial,
+        machines=member.machines,
     )
     files["result.json"] = _json(result.model_dump(mode="json"))
     files["digests.json"] = _json({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
@@ -263,7 +311,7 @@ def _read_run(folder: Path) -> Run:
         result = Result.model_validate(read_json(folder / "result.json"))
     except ValidationError as error:
         raise DamagedRunError(f"{folder / 'result.json'} is damaged: {first_sentence(error)}") from None
-    for name in (*_FILES, *(kept_name(step) for step in result.kept_steps)):
+    for name in (*_FILES, *(of(step) for step in result.kept_steps for of in (kept_name, state_name))):
         with open_plain(folder / name) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if not isinstance(digests, dict) or digests.get(name) != digest:
@@ -275,9 +323,29 @@ def _read_run(folder: Path) -> Run:
     return Run(path=folder, recipe=recipe, result=result)
 
 
+NAMED_FIELDS = {
+    "task": "task",
+    "variant": "variant",
+    "model.norm": "norm",
+    "init.gamma": "gamma",
+    "optimizer.lr": "lr",
+    "optimizer.weight_decay": "weight_decay",
+    "seed": "seed",
+    "steps": "steps",
+}
+"""Fields of a recipe that every row has -> their column."""
+
+
 def write_tables(out: Path, runs: Iterable[Run]) -> None:
-    """Derives `results.jsonl` and `results.csv` from run folders, a row per member."""
-    rows = [run.row() for run in runs]
+    """Derives `results.jsonl` and `results.csv` from run folders: one row per member, with every field in which recipes differ."""
+    runs = list(runs)
+    recipes = [flatten(run.recipe.model_dump(mode="json")) for run in runs]
+    paths = dict.fromkeys(path for recipe in recipes for path in recipe if path not in NAMED_FIELDS)
+    varying = [path for path in paths if len({json.dumps(recipe.get(path)) for recipe in recipes}) > 1]
+    _write_rows(out, [run.row() | {path: recipe.get(path) for path in varying} for run, recipe in zip(runs, recipes, strict=True)])
+
+
+def _write_rows(out: Path, rows: list[dict[str, Any]]) -> None:
     write_atomically(out / "results.jsonl", b"".join(_json(row) for row in rows))
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["run_id"])
@@ -286,17 +354,43 @@ def write_tables(out: Path, runs: Iterable[Run]) -> None:
     write_atomically(out / "results.csv", text.getvalue().encode())
 
 
-def environment() -> dict[str, str]:
-    """Versions and hardware that a result depends on."""
-    import torch
+def record_mechanism(run: Run, verdict: str | None, probability: float | None) -> None:
+    """Keeps what the probes found beside the run and in its sweep's tables, if these can be written."""
+    found = Reading(mechanism=verdict, mechanism_probability=probability)
+    with suppress(OSError, ValueError):
+        write_atomically(run.path / MECHANISM, _json(found.model_dump()))
+        out = run.path.parent.parent
+        rows = _read_rows(out)
+        mine = [row for row in rows if row.get("run_id") == run.result.run_id]
+        for row in mine:
+            row.update(found.model_dump())
+        if mine:
+            _write_rows(out, rows)
 
-    return {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "threads": str(torch.get_num_threads()),
-        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        **{package: version(package) for package in ("anchorbench", "torch", "numpy")},
-    }
+
+def _read_rows(out: Path) -> list[dict[str, Any]]:
+    path = out / "results.jsonl"
+    lines = read_bytes(path, most=MAX_TABLE_BYTES).splitlines()
+    rows = [parse_json(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{path} is damaged: a line is no row")
+    return rows
+
+
+def load_results(out: Path | str) -> "DataFrame":
+    """The results of a sweep's folder as a pandas DataFrame: one row per run, the columns of `results.csv`.
+
+        runs = anchorbench.load_results("anchorbench-out/composite-heldout-both-laptop")
+        runs.groupby("gamma").inferential.mean()
+
+    Raises ValueError with one sentence if the folder holds no results.
+    """
+    import pandas as pd
+
+    try:
+        return pd.DataFrame(_read_rows(Path(out)))
+    except ValueError as error:
+        raise ValueError(f"{out} holds no results of a sweep: {error}") from None
 
 
 def _json(value: Any) -> bytes:

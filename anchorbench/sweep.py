@@ -151,7 +151,9 @@ class SweepFolder:
         for path in sorted((self.out / "runs").iterdir()):
             if path.name not in known and not path.name.startswith("."):
                 with suppress(DamagedRunError):
-                    runs.append(read_run(path))
+                    run = read_run(path)
+                    if run.recipe.run_id == path.name:
+                        runs.append(run)
         return runs
 
     def finished(self, recipes: Sequence[Recipe], keep_steps: Sequence[int] = ()) -> tuple[list[Run], list[str]]:
@@ -203,10 +205,12 @@ def run_sweep(
     *,
     memory: float | None = None,
     keep_steps: Sequence[int] = (),
+    strict_bits: bool = False,
 ) -> list[Run]:
     """Trains what is missing and returns all runs in the sweep's order; damaged folders are reported and trained again.
 
     Runs that another process trains on the same folder are waited for. `keep_steps` are steps whose weights are kept as well.
+    With `strict_bits`, a checkpoint of a machine where bits may differ is not gone on from: its stack begins anew.
     """
     recipes = sweep.runs()
     runs, problems = folder.finished(recipes, keep_steps)
@@ -234,7 +238,7 @@ def run_sweep(
                 meanwhile, _ = folder.finished([recipe for recipe in mine if recipe.run_id not in done], keep_steps)
                 done |= {run.result.run_id: run for run in meanwhile}
                 if any(recipe.run_id not in done for recipe in mine):
-                    trained = _train(mine, folder, report, keep_steps, checkpoint, locks, warn)
+                    trained = _train(mine, folder, report, keep_steps, checkpoint, locks, warn, strict_bits=strict_bits)
                     done |= {run.result.run_id: run for run in trained}
         if busy:
             if busy != waiting:
@@ -289,6 +293,8 @@ def _train(
     checkpoint: Path,
     locks: dict[str, RunLock],
     warn: Callable[[str], None],
+    *,
+    strict_bits: bool,
 ) -> list[Run]:
     from anchorbench.train import train
 
@@ -303,7 +309,7 @@ def _train(
                 failures.append(failure)
 
     report(Progress(stack))
-    train(stack, lambda step: report(Progress(stack, step)), checkpoint, keep_steps, write, warn)
+    train(stack, lambda step: report(Progress(stack, step)), checkpoint, keep_steps, write, warn, strict_bits=strict_bits)
     if failures:
         raise failures[0]
     for path in (checkpoint, *checkpoint.parent.glob(f".{checkpoint.name}.*")):  # and what kills while saving left behind

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,9 +21,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from anchorbench.backprop import Backprop
+from anchorbench.backprop import ALIGNED, Backprop, OneByOne, aligned
 from anchorbench.files import require_plain, write_atomically
 from anchorbench.initialize import initialize, stream_seed
+from anchorbench.machine import Machine, this_machine
 from anchorbench.model import GPT
 from anchorbench.recipe import Optimizer, Recipe
 from anchorbench.store import CheckpointState
@@ -72,6 +73,12 @@ class Member:
     weights: dict[str, Tensor]
     kept: dict[int, dict[str, Tensor]]
     """Weights at the intermediate steps that were asked for."""
+    states: dict[int, dict[str, Tensor]]
+    """The optimizer's state at those steps: all that going on from there takes besides the weights."""
+    initial: dict[str, str]
+    """Parameter -> digest of its initial weights."""
+    machines: list[tuple[int, Machine]]
+    """Where it was trained, each with the step from which on; more than one if it went on elsewhere."""
     behaviour: Behaviour
     trajectory: list[Point]
     diverged_at: int | None
@@ -147,30 +154,34 @@ class Stack:
         if len(structures) != 1:
             raise ValueError(f"a stack holds recipes of one structure; these have {len(structures)}")
         self.asked = len(recipes)
-        # A batched product of one is another kernel, with other roundings: a lone member is trained beside a copy of itself.
-        self.recipes = recipes = [*recipes, *recipes] if self.asked == 1 else list(recipes)
+        first, task = recipes[0], recipes[0].load_task()
+        self._batched = aligned(first.model, first.batch, task.vocab_size, task.seq_len, bf16=first.precision == "bf16")
+        # A batched matmul of one is another kernel, with other roundings: a lone member is trained beside a copy of itself.
+        self.recipes = recipes = [*recipes, *recipes] if self.asked == 1 and self._batched else list(recipes)
         self.tasks = [recipe.load_task() for recipe in recipes]
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.step = 0
         self.seconds = [0.0] * len(recipes)
         self.trajectories: list[list[Point]] = [[] for _ in recipes]
         self.diverged_at: list[int | None] = [None] * len(recipes)
-        self.kept: dict[int, Tensor] = {}
+        self.kept: dict[int, dict[str, Tensor]] = {}
+        """Step -> rows of the weights and the optimizer's state, each `[members, size]`."""
+        self.machines = [(0, this_machine(first.precision, gpu=self.device.type == "cuda"))]
 
-        first = recipes[0]
-        self.model = GPT(first.model, members=len(recipes), vocab_size=self.tasks[0].vocab_size, seq_len=self.tasks[0].seq_len)
+        self.model = GPT(first.model, members=len(recipes), vocab_size=task.vocab_size, seq_len=task.seq_len)
         initialize(self.model, [recipe.init for recipe in recipes], [recipe.seeds.init for recipe in recipes])
         self.model.to(self.device)
         self._parameters = list(self.model.parameters())
         self.weights, self.gradients, self.exp_avg, self.exp_avg_sq = (
-            torch.zeros(len(recipes), sum(parameter[0].numel() for parameter in self._parameters), device=self.device)
-            for _ in range(4)
+            torch.zeros(len(recipes), sum(self._sizes()), device=self.device) for _ in range(4)
         )
         for parameter, view in zip(self._parameters, self._views(self.weights), strict=True):
             view.copy_(parameter.data)
             parameter.data = view
         self._gradient_views = self._views(self.gradients)
-        self._backprop = Backprop(self.model, first.batch, PRECISIONS[first.precision])
+        self.initial = [digests(self.named(member)) for member in range(len(recipes))]
+        backprop = Backprop if self._batched else OneByOne
+        self._backprop = backprop(self.model, first.batch, PRECISIONS[first.precision])
         self._largest_norm = torch.tensor([recipe.optimizer.clip for recipe in recipes], device=self.device)
         self._decayed = self._decay_mask()
         self._adam = self._make_adam()
@@ -187,8 +198,44 @@ class Stack:
 
     def _views(self, rows: Tensor) -> list[Tensor]:
         """The parameters' parts of a buffer `[members, size]`, each shaped as its parameter."""
-        parts = rows.split([parameter[0].numel() for parameter in self._parameters], dim=1)
-        return [part.view(parameter.shape) for part, parameter in zip(parts, self._parameters, strict=True)]
+        parts = rows.split(self._sizes(), dim=1)
+        return [
+            part[:, : parameter[0].numel()].view(parameter.shape) for part, parameter in zip(parts, self._parameters, strict=True)
+        ]
+
+    def _sizes(self) -> list[int]:
+        """Each parameter's place in a row: zeros fill it up so that the members' weights are equally aligned."""
+        return [-(-parameter[0].numel() // ALIGNED) * ALIGNED for parameter in self._parameters]
+
+    def named(self, member: int, rows: Tensor | None = None) -> dict[str, Tensor]:
+        """The member's weights, or its part of another buffer `[members, size]`: parameter name -> tensor."""
+        views = self._views(self.weights if rows is None else rows)
+        return {name: view[member].cpu().clone() for (name, _), view in zip(self.model.named_parameters(), views, strict=True)}
+
+    def load(self, step: int, weights: Mapping[str, Tensor], state: Mapping[str, Tensor] | None) -> None:
+        """Puts all members at `step` with the weights and the optimizer's state of one `Member` (`weights`, `states[step]`).
+
+        Raises KeyError or RuntimeError if they are another shape's.
+        """
+        for part, rows in self._rows_by_name().items():
+            for (name, _), view in zip(self.model.named_parameters(), self._views(rows), strict=True):
+                if part == "weights":
+                    view.copy_(weights[name].expand(view.shape))
+                elif state is not None:
+                    view.copy_(state[f"{part}.{name}"].expand(view.shape))
+        self._go_to(step)
+
+    def _go_to(self, step: int) -> None:
+        self.step = step
+        for row in self._rows:
+            self._adam.state[row]["step"].fill_(float(step))
+
+    def keep(self) -> None:
+        """Keeps the weights and the optimizer's state of this step."""
+        self.kept[self.step] = {name: rows.clone() for name, rows in self._rows_by_name().items()}
+
+    def _rows_by_name(self) -> dict[str, Tensor]:
+        return {"weights": self.weights, "exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq}
 
     def _decay_mask(self) -> Float[Tensor, "members size"] | None:
         """1 where weight decay acts, 0 on embeddings of members that leave them out; None if it acts everywhere."""
@@ -256,7 +303,7 @@ class Stack:
 
     def evaluate(self, losses: Float[Tensor, " members"]) -> None:
         """Adds a point to every member's trajectory, and marks the members that are no longer finite."""
-        behaviours = answer_all(self.model, self._small_sets)
+        behaviours = answer_all(self.model, self._small_sets, batched=self._batched)
         finite = (losses.isfinite() & self.weights.isfinite().all(1)).tolist()
         for member, (loss, behaviour) in enumerate(zip(losses.tolist(), behaviours, strict=True)):
             if not finite[member] and self.diverged_at[member] is None:
@@ -272,18 +319,24 @@ class Stack:
 
     def members(self) -> list[Member]:
         """All members as trained so far, judged on their full evaluation sets."""
-        behaviours = answer_all(self.model, self._eval_sets)
-        names = [name for name, _ in self.model.named_parameters()]
+        behaviours = answer_all(self.model, self._eval_sets, batched=self._batched)
 
-        def weights(rows: Tensor, member: int) -> dict[str, Tensor]:
-            return {name: view[member].cpu().clone() for name, view in zip(names, self._views(rows), strict=True)}
+        def state(rows: dict[str, Tensor], member: int) -> dict[str, Tensor]:
+            return {
+                f"{part}.{name}": tensor
+                for part in ("exp_avg", "exp_avg_sq")
+                for name, tensor in self.named(member, rows[part]).items()
+            }
 
         return [
             Member(
                 recipe=recipe,
                 task=task,
-                weights=weights(self.weights, member),
-                kept={step: weights(rows, member) for step, rows in self.kept.items()},
+                weights=self.named(member),
+                kept={step: self.named(member, rows["weights"]) for step, rows in self.kept.items()},
+                states={step: state(rows, member) for step, rows in self.kept.items()},
+                initial=self.initial[member],
+                machines=self.machines,
                 behaviour=behaviours[member],
                 trajectory=self.trajectories[member],
                 diverged_at=self.diverged_at[member],
@@ -295,8 +348,9 @@ class Stack:
 
     def subset(self, members: list[int]) -> "Stack":
         """The same training with only these members left."""
-        members = members * 2 if len(members) == 1 else members
-        stack = Stack([self.recipes[member] for member in dict.fromkeys(members)], self.device)
+        stack = Stack([self.recipes[member] for member in members], self.device)
+        members = [members[member % len(members)] for member in range(len(stack.recipes))]  # a lone one has a copy
+        stack.machines = self.machines
         stack._restore(
             {name: tensor[members] for name, tensor in self._state().items()},
             {name: [values[member] for member in members] for name, values in self._seen().items()},
@@ -305,34 +359,42 @@ class Stack:
         return stack
 
     def _state(self) -> dict[str, Tensor]:
-        kept = {f"kept.{step}": rows for step, rows in self.kept.items()}
-        return {"weights": self.weights, "exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq, **kept}
+        kept = {f"kept.{step}.{name}": rows for step, parts in self.kept.items() for name, rows in parts.items()}
+        return self._rows_by_name() | kept
 
     def _seen(self) -> dict[str, list[Any]]:
-        return {"seconds": self.seconds, "trajectories": self.trajectories, "diverged_at": self.diverged_at}
+        return {
+            "seconds": self.seconds,
+            "trajectories": self.trajectories,
+            "diverged_at": self.diverged_at,
+            "initial": self.initial,
+        }
 
     def _restore(self, state: dict[str, Tensor], seen: dict[str, list[Any]], step: int) -> None:
-        for name in ("weights", "exp_avg", "exp_avg_sq"):
-            getattr(self, name).copy_(state[name])
-        self.kept = {int(name.removeprefix("kept.")): rows.clone() for name, rows in state.items() if name.startswith("kept.")}
-        self.seconds, self.diverged_at = seen["seconds"], seen["diverged_at"]
+        for name, rows in self._rows_by_name().items():
+            rows.copy_(state[name])
+        self.kept = {}
+        for name, rows in state.items():
+            if name.startswith("kept."):
+                _, kept_step, part = name.split(".")
+                self.kept.setdefault(int(kept_step), {})[part] = rows.clone()
+        self.seconds, self.diverged_at, self.initial = seen["seconds"], seen["diverged_at"], seen["initial"]
         self.trajectories = [list(points) for points in seen["trajectories"]]  # a lone member's copy has its own
-        self.step = step
-        for row in self._rows:
-            self._adam.state[row]["step"].fill_(float(step))
+        self._go_to(step)
 
     def save(self, path: Path) -> None:
         """Writes a checkpoint atomically."""
         from safetensors.torch import save
 
         seen = self._seen() | {"trajectories": [[asdict(point) for point in points] for points in self.trajectories]}
-        about = json.dumps({"run_ids": self.run_ids, "step": self.step, "seen": seen})
+        machines = [(step, machine.model_dump()) for step, machine in self.machines]
+        about = json.dumps({"run_ids": self.run_ids, "step": self.step, "machines": machines, "seen": seen})
         state = {name: tensor.cpu() for name, tensor in self._state().items()}
         write_atomically(path, save(state, {"anchorbench": about, "digest": _digest(about, state)}))
 
     @classmethod
     def resume(cls, recipes: Sequence[Recipe], path: Path) -> "Stack":
-        """The stack that was saved at `path`, which must hold these recipes in this order.
+        """The stack that was saved at `path`, which must hold these recipes in this order. Its last machine is this one.
 
         Raises ValueError with one sentence if the file is damaged or another stack's.
         """
@@ -353,8 +415,12 @@ class Stack:
             if not alike or len(about.seconds) != len(stack.seconds) or about.step > recipes[0].steps:
                 raise KeyError("shape")
             points = [[Point(**point.model_dump()) for point in points] for points in about.trajectories]
-            seen = {"seconds": about.seconds, "diverged_at": about.diverged_at, "trajectories": points}
+            seen = {"seconds": about.seconds, "diverged_at": about.diverged_at, "initial": about.initial, "trajectories": points}
             stack._restore(state, seen, about.step)
+            [(_, here)] = stack.machines
+            stack.machines = about.machines
+            if stack.machines[-1][1] != here:
+                stack.machines.append((stack.step, here))
         except (SafetensorError, OSError, KeyError, TypeError, RuntimeError):
             raise ValueError(f"checkpoint {path} is damaged") from None
         return stack
@@ -366,6 +432,11 @@ def _keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_THRESHOLD, 2**25)  # the largest that it takes
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def digests(weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """SHA-256 of each tensor's bytes, by name."""
+    return {name: hashlib.sha256(tensor.contiguous().numpy().data).hexdigest() for name, tensor in weights.items()}
 
 
 def _digest(about: str, state: dict[str, Tensor]) -> str:
@@ -429,15 +500,18 @@ def train(
     keep_steps: Sequence[int] = (),
     finished: Callable[[Member], None] = lambda member: None,
     warn: Callable[[str], None] = lambda sentence: None,
+    *,
+    strict_bits: bool = False,
 ) -> list[Member]:
     """Trains the recipes as one stack and returns its members in the same order.
 
     `progress` is called after every step with its number, `finished` with each member as soon as it has ended. With
     `checkpoint`, the state is saved there every 15 seconds, and training goes on from what is found there; a file that is damaged
     or lacks one of `keep_steps`, the steps whose weights are kept as well, is ignored. `warn` is told when the state cannot be
-    saved; training goes on. Raises ValueError if the recipes differ in structure.
+    saved, and when training goes on that was begun on a machine of other bits; with `strict_bits` it begins anew instead. Raises
+    ValueError if the recipes differ in structure.
     """
-    stack = _resumed(recipes, checkpoint, keep_steps) or Stack(recipes)
+    stack = _resumed(recipes, checkpoint, keep_steps, warn, strict_bits=strict_bits) or Stack(recipes)
     done: dict[str, Member] = {}
     evaluate_at = evaluation_steps(recipes[0])
     saved = time.perf_counter()
@@ -451,7 +525,7 @@ def train(
         start = time.perf_counter()
         losses = stack.advance()
         if stack.step in keep_steps:
-            stack.kept[stack.step] = stack.weights.clone()
+            stack.keep()
         if stack.step in evaluate_at:
             stack.evaluate(losses)
         spent = (time.perf_counter() - start) / stack.asked
@@ -477,7 +551,9 @@ def train(
     return [done[recipe.run_id] for recipe in recipes]
 
 
-def _resumed(recipes: Sequence[Recipe], checkpoint: Path | None, keep_steps: Sequence[int]) -> Stack | None:
+def _resumed(
+    recipes: Sequence[Recipe], checkpoint: Path | None, keep_steps: Sequence[int], warn: Callable[[str], None], *, strict_bits: bool
+) -> Stack | None:
     """The stack that a checkpoint holds, or None if there is none, or none that will do."""
     if checkpoint is None or not checkpoint.exists():
         return None
@@ -485,16 +561,34 @@ def _resumed(recipes: Sequence[Recipe], checkpoint: Path | None, keep_steps: Seq
         stack = Stack.resume(recipes, checkpoint)
     except ValueError:
         return None
-    return stack if {step for step in keep_steps if step <= stack.step} <= stack.kept.keys() else None
+    if not {step for step in keep_steps if step <= stack.step} <= stack.kept.keys():
+        return None
+    if stack.machines[-1][0] == stack.step > 0 and len(stack.machines) > 1:
+        difference = stack.machines[-2][1].differences(stack.machines[-1][1])
+        if strict_bits:
+            warn(f"training begins anew: its first {stack.step} steps were trained where bits may differ ({difference})")
+            return None
+        warn(f"training goes on at step {stack.step} where bits may differ ({difference}); --strict-bits begins anew")
+    return stack
 
 
 @torch.no_grad()
-def answer_all(model: GPT, eval_sets: list[EvalSet]) -> list[Behaviour]:
-    """The behaviour of every member on its own evaluation set."""
-    device = next(model.parameters()).device
+def answer_all(model: GPT, eval_sets: list[EvalSet], *, batched: bool = True) -> list[Behaviour]:
+    """The behaviour of every member on its own evaluation set; `batched` as `backprop.aligned` says."""
+    device = model.token_embedding.device
     tokens = torch.from_numpy(np.stack([eval_set.tokens for eval_set in eval_sets])).to(device)
-    answers = torch.cat([model(part).argmax(-1) for part in tokens.split(EVALUATION_SIZE, dim=1)], dim=1).cpu().numpy()
+    if batched:
+        answers = _answers(model, tokens)
+    else:
+        alone = GPT(model.shape, members=1, vocab_size=model.vocab_size, seq_len=model.seq_len).to(device)
+        answers = np.concatenate(
+            [_answers(alone.load_member(model, member), tokens[member : member + 1]) for member in range(model.members)]
+        )
     return [eval_set.behaviour(row) for eval_set, row in zip(eval_sets, answers, strict=True)]
+
+
+def _answers(model: GPT, tokens: Int[Tensor, "members n seq"]) -> Int[np.ndarray, "members n"]:
+    return torch.cat([model(part).argmax(-1) for part in tokens.split(EVALUATION_SIZE, dim=1)], dim=1).cpu().numpy()
 
 
 def _point(step: int, loss: float | None, behaviour: Behaviour) -> Point:

@@ -11,16 +11,28 @@ import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from conftest import TINY, bytes_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import anchorbench
 from anchorbench.files import MAX_JSON_BYTES
 from anchorbench.hub import load_member
-from anchorbench.store import DamagedRunError, Run, load_weights, read_run, write_atomically, write_run, write_tables
-from anchorbench.train import Member, train
+from anchorbench.machine import this_machine
+from anchorbench.store import (
+    DamagedRunError,
+    Run,
+    load_weights,
+    read_run,
+    record_mechanism,
+    write_atomically,
+    write_run,
+    write_tables,
+)
+from anchorbench.train import Member, Stack, digests, train
 
 FILES = ("recipe.json", "trajectory.jsonl", "weights.safetensors", "result.json", "digests.json")
 
@@ -66,7 +78,10 @@ def test_what_is_written_is_read_back(folder: Path, member: Member) -> None:
     weights = run.weights()
     assert weights.keys() == member.weights.keys()
     assert all(torch.equal(weights[name], tensor) for name, tensor in member.weights.items())
-    assert {"python", "torch", "anchorbench"} <= run.result.environment.keys()
+    [(step, machine)] = run.result.machines
+    assert (step, machine) == (0, this_machine("fp32", gpu=torch.cuda.is_available()))
+    assert (machine.gradient, machine.threads) == ("backprop", torch.get_num_threads())
+    assert run.result.initial == digests(Stack([member.recipe]).named(0))
 
 
 def test_a_folder_holds_five_readable_files_and_nothing_else(folder: Path) -> None:
@@ -194,7 +209,7 @@ def test_no_replaced_file_goes_unnoticed(folder: Path, name: str, content: bytes
     [
         ("recipe.json", {"steps": -1}, "steps is -1"),
         ("recipe.json", {"from_a_later_version": 1}, "from_a_later_version"),
-        ("result.json", {"schema_version": 2}, "schema_version"),
+        ("result.json", {"schema_version": 3}, "schema_version"),
         ("result.json", {"accuracy_iid": "high"}, "accuracy_iid"),
         ("result.json", {"seconds": float("nan")}, "NaN is no number"),
     ],
@@ -295,6 +310,45 @@ def test_the_tables_hold_the_same_rows(finished_sweep: Path) -> None:
     assert table == [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows]
     folders = [read_run(finished_sweep / "runs" / row["run_id"]) for row in rows]
     assert rows == [run.row() for run in folders]
+    pd.testing.assert_frame_equal(anchorbench.load_results(finished_sweep), pd.DataFrame(rows))
+
+
+def test_the_tables_hold_every_field_in_which_recipes_differ(tmp_path: Path, member: Member) -> None:
+    recipes = [member.recipe, member.recipe.override({"model.n_head": 1, "order_seed": 3})]
+    for number, recipe in enumerate(recipes):
+        write_run(tmp_path / str(number), replace(member, recipe=recipe))
+    write_tables(tmp_path, [read_run(tmp_path / str(number)) for number in range(2)])
+    frame = anchorbench.load_results(tmp_path)
+    assert list(frame.columns[-2:]) == ["model.n_head", "order_seed"]
+    assert frame["model.n_head"].tolist() == [member.recipe.model.n_head, 1]
+    assert frame["accuracy_iid_n"].tolist() == [member.behaviour.accuracy_iid.n] * 2
+    assert frame["machine.cpu"].nunique() == 1
+
+
+def test_what_probes_found_is_in_the_tables(sweep: Path) -> None:
+    """The run stays whole, and no other row changes."""
+    before = anchorbench.load_results(sweep)
+    run = read_run(sweep / "runs" / before.run_id[1])
+    record_mechanism(run, "inferential", 0.97)
+    after = anchorbench.load_results(sweep)
+    assert after.mechanism[1] == "inferential"
+    assert after.mechanism.isna().tolist() == [True, False, True, True]
+    assert after.mechanism_probability.tolist()[1] == 0.97
+    names = [name for name in before if not name.startswith("mechanism")]
+    pd.testing.assert_frame_equal(before[names], after[names])
+    write_tables(sweep, [read_run(folder) for folder in sorted((sweep / "runs").iterdir())])  # as the next call does
+    assert anchorbench.load_results(sweep).mechanism.notna().sum() == 1
+    (run.path / "mechanism.json").write_text("[")
+    assert read_run(run.path).row()["mechanism"] is None
+
+
+@pytest.mark.parametrize("content", [None, b"{", b"3", b"\xff", b'{"run_id": NaN}'])
+def test_a_folder_without_results_is_one_sentence(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "results.jsonl").write_bytes(content)
+    with pytest.raises(ValueError, match="holds no results of a sweep") as refused:
+        anchorbench.load_results(tmp_path)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_row_says_what_others_rely_on(run: Run) -> None:

@@ -1,0 +1,145 @@
+"""Whether a finished run follows from its recipe: initial weights drawn again, steps trained again, answers asked again.
+
+Bits are compared, so that nothing has to be close enough. They can only be held against a run on a machine like the one that
+trained it (`anchorbench.machine`); elsewhere a difference proves nothing, and the finding says so.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from anchorbench.machine import this_machine
+from anchorbench.store import DamagedRunError, Run, read_run
+from anchorbench.train import Stack, digests
+
+STEPS = 500
+"""Steps that are trained again unless asked otherwise: seconds at laptop size."""
+WORDS = {True: "holds", False: "FAILS", None: "unknown"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was checked."""
+
+    what: str
+    holds: bool | None
+    """None if it cannot be told here."""
+    why: str
+
+
+def check(folder: Path, steps: int = STEPS) -> list[Finding]:
+    """Checks the run in `folder`, training at most `steps` steps again. Raises DamagedRunError if it cannot be read."""
+    if steps < 0:
+        raise ValueError(f"steps is {steps}; allowed: at least 0")
+    run = read_run(folder)
+    found = [Finding("files", True, "all have the digests that were recorded when the run was written"), _identity(run)]
+    with _threads(run.result.machines[-1][1].threads):
+        stack = Stack([run.recipe])
+        found.append(_initial(run, stack))
+        found += _trained_again(run, steps)
+        found.append(_answers(run, stack))
+    return found
+
+
+def check_and_show(folder: Path, steps: int) -> bool:
+    """Prints each finding; returns whether none fails."""
+    console = Console(markup=False, highlight=False)
+    found = check(folder, steps)
+    for finding in found:
+        console.print(f"{WORDS[finding.holds]:<8} {finding.what}: {finding.why}", soft_wrap=True)
+    return all(finding.holds is not False for finding in found)
+
+
+def _identity(run: Run) -> Finding:
+    recipe, result = run.recipe, run.result
+    task = recipe.load_task()
+    same = (recipe.run_id, task.name, task.variant, task.fingerprint) == (
+        result.run_id,
+        result.task,
+        result.variant,
+        result.task_fingerprint,
+    )
+    why = (
+        "run id and data follow from the recipe"
+        if same
+        else f"the recipe's run id is {recipe.run_id}, the result's {result.run_id}"
+    )
+    return Finding("recipe", same, why if same or recipe.run_id != result.run_id else "the result is of another task's data")
+
+
+def _initial(run: Run, stack: Stack) -> Finding:
+    drawn, recorded = stack.initial[0], run.result.initial
+    different = [name for name in drawn if drawn[name] != recorded.get(name)] or sorted(recorded.keys() - drawn.keys())
+    if not different:
+        return Finding("initial weights", True, f"all {len(drawn)} parameters, drawn again, are those of step 0")
+    return _differs(run, 0, 0, "initial weights", f"{different[0]}, drawn again, is not that of step 0")
+
+
+def _trained_again(run: Run, steps: int) -> Iterator[Finding]:
+    """The parts between kept steps, the shortest first, as long as `steps` suffice."""
+    parts = sorted(pairwise([0, *run.result.kept_steps, run.result.steps_trained]), key=lambda part: part[1] - part[0])
+    left = steps
+    for start, end in parts:
+        if end - start > left:
+            more = f"--steps {steps - left + end - start} would do so; runs with --keep-steps have shorter parts"
+            yield Finding("training", None, f"steps {start} to {end} were not trained again: {more}")
+            continue
+        left -= end - start
+        stack = Stack([run.recipe])
+        if start:
+            try:
+                stack.load(start, run.weights(start), run.state(start))
+            except (KeyError, RuntimeError):
+                raise DamagedRunError(f"{run.path} keeps weights at step {start} that do not fit its recipe") from None
+        while stack.step < end:
+            stack.advance()
+        reached = digests(stack.named(0))
+        expected = digests(run.weights(None if end == run.result.steps_trained else end))
+        different = [name for name in reached if reached[name] != expected.get(name)]
+        if different:
+            yield _differs(run, start, end, "training", f"steps {start} to {end}, trained again, end with another {different[0]}")
+        else:
+            yield Finding("training", True, f"steps {start} to {end}, trained again, end with the same bits")
+
+
+def _answers(run: Run, stack: Stack) -> Finding:
+    last = run.result.steps_trained
+    try:
+        stack.load(last, run.weights(), None)
+    except (KeyError, RuntimeError):
+        raise DamagedRunError(f"{run.path} holds weights that do not fit its recipe") from None
+    [behaviour] = [member.behaviour for member in stack.members()]
+    names = ("accuracy_train", "accuracy_iid", "composes", "ordered", "symmetric", "commutes", "groups", "deviations", "verdict")
+    different = [name for name in names if getattr(behaviour, name) != getattr(run.result, name)]
+    if different:
+        claimed, asked = getattr(run.result, different[0]), getattr(behaviour, different[0])
+        return _differs(run, last, last, "answers", f"asked again, {different[0]} is {asked}, not {claimed}")
+    return Finding("answers", True, "labels, shares and verdict, asked again, are those of the result")
+
+
+def _differs(run: Run, start: int, end: int, what: str, why: str) -> Finding:
+    """A failure, if it was trained on a machine like this one from `start` to `end`."""
+    machines = run.result.machines
+    begun = [machine for step, machine in machines if step <= start][-1]
+    if any(start < step < end for step, _ in machines):
+        return Finding(what, None, f"{why}; it went on on another machine in between")
+    here = this_machine(run.recipe.precision, gpu=torch.cuda.is_available())
+    if difference := begun.differences(here):
+        return Finding(what, None, f"{why}; that proves nothing, as bits may differ here ({difference})")
+    return Finding(what, False, why)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """As many threads in an operation as the run had: bits depend on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

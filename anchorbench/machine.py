@@ -1,0 +1,90 @@
+"""What the bits of a training depend on besides its recipe: recorded in every result and checkpoint."""
+
+import platform
+import re
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+from pydantic import Field
+
+from anchorbench.files import Plain
+
+
+class Machine(Plain):
+    """Where and by what a run was trained. The same recipe gives the same weights where all of this is the same."""
+
+    gradient: str
+    """How gradients were computed: `backprop` is the hand-written backward pass on torch."""
+    precision: str
+    """Of activations and matmuls."""
+    cpu: str
+    """Model name of the processor."""
+    capability: str
+    """The instruction set that torch uses on it: DEFAULT, AVX2, AVX512, ..."""
+    threads: int = Field(ge=1, le=100_000)
+    """Threads within one operation."""
+    blas: str
+    """The library of the matmuls, with its version."""
+    gpu: str
+    """Model name; `none` if the run was trained on the processor."""
+    driver: str
+    """Versions of the GPU's runtime and driver; `none` without one."""
+    system: str
+    """Operating system and architecture."""
+    python: str
+    torch: str
+    numpy: str
+    anchorbench: str
+
+    def differences(self, other: "Machine") -> str:
+        """Each field in which `other` differs, in words; empty if it is the same machine for all that bits depend on."""
+        mine, others = self.model_dump(), other.model_dump()
+        return ", ".join(f"{name} {mine[name]} there and {others[name]} here" for name in mine if mine[name] != others[name])
+
+
+def this_machine(precision: str, *, gpu: bool, gradient: str = "backprop") -> Machine:
+    """The machine of this process, as it would train a recipe now."""
+    import torch
+
+    capability = torch.backends.cpu.get_cpu_capability()
+    gpu_name = driver = "none"
+    if gpu:
+        gpu_name = torch.cuda.get_device_name()
+        driver = f"CUDA {torch.version.cuda}, driver {torch._C._cuda_getDriverVersion()}"
+    return Machine(
+        gradient=gradient,
+        precision=precision,
+        cpu=_cpu(),
+        capability=capability,
+        threads=torch.get_num_threads(),
+        blas=_blas(),
+        gpu=gpu_name,
+        driver=driver,
+        system=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        torch=torch.__version__,
+        numpy=version("numpy"),
+        anchorbench=version("anchorbench"),
+    )
+
+
+@cache
+def _cpu() -> str:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(errors="replace"), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.processor() or "unknown"
+
+
+@cache
+def _blas() -> str:
+    import torch
+
+    built = torch.__config__.show()
+    found = re.search(r"oneAPI Math Kernel Library Version (\S+)", built)
+    if found:
+        return f"MKL {found[1]}"
+    found = re.search(r"BLAS_INFO=(\w+)", built)
+    return found[1] if found else "unknown"
