@@ -1,5 +1,6 @@
 """The command line. Heavy libraries are imported inside the commands, so that `--help` answers at once."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -7,9 +8,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.core
 
+from anchorbench.__main__ import INTERRUPTED, SENTENCE
 from anchorbench.leaderboard_cli import app as leaderboard_app
 
-INTERRUPTED = 130
 USAGE_ERROR: Any = typer.BadParameter.__base__
 """What typer raises for an unknown command or option, or a value of another type; it exports only this subclass."""
 
@@ -382,6 +383,12 @@ def main() -> None:
     try:
         # Without a command, help is shown. Commands return nothing: what comes back is an exit code, 130 after Ctrl-C.
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:  # whoever reads has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
     except ValueError as error:
         _fail(str(error))
     except OSError as error:
@@ -389,12 +396,12 @@ def main() -> None:
     except USAGE_ERROR as error:
         _fail(error.format_message())
     if code == INTERRUPTED:
-        _fail("interrupted; finished runs are kept, and the same command goes on with the rest", INTERRUPTED)
+        sys.stderr.write(SENTENCE)
     sys.exit(code)
 
 
-def _fail(sentence: str, code: int = 2) -> NoReturn:
+def _fail(sentence: str) -> NoReturn:
     from anchorbench.files import visible
 
     sys.stderr.write(f"anchorbench: {visible(sentence)}\n")
-    sys.exit(code)
+    sys.exit(2)

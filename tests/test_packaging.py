@@ -61,7 +61,7 @@ def test_the_wheel_says_what_it_is(wheel: Path) -> None:
     metadata = files[f"{info}/METADATA"].decode()
     assert "Name: anchorbench\n" in metadata
     assert "License-Expression: Apache-2.0\n" in metadata
-    assert "anchorbench = anchorbench.cli:main" in files[f"{info}/entry_points.txt"].decode()
+    assert "anchorbench = anchorbench.__main__:main" in files[f"{info}/entry_points.txt"].decode()
     assert f"{info}/licenses/LICENSE" in files
     with (ROOT / "pyproject.toml").open("rb") as file:
         dependencies = tomllib.load(file)["project"]["dependencies"]

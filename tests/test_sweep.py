@@ -25,8 +25,6 @@ INTERRUPTIONS = {
     "killed after one run": 1,
     "killed while writing a run": 1,
     "killed before the tables": RUNS,
-    "ctrl-c in training": 0,
-    "ctrl-c after one run": 1,
 }
 """Name -> how many runs must be finished when it strikes."""
 
@@ -58,13 +56,10 @@ INJECT = {
     "killed after one run": lambda: stop_at(sweep, "write_run", 1, signal.SIGKILL, first=False),
     "killed while writing a run": lambda: stop_at(Path, "rename", 2, signal.SIGKILL),
     "killed before the tables": lambda: stop_at(sweep, "write_tables", 1, signal.SIGKILL),
-    "ctrl-c in training": lambda: stop_at(anchorbench.train, "learning_rate", 3, signal.SIGINT),
-    "ctrl-c after one run": lambda: stop_at(sweep, "write_run", 1, signal.SIGINT, first=False),
 }
 for name in names:
     child = os.fork()
     if child == 0:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # who started the tests may have had it ignored
         for stream, kind in ((1, "out"), (2, "err")):
             os.dup2(os.open(Path(root) / f"{name}.{kind}", os.O_WRONLY | os.O_CREAT), stream)
         INJECT[name]()
@@ -114,13 +109,8 @@ def test_an_interruption_loses_nothing_that_was_finished(interrupted: dict[str, 
     for folder in finished:
         read_run(folder)  # whole, or it raises
     before = {folder.name: (folder.stat().st_ino, bytes_of(folder)) for folder in finished}
-    if name.startswith("ctrl-c"):
-        assert code == 130
-        require_one_sentence(err)
-        assert "the same command goes on" in err
-    else:
-        assert code == -signal.SIGKILL
-        assert err == ""
+    assert code == -signal.SIGKILL
+    assert err == ""
 
     again = cli(*SWEEP, "--out", out)
     assert again.code == 0, again.err
