@@ -4,7 +4,7 @@ Bits are compared, so that nothing has to be close enough. They can only be held
 trained it (`anchorbench.machine`); elsewhere a difference proves nothing, and the finding says so.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -135,7 +135,7 @@ def _differs(run: Run, start: int, end: int, what: str, why: str) -> Finding:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def _threads(count: int) -> Generator[None]:
     """As many threads in an operation as the run had: bits depend on it."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)

@@ -19,7 +19,7 @@ from anchorbench.model import GPT
 from anchorbench.probes import Result, list_probes, run_probe
 from anchorbench.recipe import parse_recipe
 from anchorbench.scale import Scale, in_words, scales
-from anchorbench.store import Run
+from anchorbench.store import Run, record_mechanism
 from anchorbench.task import Task, list_tasks, load_task
 from anchorbench.verdict import FIT, Behaviour
 
@@ -43,15 +43,18 @@ class Examined:
 def examine(source: str, task_name: str | None = None, only: str | None = None) -> Examined:
     """Examines a run folder, a checkpoint folder or a Hub id, by all probes or `only` one.
 
+    A run's mechanism is kept beside it and in the tables of its sweep.
+
     Raises ValueError with one sentence if it cannot be opened, its task is not known, or it does not fit the task.
     """
     if only is not None and only not in list_probes():
         raise ValueError(f"unknown probe {only!r}; allowed: {', '.join(list_probes())}")
     loaded = load_model(source)
     loaded, task = with_own_task(loaded, _task_of(source, loaded, task_name))
-    inits = None
+    run = inits = None
     if isinstance(loaded, Run):
-        loaded, inits = load_member(loaded), [loaded.recipe.init]
+        run = loaded
+        loaded, inits = load_member(run), [run.recipe.init]
     behaviour = classify(loaded, task)
     try:
         inside: Internals | str = stack_internals(loaded, inits) if isinstance(loaded, GPT) else open_internals(loaded)
@@ -59,10 +62,13 @@ def examine(source: str, task_name: str | None = None, only: str | None = None) 
         if only is not None:
             raise
         inside = str(sentence)
+    how = inside if isinstance(inside, str) else _mechanism(inside, task)
+    if run is not None and isinstance(how, Mechanism) and task.fingerprint == run.result.task_fingerprint:
+        record_mechanism(run, how.verdict, how.probability)
     return Examined(
         task,
         behaviour,
-        mechanism=inside if isinstance(inside, str) else _mechanism(inside, task),
+        mechanism=how,
         probes=_probes(inside, task, only) if behaviour.fit else UNFIT,
         scales=scales(cast(nn.Module, loaded)),
     )

@@ -5,6 +5,7 @@ import re
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -51,7 +52,8 @@ def this_machine(precision: str, *, gpu: bool, gradient: str = "backprop") -> Ma
     gpu_name = driver = "none"
     if gpu:
         gpu_name = torch.cuda.get_device_name()
-        driver = f"CUDA {torch.version.cuda}, driver {torch._C._cuda_getDriverVersion()}"
+        core: Any = torch._C
+        driver = f"CUDA {torch.version.cuda}, driver {core._cuda_getDriverVersion()}"
     return Machine(
         gradient=gradient,
         precision=precision,

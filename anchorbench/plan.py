@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from anchorbench.files import parse_yaml, read_yaml, write_atomically
-from anchorbench.recipe import PRESETS, Recipe, flatten
+from anchorbench.recipe import PRESETS, SEEDS, Recipe, flatten
 from anchorbench.store import Run, write_tables
 from anchorbench.sweep import MAX_RUNS, Sweep, SweepFolder, run_sweep, stacks
 
@@ -28,7 +28,8 @@ def load_sweep(path: Path, axes: Sequence[str]) -> Sweep:
         optimizer: {weight_decay: 0.1}
         axes: {init.gamma: [0.5, 0.7], model.n_layer: [2, 3], seed: 8}
 
-    A number for `seed` means so many seeds. Raises ValueError with one sentence for anything that makes no sense.
+    A number for `seed` (or `init_seed`, `data_seed`, `order_seed`) means so many seeds. Raises ValueError with one sentence for
+    anything that makes no sense.
     """
     content = read_yaml(path)
     if not isinstance(content, dict):
@@ -64,9 +65,9 @@ def parse_axis(text: str) -> tuple[str, tuple[Any, ...]]:
 
 
 def _values(path: Any, values: Any) -> tuple[Any, ...]:
-    if path == "seed" and type(values) is int:
+    if path in SEEDS and type(values) is int:
         if values > MAX_RUNS:
-            raise ValueError(f"axis seed is {values}; allowed: at most {MAX_RUNS} seeds")
+            raise ValueError(f"axis {path} is {values}; allowed: at most {MAX_RUNS} seeds")
         values = list(range(values)) or values
     if not isinstance(path, str) or not isinstance(values, list) or not values:
         raise ValueError(f"axis {path} is {values!r}; allowed: a list of at least one value")
@@ -123,8 +124,8 @@ def locate_and_show(sweep: Sweep, path: str, low: float, high: float, *, width: 
     console = Console(markup=False, highlight=False)
     if len(sweep.runs()) != len({recipe.seed for recipe in sweep.runs()}):
         raise ValueError("a recipe with axes other than seed has no single boundary; leave them out")
-    if path == "seed":
-        raise ValueError("along is 'seed'; allowed: a numeric field that members of a condition share, such as init.gamma")
+    if path in SEEDS:
+        raise ValueError(f"along is {path!r}; allowed: a numeric field that members of a condition share, such as init.gamma")
     ends = Sweep(sweep.base, {path: (low, high), "seed": (0,)})
     ends.runs()
     trained: dict[str, Run] = {}

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import TINY, bytes_of
+from conftest import TINY, Cli, bytes_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -340,6 +340,15 @@ def test_what_probes_found_is_in_the_tables(sweep: Path) -> None:
     assert anchorbench.load_results(sweep).mechanism.notna().sum() == 1
     (run.path / "mechanism.json").write_text("[")
     assert read_run(run.path).row()["mechanism"] is None
+
+
+def test_classify_keeps_what_it_read(sweep: Path, cli: Cli) -> None:
+    run = sorted((sweep / "runs").iterdir())[0]
+    assert cli("classify", run).code == 0
+    frame = anchorbench.load_results(sweep).set_index("run_id")
+    assert frame.mechanism[run.name] == "undecided"  # not fit
+    assert frame.mechanism.notna().sum() == 1
+    assert read_run(run).row()["mechanism"] == "undecided"
 
 
 @pytest.mark.parametrize("content", [None, b"{", b"3", b"\xff", b'{"run_id": NaN}'])
