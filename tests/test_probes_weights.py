@@ -267,5 +267,5 @@ class TestEmbeddingOrder:
 
     def test_a_vocabulary_that_is_too_small_is_refused(self) -> None:
         small = random_gpt(vocab_size=60, n_head=1, d_model=8, d_head=8, d_ff=16)
-        with pytest.raises(ValueError, match=r"^the task uses token 99, but the model's vocabulary is 0\.\.59$"):
+        with pytest.raises(ValueError, match=r"^the model's vocabulary is 0\.\.59, but task composite also uses 50 ids"):
             embedding_order(small, TASK)
