@@ -134,7 +134,7 @@ class WiderRecipe(Recipe):
 
 
 class WiderConfig(Composite.Config):
-    later = frozenset({"wrap"})
+    later = Composite.Config.later | {"wrap"}
     wrap: bool = False
 
 

@@ -418,7 +418,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "a byte more": lambda content: content + b"\0",
     "zeros": lambda content: bytes(len(content)),
     "a header of the largest length": lambda content: b"\xff" * 8 + content[8:],
-    "another step": lambda content: content.replace(b'\\"step\\": 4, \\"seen', b'\\"step\\": 3, \\"seen'),
+    "another step": lambda content: content.replace(b'\\"step\\": 4, \\"machines', b'\\"step\\": 3, \\"machines'),
     "another type": lambda content: content.replace(b'"F32"', b'"I32"', 1),
     "another name": lambda content: content.replace(b'"exp_avg"', b'"exp_awg"', 1),
     "another run": lambda content: content.replace(ONE.runs()[0].run_id.encode(), b"0" * 16),
