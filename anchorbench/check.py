@@ -4,6 +4,7 @@ Bits are compared, so that nothing has to be close enough. They can only be held
 trained it (`anchorbench.machine`); elsewhere a difference proves nothing, and the finding says so.
 """
 
+import os
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -125,7 +126,7 @@ def _answers(run: Run, stack: Stack) -> Finding:
 def _differs(run: Run, start: int, end: int, what: str, why: str) -> Finding:
     """A failure, if it was trained on a machine like this one from `start` to `end`."""
     machines = run.result.machines
-    begun = [machine for step, machine in machines if step <= start][-1]
+    begun = next((machine for step, machine in reversed(machines) if step <= start), machines[0][1])
     if any(start < step < end for step, _ in machines):
         return Finding(what, None, f"{why}; it went on on another machine in between")
     here = this_machine(run.recipe.precision, gpu=torch.cuda.is_available())
@@ -136,9 +137,9 @@ def _differs(run: Run, start: int, end: int, what: str, why: str) -> Finding:
 
 @contextmanager
 def _threads(count: int) -> Generator[None]:
-    """As many threads in an operation as the run had: bits depend on it."""
+    """As many threads in an operation as the run had, if there are so many processors: bits depend on it."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    torch.set_num_threads(min(count, os.cpu_count() or 1))
     try:
         yield
     finally:

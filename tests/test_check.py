@@ -172,3 +172,10 @@ def nothing_fits(run: Path, name: str) -> None:
             tensors[parameter] = tensor.flatten()[:3].clone()
 
     change_file(run, name, shrink)
+
+
+def test_a_crafted_list_of_machines_is_no_traceback(copy: Path) -> None:
+    """Training that begins nowhere: its first machine is held against what differs."""
+    nudge(copy, "weights.safetensors", "unembedding.weight")
+    edit(copy, "result.json", lambda result: result["machines"][0].__setitem__(0, 6))
+    assert found(copy) == HOLDS | {"training steps 5 to 6": False}

@@ -104,6 +104,7 @@ COMMANDS = {
     "leaderboard render": ("leaderboard", "render", "--folder", "FOLDER", "--out", "OUT"),
     "leaderboard export": ("leaderboard", "export", "FILE", "--dataset", "a/b", "--out", "OUT"),
     "classify": ("classify", "FOLDER"),
+    "check": ("check", "FOLDER"),
     "probe": ("probe", "attention_flow", "FOLDER"),
     "probe fit": ("probe", "fit", "FOLDER", "--out", "OUT"),
     "export": ("export", "FOLDER", "OUT"),
