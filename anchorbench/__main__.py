@@ -12,6 +12,8 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 INTERRUPTED = 130
+GRACE = 10
+"""Seconds after which an interrupted command that has not ended is left: a library may swallow the interruption."""
 SENTENCE = "anchorbench: interrupted; finished runs are kept, and the same command goes on with the rest\n"
 SHOW_CURSOR = b"\x1b[?25h"
 """A progress bar hides it."""
@@ -43,6 +45,9 @@ def main() -> None:
 
 def _interrupt(*_: Any) -> NoReturn:
     signal.signal(signal.SIGINT, _leave)
+    if hasattr(signal, "SIGALRM"):
+        signal.signal(signal.SIGALRM, _leave)
+        signal.alarm(GRACE)
     raise KeyboardInterrupt
 
 

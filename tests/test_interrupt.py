@@ -173,6 +173,31 @@ def test_the_program_is_interrupted_at_random_moments(tmp_path: Path, signals: i
             process.kill()
 
 
+SWALLOWS = """
+import signal, sys
+from anchorbench import __main__ as program, cli
+def main():
+    sys.stderr.write(".")
+    sys.stderr.flush()
+    while True:
+        try:
+            signal.pause()
+        except KeyboardInterrupt:
+            pass
+cli.main, program.GRACE = main, 1
+program.main()
+"""
+
+
+def test_an_interruption_that_is_swallowed_ends_the_program_all_the_same() -> None:
+    with subprocess.Popen([sys.executable, "-c", SWALLOWS], stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        assert process.stderr.read(1) == b"."
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err.decode()) == (130, program.SENTENCE)
+
+
 def test_a_progress_bar_gives_the_terminal_back(tmp_path: Path) -> None:
     """Interrupted while the bar is live, the cursor is shown again."""
     terminal, inside = pty.openpty()
