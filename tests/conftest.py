@@ -28,6 +28,10 @@ TINY = Recipe(
     steps=6,
     data_size=500,
 )
+SMALL_COMPOSITE: dict[str, Any] = {
+    "key_min": 10, "key_max": 24, "vocab_size": 32, "modulus": 3, "offsets": {1: 2, 2: 1, 3: -1, 4: -2}
+}  # fmt: skip
+"""A `composite` whose planted circuits are a tenth of the size of the papers'."""
 SWEEP = ("run", "--gamma", "0.5,0.7", "--seeds", "2")
 RUNS = 4
 

@@ -34,10 +34,9 @@ TASK, CONFLICT = load_task("composite"), load_task("composite", "conflict")
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
 class TestPlanted:
-    @pytest.mark.parametrize("noise", [0.0, 0.03])
-    def test_the_papers_circuits_are_named(self, norm: str, noise: float) -> None:
+    def test_the_papers_circuits_are_named(self, norm: str) -> None:
         for plant, truth in ((key_to_anchors, "inferential"), (pair_lookup, "memorizing")):
-            found = mechanism(with_noise(rotated(plant(TASK, norm, 7), 7), noise, 7), TASK)
+            found = mechanism(with_noise(rotated(plant(TASK, norm, 7), 7), 0.03, 7), TASK)
             assert found.verdict == truth
             assert found.probability is not None
             assert (found.probability > 0.9) == (truth == "inferential")

@@ -172,7 +172,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "optimizer.decay": "unscaled",
         "optimizer.weight_decay": 0.01,
         "optimizer.decay_from": 12,
-        "optimizer.decay_until": 30,
+        "optimizer.decay_until": 20,
         "optimizer.decay_embeddings": False,
     },
     "constant": {"optimizer.schedule": "constant", "optimizer.warmup": 0},
@@ -180,9 +180,9 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_fifty_steps_are_those_of_the_plain_loop(kind: str, double: None) -> None:
+def test_the_steps_are_those_of_the_plain_loop(kind: str, double: None) -> None:
     """In float64. The member is one of two, so that the stack's bookkeeping is in play."""
-    recipe = TINY.override({**KINDS[kind], "seed": 3, "init.gamma": 0.4})
+    recipe = TINY.override({**KINDS[kind], "seed": 3, "init.gamma": 0.4, "steps": 25})
     neighbour = recipe.override({"seed": 4, "init.gamma": 0.8, "optimizer.lr": 1e-3, "optimizer.decay": "scaled"})
     _, member = train([neighbour, recipe])
     plain = plainly_trained(recipe)
@@ -194,7 +194,7 @@ def test_fifty_steps_are_those_of_the_plain_loop(kind: str, double: None) -> Non
 
 
 @pytest.mark.parametrize("kind", ["pre", "post"])
-def test_fifty_steps_in_float32(kind: str) -> None:
+def test_the_steps_in_float32(kind: str) -> None:
     recipe = TINY.override({**KINDS[kind], "optimizer.eps": 1e-5})
     [member] = train([recipe])
     # The gradient of a bias on keys is zero but for rounding, and Adam takes steps along the rounding.
@@ -217,10 +217,10 @@ def same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize(("norm", "steps"), [("pre", 200), ("post", 60)])
-def test_a_member_ends_as_it_would_alone(norm: str, steps: int) -> None:
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_a_member_ends_as_it_would_alone(norm: str) -> None:
     """Bit for bit, beside members with other numbers and one that is no longer finite."""
-    base = TINY.override({"model.norm": norm, "steps": steps})
+    base = TINY.override({"model.norm": norm, "steps": 60})
     fields = [*MIXED[:2], DIVERGING, *MIXED[2:]]
     stack = train([base.override(each) for each in fields])
     for member, each in zip(stack, fields, strict=True):
@@ -239,10 +239,10 @@ def test_a_member_ends_as_it_would_alone(norm: str, steps: int) -> None:
 
 
 def test_a_member_ends_as_it_would_alone_at_the_presets_size() -> None:
-    """Other sizes run other kernels; five steps of them."""
-    base = PRESETS["laptop"].override({"steps": 5, "optimizer.warmup": 2, "data_size": 1000})
+    """Other sizes run other kernels; three steps of them."""
+    base = PRESETS["laptop"].override({"steps": 3, "optimizer.warmup": 1, "data_size": 300})
     recipes = [base.override({"seed": seed, "init.gamma": 0.4 + seed / 20}) for seed in range(8)]
-    stacks = [train(recipes), train(recipes[:3]), train(recipes[2:4]), train(recipes[2:3])]
+    stacks = [train(recipes), train(recipes[:3]), train(recipes[2:3])]
     for stack in stacks[1:]:
         for member in stack:
             assert same_bits(member.weights, stacks[0][member.recipe.seed].weights)
@@ -439,12 +439,12 @@ def test_a_resumed_run_ends_with_the_same_bits(recipes: list[Recipe], tmp_path: 
         assert [point.step for point in trained.trajectory] == [20, 50]
 
 
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.999])
-def test_a_truncated_checkpoint_is_refused_and_training_starts_over(share: float, recipes: list[Recipe], tmp_path: Path) -> None:
+def test_a_truncated_checkpoint_is_refused_and_training_starts_over(recipes: list[Recipe], tmp_path: Path) -> None:
+    """All other damage: test_resume.py."""
     path = tmp_path / "checkpoint"
-    advanced(Stack(recipes), 20).save(path)
+    advanced(Stack(recipes), 3).save(path)
     content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * share)])
+    path.write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"^checkpoint [^\n]*checkpoint is damaged$"):
         Stack.resume(recipes, path)
     for member, fresh in zip(train(recipes, checkpoint=path), train(recipes), strict=True):
@@ -492,9 +492,9 @@ def test_in_bf16_a_member_ends_as_it_would_alone(norm: str) -> None:
 
 
 def test_in_bf16_a_member_ends_as_it_would_alone_at_the_presets_size() -> None:
-    base = PRESETS["laptop"].override({"steps": 5, "optimizer.warmup": 2, "data_size": 1000, "precision": "bf16"})
-    recipes = [base.override({"seed": seed, "init.gamma": 0.4 + seed / 20}) for seed in range(8)]
-    stacks = [train(recipes), train(recipes[2:5]), train(recipes[2:3])]
+    base = PRESETS["laptop"].override({"steps": 2, "optimizer.warmup": 1, "data_size": 300, "precision": "bf16"})
+    recipes = [base.override({"seed": seed, "init.gamma": 0.4 + seed / 20}) for seed in range(4)]
+    stacks = [train(recipes), train(recipes[:3]), train(recipes[2:3])]
     for stack in stacks[1:]:
         for member in stack:
             assert same_bits(member.weights, stacks[0][member.recipe.seed].weights)
