@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import random_gpt
+from conftest import SMALL_COMPOSITE, random_gpt
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,6 +30,7 @@ from anchorbench.planted import key_to_anchors, key_to_anchors_lookup, pair_look
 from anchorbench.task import SPLITS
 
 TASK, CONFLICT = load_task("composite"), load_task("composite", "conflict")
+SMALL, SMALL_CONFLICT = (load_task("composite", variant, **SMALL_COMPOSITE) for variant in ("heldout-both", "conflict"))
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
@@ -43,21 +44,21 @@ class TestPlanted:
 
     def test_too_much_noise_is_undecided_not_wrong(self, norm: str) -> None:
         for plant in (key_to_anchors, pair_lookup):
-            found = mechanism(with_noise(plant(TASK, norm, 3), 0.8, 3), TASK)
+            found = mechanism(with_noise(plant(SMALL, norm, 3), 0.8, 3), SMALL)
             assert (found.verdict, found.probability) == ("undecided", None)
             assert found.accuracy < 0.9
 
     def test_attention_alone_does_not_make_it_inferential(self, norm: str) -> None:
         """The rule's attention in front of a table: fused vectors give it away, though patching does not."""
-        assert mechanism(key_to_anchors_lookup(TASK, norm, 1), TASK).verdict != "inferential"
+        assert mechanism(key_to_anchors_lookup(SMALL, norm, 1), SMALL).verdict != "inferential"
 
     def test_a_table_reads_a_trained_exception_symmetrically(self, norm: str) -> None:
-        found = mechanism(pair_lookup(CONFLICT, norm, 1), CONFLICT)
+        found = mechanism(pair_lookup(SMALL_CONFLICT, norm, 1), SMALL_CONFLICT)
         assert (found.verdict, found.exception) == ("memorizing", "symmetric")
 
     def test_an_exported_model_gets_the_same_verdict(self, norm: str) -> None:
-        model = pair_lookup(TASK, norm, 2)
-        ours, theirs = mechanism(model, TASK), mechanism(to_transformers(model), TASK)
+        model = pair_lookup(SMALL, norm, 2)
+        ours, theirs = mechanism(model, SMALL), mechanism(to_transformers(model), SMALL)
         assert ours.verdict == theirs.verdict
         assert theirs.features == pytest.approx(ours.features, abs=1e-3)
 
@@ -87,10 +88,10 @@ def test_no_held_out_sequence_is_ever_read(task: object) -> None:
 
 
 def test_members_are_judged_as_if_alone() -> None:
-    models = [key_to_anchors(TASK, "pre", 4), pair_lookup(TASK, "pre", 5)]
-    together = mechanisms(side_by_side(models), TASK)
+    models = [key_to_anchors(SMALL, "pre", 4), pair_lookup(SMALL, "pre", 5)]
+    together = mechanisms(side_by_side(models), SMALL)
     for model, found in zip(models, together, strict=True):
-        alone = mechanism(model, TASK)
+        alone = mechanism(model, SMALL)
         assert (found.verdict, found.features) == (alone.verdict, pytest.approx(alone.features, abs=1e-4))
 
 
