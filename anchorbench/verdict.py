@@ -6,6 +6,7 @@ memorizing: some symmetric members compose every ordinary pair.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -36,6 +37,13 @@ Exceptional = Literal["unfit", "ordered", "symmetric", "other"]
 Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
 
 
+@lru_cache(10_000)
+def _wilson(hits: int, n: int) -> tuple[float, float]:
+    """Cached: scipy spends milliseconds on it, mostly on a p-value that is not asked for, and shares recur."""
+    ci = binomtest(hits, n).proportion_ci(0.95, "wilson")
+    return float(ci.low), float(ci.high)
+
+
 class Share(NamedTuple):
     """`hits` of `n`, and its 95% Wilson interval."""
 
@@ -48,8 +56,7 @@ class Share(NamedTuple):
 
     @property
     def interval(self) -> tuple[float, float]:
-        ci = binomtest(self.hits, self.n).proportion_ci(0.95, "wilson")
-        return float(ci.low), float(ci.high)
+        return _wilson(self.hits, self.n)
 
     def above(self, threshold: float) -> bool:
         return self.interval[0] > threshold
