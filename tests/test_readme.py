@@ -1,5 +1,6 @@
 """The README's Python is run as it stands, its commands exist, and its figures follow from the files that it names."""
 
+import functools
 import json
 import re
 from collections import Counter
@@ -59,12 +60,12 @@ def test_every_command_that_it_names_exists(command: str) -> None:
 # --- Figures of the board and of the mechanistic verdict, recomputed from the files that they come from
 
 
+@functools.cache
 def entries() -> dict[str, Entry]:
     paths = sorted((ROOT / "leaderboard" / "entries").glob("*.json"))
     return {path.stem: validate_entry(path.read_bytes()) for path in paths}
 
 
-ENTRIES = entries()
 NINE, CONFLICT, PERMUTATIONS, MEMORY, CHAIN = (
     next(task for task in LAPTOP_SUITE if task.name.startswith(name))
     for name in ("nine-anchors", "composite/conflict-control", "random-permutations", "memory-reasoning", "chain-search")
@@ -86,7 +87,7 @@ def inferential(entry: Entry, gate: float = FIT) -> list[int]:
 
 
 def rows_of(task: SuiteTask) -> list[Row]:
-    return [row for entry in ENTRIES.values() for row in entry.rows_of(task)]
+    return [row for entry in entries().values() for row in entry.rows_of(task)]
 
 
 def says(*texts: str, page: str = BOARD) -> None:
@@ -99,25 +100,25 @@ def test_how_many_architectures_are_read() -> None:
 
 
 def test_the_table_is_that_of_the_entries() -> None:
-    assert (ROOT / "leaderboard" / "table.md").read_text() == markdown_table(list(ENTRIES.values()))
-    assert all(entry.digest in (ROOT / "leaderboard" / "index.html").read_text() for entry in ENTRIES.values())
+    assert (ROOT / "leaderboard" / "table.md").read_text() == markdown_table(list(entries().values()))
+    assert all(entry.digest in (ROOT / "leaderboard" / "index.html").read_text() for entry in entries().values())
 
 
 def test_the_scores_of_the_board() -> None:
-    half, six = (ENTRIES[name].statistics.inferential for name in ("gamma-0.5", "gamma-0.6"))
-    high = [ENTRIES[f"gamma-{gamma}"] for gamma in ("0.7", "0.8", "0.9", "1.0")]
+    half, six = (entries()[name].statistics.inferential for name in ("gamma-0.5", "gamma-0.6"))
+    high = [entries()[f"gamma-{gamma}"] for gamma in ("0.7", "0.8", "0.9", "1.0")]
     of_high = "{}, {}, {} and {}".format(*(f"{entry.statistics.inferential.value:.0%}" for entry in high))
-    says(f"{len(ENTRIES)} recipes, {len(ENTRIES['gamma-0.5'].rows)} runs each")
-    says(f"ranks {len(ENTRIES)} recipes by the share of {len(ENTRIES['gamma-0.5'].rows)} runs", page=README)
+    says(f"{len(entries())} recipes, {len(entries()['gamma-0.5'].rows)} runs each")
+    says(f"ranks {len(entries())} recipes by the share of {len(entries()['gamma-0.5'].rows)} runs", page=README)
     for page in (BOARD, README):
         says(f"Gamma 0.5 scores {half.value:.0%} (95% interval {half.low:.0%} to {half.high:.0%})", of_high, page=page)
         says(f"gamma 0.6 {six.value:.0%} ({six.low:.0%} to {six.high:.0%}; p < 0.01)", page=page)
-    assert better_than(ENTRIES["gamma-0.6"], ENTRIES["gamma-0.5"]) < BETTER
+    assert better_than(entries()["gamma-0.6"], entries()["gamma-0.5"]) < BETTER
     assert min(better_than(a, b) for a in high for b in high) > BETTER
 
 
 def test_what_the_accuracy_gate_does() -> None:
-    half, post, decay = (ENTRIES[name] for name in ("gamma-0.5", "post-ln-gamma-0.5", "weight-decay-high"))
+    half, post, decay = (entries()[name] for name in ("gamma-0.5", "post-ln-gamma-0.5", "weight-decay-high"))
     assert inferential(half) == [task.verdicts[0] for task in half.statistics.tasks]
     says(f"{sum(row.verdict == 'unfit' for row in half.rows)} of the {len(half.rows)} runs")
     unfit = [row.composes.value for row in half.rows_of(NINE) if row.verdict == "unfit" and row.composes]
@@ -127,7 +128,7 @@ def test_what_the_accuracy_gate_does() -> None:
     says("gamma 0.5 scores {}, {} or {}".format(*scores))
     says(f"without the 90% accuracy gate, gamma 0.5 scores {scores[-1]}", page=README)
     says(f"post-LN at gamma 0.5 rises from {sum(inferential(post)) / 48:.0%} to {sum(inferential(post, 0.0)) / 48:.0%}")
-    others = [entry for entry in ENTRIES.values() if entry not in (half, post)]
+    others = [entry for entry in entries().values() if entry not in (half, post)]
     moved = [sum(inferential(entry, gate)) - sum(inferential(entry)) for entry in others for gate in (0.85, 0.8, 0.0)]
     says(f"all other scores move by at most {100 * max(map(abs, moved)) / 48:.0f} points")
     p = {gate: permutation_p(inferential(decay, gate), inferential(half, gate), SEEDS) for gate in (0.9, 0.85, 0.8)}
@@ -161,7 +162,7 @@ def test_that_pairs_decide_conflict_control() -> None:
     inferring = [pair(row) for row in fit if row.verdict == "inferential"]
     says(f"{sum(each in easy for each in inferring)} of the {len(inferring)} inferential runs were asked about (1,2) or (2,3)")
     of_gpt2, of_pami = (
-        sum(pair(row) in easy for row in ENTRIES[name].rows_of(CONFLICT)) for name in ("gpt2-default", "pami-scaled")
+        sum(pair(row) in easy for row in entries()[name].rows_of(CONFLICT)) for name in ("gpt2-default", "pami-scaled")
     )
     says(f"GPT-2 default {of_gpt2} of 8 times about (1,2) or (2,3), PAMI scaled down never")
     assert of_pami == 0
@@ -203,7 +204,7 @@ def test_the_evaluation_of_the_mechanistic_verdict() -> None:
 @pytest.mark.parametrize(("members", "stated"), [(3, 0.13), (12, 0.83)])
 def test_how_often_verify_refuses_an_entry_that_claims_100_percent_where_the_truth_is_73(members: int, stated: float) -> None:
     """As leaderboard/README.md states it. Nothing is trained: the entry's rows are the truth."""
-    truth = ENTRIES["gamma-0.8"]
+    truth = entries()["gamma-0.8"]
     assert f"{truth.statistics.inferential.value:.0%}" == "73%"
     claim, draws, refused = share_of_suite([SEEDS] * len(truth.suite), SEEDS), 200, 0
     for seed in range(draws):
