@@ -58,7 +58,7 @@ def load_sweep(path: Path, axes: Sequence[str]) -> Sweep:
 def parse_axis(text: str) -> tuple[str, tuple[Any, ...]]:
     """`model.n_layer=2,3` as a field and its values."""
     path, equals, values = text.partition("=")
-    name = f"axis {text!r}"
+    name = f"axis {text[:100]!r}"
     if not equals or not values:
         raise ValueError(f"{name} has no values; allowed: FIELD=VALUE,VALUE,..., such as model.n_layer=2,3")
     return path, _values(path, [parse_yaml(value.encode("utf-8", "surrogateescape"), name) for value in values.split(",")])
