@@ -130,7 +130,8 @@ def run_and_show(
         runs = run_sweep(sweep, folder, keep_steps=keep_steps)
     else:
         already = f", {len(finished)} of them finished" if finished else ""
-        console.print(f"{sweep.base.task}, variant {sweep.base.variant}: {len(recipes)} runs{already}")
+        rounded = ", in bf16" if sweep.base.precision == "bf16" else ""
+        console.print(f"{sweep.base.task}, variant {sweep.base.variant}: {len(recipes)} runs{already}{rounded}")
         runs = _train_with_progress(
             sweep, folder, len(recipes) - len(finished), console, memory, keep_steps, strict_bits=strict_bits
         )

@@ -24,8 +24,6 @@ from anchorbench.leaderboard import (
 )
 from anchorbench.leaderboard_check import MAX_ENTRY_BYTES, asked
 from anchorbench.leaderboard_statistics import statistics_of
-from anchorbench.recipe import Recipe
-from anchorbench.train import FINAL_SIZE
 from anchorbench.verdict import Share
 
 MACHINE = Machine(
@@ -56,7 +54,7 @@ def honest_entry(
     for task in recipe.suite:
         for number, seed in enumerate(recipe.seeds(task)):
             run = recipe.recipe(task, seed)
-            fingerprint, counts = _asked(run.task, run.variant, run.seed, min(run.data_size, FINAL_SIZE))
+            fingerprint, counts = _asked(run.model_dump_json())
             hits = counts | {"symmetric": 0}
             if number >= inferential:
                 hits |= {"composes": counts["composes"] // 10, "ordered": 0, "symmetric": counts["symmetric"]}
@@ -85,10 +83,12 @@ def even_flow(recipe: SubmittedRecipe, rows: list[Row], number: int) -> Flow:
 
 
 @functools.cache
-def _asked(task: str, variant: str | None, seed: int, data_size: int) -> tuple[str, dict[str, int]]:
-    """All of a recipe that fingerprint and counts depend on."""
-    recipe = Recipe(task=task, variant=variant, seed=seed, data_size=data_size)
-    return recipe.load_task().fingerprint, asked(recipe.load_task(), recipe)
+def _asked(recipe_json: str) -> tuple[str, dict[str, int]]:
+    from anchorbench.recipe import Recipe
+
+    recipe = Recipe.model_validate_json(recipe_json)
+    task = recipe.load_task()
+    return task.fingerprint, asked(task, recipe)
 
 
 @functools.cache
