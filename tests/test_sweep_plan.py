@@ -297,7 +297,7 @@ def bytes_held(stack: Stack) -> int:
         {},
         {"data_size": 20_000},
         {"batch": 512},
-        {"batch": 512, "precision": "bf16"},
+        {"batch": 512, "precision": "bf16", "model.d_model": 32, "model.d_head": 16, "model.d_ff": 64},
         {"model.d_model": 128, "model.d_ff": 512},
         {"model.d_model": 128, "model.d_ff": 512, "precision": "bf16"},
         {"model.norm": "post", "model.n_layer": 4, "batch": 128},
