@@ -92,7 +92,8 @@ def open_plain(path: Path) -> Generator[BufferedReader]:
     except FileNotFoundError:
         raise ValueError(f"{path} is missing") from None
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
+        reason = " ".join((error.strerror or str(error)).split())  # pyarrow's reasons have lines
+        raise ValueError(f"{path} cannot be read: {reason}") from None
 
 
 def require_plain(path: Path) -> None:

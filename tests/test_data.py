@@ -430,7 +430,7 @@ def test_a_missing_file_is_named(copy, name):
         ("variant", "heldout-both", "fingerprint"),
         ("examples", {"train": 40, "iid": 40}, "splits is ['iid', 'train']"),
         ("examples", {"train": 40, "iid": 40, "ood": 40, "../x": 1}, "anchorbench.json is damaged"),
-        ("examples", {"train": -1, "iid": 40, "ood": 40}, "says -1"),
+        ("examples", {"train": -1, "iid": 40, "ood": 40}, "examples.train is -1"),
         ("seed", "now", "seed is 'now'"),
         ("more", 1, "unknown field 'more'"),
     ],
