@@ -205,7 +205,10 @@ def test_validate_names_the_file_and_the_reason(command: Callable[..., Any], tmp
     assert said[0].startswith(f"refused: {tmp_path / 'bad.json'}: the field ")
     assert "valid, Honest" in said[1]
     assert "allowed: at most 131072" in said[2]
-    assert said[3:] == [f"refused: {path} is no file; allowed: an entry's JSON file" for path in (tmp_path / "none.json", tmp_path)]
+    assert said[3:] == [
+        f"refused: {tmp_path / 'none.json'} is missing",
+        f"refused: {tmp_path} is not a plain file; allowed: no folder, pipe, socket or device",
+    ]
 
 
 def test_render_leaves_out_what_is_refused(command: Callable[..., Any], tmp_path: Path) -> None:
@@ -221,11 +224,11 @@ def test_render_leaves_out_what_is_refused(command: Callable[..., Any], tmp_path
     assert done.exit_code == 0
     *left_out, written = done.output.splitlines()
     assert [line.removeprefix(f"left out: {entries}/") for line in left_out] == [
-        "folder.json is no file; allowed: an entry's JSON file",
-        "gone.json is no file; allowed: an entry's JSON file",
-        "nan.json: NaN is no number of JSON; allowed: finite numbers",
+        "folder.json is not a plain file; allowed: no folder, pipe, socket or device",
+        "gone.json is missing",
+        "nan.json: the entry: NaN is no number of JSON; allowed: finite numbers",
         f"other-name.json: the same training as {entries / 'good.json'}",
-        "pipe.json is no file; allowed: an entry's JSON file",
+        "pipe.json is not a plain file; allowed: no folder, pipe, socket or device",
     ]
     assert written.startswith("1 entries: ")
     assert "Honest" in (tmp_path / "new" / "board" / "index.html").read_text()
