@@ -50,7 +50,7 @@ class Backprop:
         if self._dtype != self._wide:
             self._rounded = {parameter: torch.empty_like(gradient) for parameter, gradient in self.gradients.items()}
         self._normalized: dict[LayerNorm, tuple[Tensor, Tensor, Tensor]] = {}
-        """Of each LayerNorm: its output before gain and bias, and each row's mean and scale."""
+        """LayerNorm -> its output before gain and bias, and the mean and scale of each row."""
         self._buffers: dict[tuple[object, str], Tensor] = {}
         self._first_row = torch.arange(model.members, device=first.device).view(-1, 1, 1) * model.vocab_size
         self._mask = torch.full((model.seq_len, model.seq_len), -math.inf, device=first.device, dtype=self._dtype).triu(1)

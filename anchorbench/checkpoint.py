@@ -22,7 +22,7 @@ from anchorbench.files import read_json, require_plain, visible
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 MAX_CONFIG_BYTES, MAX_INDEX_BYTES = 2**20, 2**24
 MAX_LAYERS = 1000
-"""Of a configuration, unless the weights have more tensors: checked before transformers writes lists of as many entries."""
+"""Largest number of layers in a configuration whose weights have fewer tensors: transformers would build lists of that length."""
 MAX_BUFFER_BYTES = 2**28
 """What a model may compute for itself beside its weights (masks, positions)."""
 PARTS_PER_TENSOR, SPARE_PARTS = 20, 1000

@@ -360,7 +360,7 @@ def bench_data() -> None:
 
 @bench_app.command("train")
 def bench_train_(
-    json_file: Annotated[Path | None, typer.Option("--json", help="File to write the figures to, a row a shape.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="File to write the measurements to, one row per shape.")] = None,
     small: Annotated[bool, typer.Option("--small", help="Leave out the large shape, whose steps take seconds.")] = False,
 ) -> None:
     """Member-steps per second of the stack, beside a plain loop over models and the bare matrix products."""

@@ -36,7 +36,7 @@ CARD = "README.md"
 MANIFEST = "anchorbench.json"
 MAX_SMALL_BYTES = 2**20
 MAX_HEADER_BYTES = 2**17
-"""Of a card's YAML; that of all our tasks has a quarter of it."""
+"""Largest YAML header of a card; ours for all tasks takes a quarter of it."""
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 

@@ -25,7 +25,7 @@ from anchorbench.verdict import FIT, Behaviour
 
 UNFIT = f"not read, as it has not learned the trained pairs (below {FIT:.0%}): scores would describe no solution"
 MARGIN = 0.55
-"""Of each probe's part of the page, for its name, in inches."""
+"""Height of the strip that holds the name of a probe, in inches."""
 
 
 @dataclass(frozen=True)
