@@ -15,15 +15,15 @@ from anchorbench.model import EPSILON, GPT, Block, LayerNorm, Linear, Shape
 
 aten = torch.ops.aten
 ALIGNED = 32
-"""Arrays of a multiple of so many elements, one behind the other, begin at equally aligned addresses (64 bytes, in bf16 too)."""
+"""Consecutive arrays whose sizes are multiples of this many elements are all aligned to 64 bytes, in bf16 too."""
 
 
 def aligned(shape: Shape, batch: int, vocab_size: int, seq_len: int, *, bf16: bool = False) -> bool:
     """Whether the arrays of all members are equally aligned in every batched matmul of the step.
 
     The matmul library chooses its kernels, and so its rounding, by the alignment of addresses. Where this is False, members of
-    one batched matmul would round differently (measured for odd widths up to 39 with MKL), and `OneByOne` is right. In bf16 the
-    choice also hangs on the number of matrices, unless widths and batch are multiples of 16.
+    one batched matmul may round differently (measured for widths up to 39 with MKL), and `OneByOne` is right. In bf16 the choice
+    also depends on the number of matrices, unless widths and batch are multiples of 16.
     """
     widths = (shape.d_model, shape.n_head * shape.d_head, shape.d_ff)
     if bf16 and any(size % 16 for size in (*widths, batch)):

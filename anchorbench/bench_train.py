@@ -154,7 +154,7 @@ def loop_steps(recipe: Recipe) -> Iterator[None]:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     task, shape = recipe.load_task(), recipe.model
-    examples = task.sample("train", recipe.data_size, recipe.seed)
+    examples = task.sample("train", recipe.data_size, recipe.seeds.data)
     data = TensorDataset(torch.from_numpy(examples.tokens), torch.from_numpy(examples.label))
     loader = DataLoader(data, batch_size=recipe.batch, shuffle=True, drop_last=True)
     model = GPT2LMHeadModel(

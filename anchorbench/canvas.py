@@ -1,10 +1,6 @@
 """The only door to matplotlib: a figure looks the same under any settings of the user, and leaves them as they were.
 
-@plain_matplotlib()
-def my_figure(path: Path) -> Path:
-from matplotlib.figure import Figure
-...
-return save(figure, path)
+Functions that draw are decorated with `@plain_matplotlib()`, make a `matplotlib.figure.Figure` and end with `save(figure, path)`.
 """
 
 import io

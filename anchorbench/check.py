@@ -18,8 +18,6 @@ from anchorbench.machine import this_machine
 from anchorbench.store import DamagedRunError, Run, read_run
 from anchorbench.train import Stack, digests
 
-STEPS = 500
-"""Steps that are trained again unless asked otherwise: seconds at laptop size."""
 WORDS = {True: "holds", False: "FAILS", None: "unknown"}
 
 
@@ -33,7 +31,7 @@ class Finding:
     why: str
 
 
-def check(folder: Path, steps: int = STEPS) -> list[Finding]:
+def check(folder: Path, steps: int) -> list[Finding]:
     """Checks the run in `folder`, training at most `steps` steps again. Raises DamagedRunError if it cannot be read."""
     if steps < 0:
         raise ValueError(f"steps is {steps}; allowed: at least 0")
@@ -42,7 +40,7 @@ def check(folder: Path, steps: int = STEPS) -> list[Finding]:
     with _threads(run.result.machines[-1][1].threads):
         stack = Stack([run.recipe])
         found.append(_initial(run, stack))
-        found += _trained_again(run, steps)
+        found += _trained_again(run, stack, steps)
         found.append(_answers(run, stack))
     return found
 
@@ -81,8 +79,10 @@ def _initial(run: Run, stack: Stack) -> Finding:
     return _differs(run, 0, 0, "initial weights", f"{different[0]}, drawn again, is not that of step 0")
 
 
-def _trained_again(run: Run, steps: int) -> Iterator[Finding]:
-    """The parts between kept steps, the shortest first, as long as `steps` suffice."""
+def _trained_again(run: Run, stack: Stack, steps: int) -> Iterator[Finding]:
+    """The parts between kept steps, the shortest first, as long as `steps` suffice; `stack` is at step 0."""
+    start_state = {name: torch.zeros_like(weight) for name, weight in stack.named(0).items()}
+    first = stack.named(0), {f"{part}.{name}": zeros for part in ("exp_avg", "exp_avg_sq") for name, zeros in start_state.items()}
     parts = sorted(pairwise([0, *run.result.kept_steps, run.result.steps_trained]), key=lambda part: part[1] - part[0])
     left = steps
     for start, end in parts:
@@ -91,12 +91,11 @@ def _trained_again(run: Run, steps: int) -> Iterator[Finding]:
             yield Finding("training", None, f"steps {start} to {end} were not trained again: {more}")
             continue
         left -= end - start
-        stack = Stack([run.recipe])
-        if start:
-            try:
-                stack.load(start, run.weights(start), run.state(start))
-            except (KeyError, RuntimeError):
-                raise DamagedRunError(f"{run.path} keeps weights at step {start} that do not fit its recipe") from None
+        weights, state = (run.weights(start), run.state(start)) if start else first
+        try:
+            stack.load(start, weights, state)
+        except (KeyError, RuntimeError):
+            raise DamagedRunError(f"{run.path} keeps weights at step {start} that do not fit its recipe") from None
         while stack.step < end:
             stack.advance()
         reached = digests(stack.named(0))

@@ -32,7 +32,10 @@ KeepSteps = Annotated[
     str | None, typer.Option(help="Steps whose weights and optimizer state are kept as well, separated by commas.")
 ]
 StrictBits = Annotated[
-    bool, typer.Option("--strict-bits", help="Begin anew rather than go on from a checkpoint of a machine where bits may differ.")
+    bool,
+    typer.Option(
+        "--strict-bits", help="Restart rather than resume training on a machine where results may differ in the last bits."
+    ),
 ]
 
 

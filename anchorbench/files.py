@@ -394,7 +394,7 @@ def new_folder(out: Path, *, marker: str, replace: bool = False) -> Generator[Pa
         raise ValueError(f"{out} cannot be written: {error.strerror or error}") from None
     finally:
         for path in (*moved, *filter(None, (temporary, old))):
-            _remove(path)
+            remove(path)
 
 
 def _require_empty(out: Path) -> None:
@@ -407,7 +407,8 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Removes a file, link or folder as far as possible."""
     with suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

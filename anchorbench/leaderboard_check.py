@@ -129,7 +129,7 @@ def _require_row(where: str, suite: SuiteTask, row: Row, recipe: Recipe) -> None
 def asked(task: Task, recipe: Recipe) -> dict[str, int]:
     """How many answers each share of a row counts, 0 where it is null: from the evaluation set, drawn again."""
     n_train = min(recipe.data_size, FINAL_SIZE)
-    seed = stream_seed(recipe.seed, "evaluation")
+    seed = stream_seed(recipe.seeds.data, "evaluation")
     n_seen = FINAL_SIZE if "iid" in task.splits else n_train
     counts = {"accuracy_train": n_train, "accuracy_iid": n_seen, "rule": n_seen, "composes": 0, "ordered": 0, "symmetric": 0}
     roles = [group.role for group in task.groups]

@@ -55,7 +55,7 @@ def phase_figure(runs: list[Run], path: Path) -> Path:
             axis.set_title(panel, fontsize=11, pad=14)
     axes[0].set_ylabel("share of answers")
     result = runs[0].result
-    seeds = len({run.recipe.seed for run in runs})
+    seeds = len({(run.recipe.seed, *run.recipe.seeds) for run in runs})
     plural = "s" if seeds > 1 else ""
     figure.suptitle(f"{result.task}, {result.variant}: {seeds} seed{plural}, {runs[0].recipe.steps} steps", fontsize=12)
     handles, labels = axes[0].get_legend_handles_labels()

@@ -183,7 +183,6 @@ class Run(BaseModel):
             "exception": result.exception,
             "phase": result.phase,
             "diverged_at": result.diverged_at,
-            **self.mechanism(),
             "machines": len(result.machines),
             **{f"machine.{name}": value for name, value in result.machines[-1][1].model_dump().items()},
         }
@@ -342,7 +341,13 @@ def write_tables(out: Path, runs: Iterable[Run]) -> None:
     recipes = [flatten(run.recipe.model_dump(mode="json")) for run in runs]
     paths = dict.fromkeys(path for recipe in recipes for path in recipe if path not in NAMED_FIELDS)
     varying = [path for path in paths if len({json.dumps(recipe.get(path)) for recipe in recipes}) > 1]
-    _write_rows(out, [run.row() | {path: recipe.get(path) for path in varying} for run, recipe in zip(runs, recipes, strict=True)])
+    _write_rows(
+        out,
+        [
+            run.row() | run.mechanism() | {path: recipe.get(path) for path in varying}
+            for run, recipe in zip(runs, recipes, strict=True)
+        ],
+    )
 
 
 def _write_rows(out: Path, rows: list[dict[str, Any]]) -> None:

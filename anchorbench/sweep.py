@@ -5,7 +5,6 @@ import hashlib
 import itertools
 import json
 import math
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anchorbench.files import read_json, require_plain, write_atomically
+from anchorbench.files import read_json, remove, require_plain, write_atomically
 from anchorbench.lock import STALE, RunLock, nobody_inside
 from anchorbench.memory import free_memory
 from anchorbench.recipe import SCHEMA, Recipe, parse_recipe
@@ -129,7 +128,7 @@ class SweepFolder:
         """Removes the checkpoints of stacks that are finished, and damaged ones."""
         for path in (self.out / "checkpoints").glob("*.safetensors"):
             if finished >= set(checkpoint_runs(path)):
-                _remove(path)
+                remove(path)
 
     def remove_leftovers(self) -> None:
         """Removes what kills left behind if nobody trains here: dead locks, and files and folders that were half written."""
@@ -137,7 +136,7 @@ class SweepFolder:
             for path in itertools.chain.from_iterable(map(self.out.glob, LEFTOVERS if now is not None else ())):
                 # Tables and figures are written without a lock: what is fresh is perhaps written now.
                 if path.parent != self.out or abs((now or 0.0) - path.stat().st_mtime) > STALE:
-                    _remove(path)
+                    remove(path)
 
     def require_free(self, recipes: Sequence[Recipe]) -> None:
         """Raises ValueError, before they are trained, if something else than a folder lies where one of the runs is to be."""
@@ -210,7 +209,7 @@ def run_sweep(
     """Trains what is missing and returns all runs in the sweep's order; damaged folders are reported and trained again.
 
     Runs that another process trains on the same folder are waited for. `keep_steps` are steps whose weights are kept as well.
-    With `strict_bits`, a checkpoint of a machine where bits may differ is not gone on from: its stack begins anew.
+    With `strict_bits`, a stack is restarted rather than resumed on a machine where its bits may differ.
     """
     recipes = sweep.runs()
     runs, problems = folder.finished(recipes, keep_steps)
@@ -313,18 +312,10 @@ def _train(
     if failures:
         raise failures[0]
     for path in (checkpoint, *checkpoint.parent.glob(f".{checkpoint.name}.*")):  # and what kills while saving left behind
-        _remove(path)
+        remove(path)
     finished, _ = folder.finished(stack, keep_steps)  # all, unless a lock was lost
     report(Progress(stack, stack[0].steps, finished))
     return finished
-
-
-def _remove(path: Path) -> None:
-    with suppress(OSError):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
 
 
 def checkpoint_runs(path: Path) -> list[str]:

@@ -427,7 +427,7 @@ class Stack:
 
 
 def _keep_freed_memory() -> None:
-    """Or glibc hands it back and gets it again, cleared, in every step: which costs an evaluation half of its time."""
+    """Else glibc returns freed memory and gets it back, cleared, in every step."""
     with suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_THRESHOLD, 2**25)  # the largest that it takes
@@ -460,7 +460,7 @@ class Data:
         """The first examples of each member, for its evaluation set."""
         self._batch, self._device = recipes[0].batch, device
         self._block, self._orders = -1, {}
-        heads = {}
+        heads: dict[tuple[str, int, int], Any] = {}
         for recipe, task in zip(recipes, tasks, strict=True):
             seeds = recipe.seeds
             source = (task.fingerprint, seeds.data, recipe.data_size)
@@ -473,19 +473,20 @@ class Data:
                 heads[source] = examples[:FINAL_SIZE]
             self._members.append((source, stream_seed(seeds.order, "order")))
             self.heads.append(heads[source])
+        self._distinct = list(dict.fromkeys(self._members))
 
     def batch(self, step: int) -> tuple[Int[Tensor, "members batch seq"], Int[Tensor, "members batch"]]:
         """Tokens `[members, batch, seq]` and labels `[members, batch]` of a step, drawn with replacement."""
         block, row = divmod(step, ORDER_BLOCK)
         if block != self._block:
             self._block = block
-            for member in set(self._members):
+            for member in self._distinct:
                 source, seed = member
                 examples = len(self._sources[source][1])
                 order = np.random.default_rng([seed, block]).integers(examples, size=(ORDER_BLOCK, self._batch))
                 self._orders[member] = torch.from_numpy(order).to(self._device)
         drawn: dict[tuple[tuple[str, int, int], int], tuple[Tensor, Tensor]] = {}
-        for member in set(self._members):
+        for member in self._distinct:
             tokens, labels = self._sources[member[0]]
             rows = self._orders[member][row]
             drawn[member] = tokens[rows].long(), labels[rows].long()
@@ -508,7 +509,7 @@ def train(
     `progress` is called after every step with its number, `finished` with each member as soon as it has ended. With
     `checkpoint`, the state is saved there every 15 seconds, and training goes on from what is found there; a file that is damaged
     or lacks one of `keep_steps`, the steps whose weights are kept as well, is ignored. `warn` is told when the state cannot be
-    saved, and when training goes on that was begun on a machine of other bits; with `strict_bits` it begins anew instead. Raises
+    saved, and when training is resumed on a machine where its bits may differ; with `strict_bits` it is restarted instead. Raises
     ValueError if the recipes differ in structure.
     """
     stack = _resumed(recipes, checkpoint, keep_steps, warn, strict_bits=strict_bits) or Stack(recipes)
@@ -566,9 +567,9 @@ def _resumed(
     if stack.machines[-1][0] == stack.step > 0 and len(stack.machines) > 1:
         difference = stack.machines[-2][1].differences(stack.machines[-1][1])
         if strict_bits:
-            warn(f"training begins anew: its first {stack.step} steps were trained where bits may differ ({difference})")
+            warn(f"restarting: the first {stack.step} steps were trained where results may differ in the last bits ({difference})")
             return None
-        warn(f"training goes on at step {stack.step} where bits may differ ({difference}); --strict-bits begins anew")
+        warn(f"resuming at step {stack.step} where results may differ in the last bits ({difference}); --strict-bits restarts")
     return stack
 
 

@@ -76,18 +76,18 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "out"
 
 
-def test_going_on_elsewhere_is_said_and_recorded(begun: Path) -> None:
+def test_resuming_elsewhere_is_said_and_recorded(begun: Path) -> None:
     said: list[str] = []
     runs = run_sweep(STACK, SweepFolder(begun, STACK), lambda event: said.append(event.message or ""))
     [sentence] = [line for line in said if line]
-    assert sentence.startswith("training goes on at step 4 where bits may differ (cpu ")
+    assert sentence.startswith("resuming at step 4 where results may differ in the last bits (cpu ")
     assert "threads 1 there and 64 here" in sentence
     for run in runs:
         assert [(step, machine.cpu == "Another") for step, machine in run.result.machines] == [(0, False), (4, True)]
         assert read_run(run.path).row()["machines"] == 2
 
 
-def test_strict_bits_begin_anew_elsewhere(begun: Path) -> None:
+def test_strict_bits_restart_elsewhere(begun: Path) -> None:
     said: list[str] = []
     steps: list[int] = []
 
@@ -97,12 +97,12 @@ def test_strict_bits_begin_anew_elsewhere(begun: Path) -> None:
 
     runs = run_sweep(STACK, SweepFolder(begun, STACK), listen, strict_bits=True)
     [sentence] = [line for line in said if line]
-    assert sentence.startswith("training begins anew: its first 4 steps were trained where bits may differ (cpu ")
+    assert sentence.startswith("restarting: the first 4 steps were trained where results may differ in the last bits (cpu ")
     assert steps.count(1) == 1
     assert [[(step, machine.cpu) for step, machine in run.result.machines] for run in runs] == [[(0, "Another")]] * 2
 
 
-def test_going_on_on_the_same_machine_is_not_remarked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resuming_on_the_same_machine_records_nothing_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipes = STACK.runs()
     stack = Stack(recipes)
     stack.advance()

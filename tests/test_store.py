@@ -309,7 +309,7 @@ def test_the_tables_hold_the_same_rows(finished_sweep: Path) -> None:
     assert len(rows) == len(table) == 4
     assert table == [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows]
     folders = [read_run(finished_sweep / "runs" / row["run_id"]) for row in rows]
-    assert rows == [run.row() for run in folders]
+    assert rows == [run.row() | run.mechanism() for run in folders]
     pd.testing.assert_frame_equal(anchorbench.load_results(finished_sweep), pd.DataFrame(rows))
 
 
@@ -339,7 +339,7 @@ def test_what_probes_found_is_in_the_tables(sweep: Path) -> None:
     write_tables(sweep, [read_run(folder) for folder in sorted((sweep / "runs").iterdir())])  # as the next call does
     assert anchorbench.load_results(sweep).mechanism.notna().sum() == 1
     (run.path / "mechanism.json").write_text("[")
-    assert read_run(run.path).row()["mechanism"] is None
+    assert read_run(run.path).mechanism()["mechanism"] is None
 
 
 def test_classify_keeps_what_it_read(sweep: Path, cli: Cli) -> None:
@@ -348,7 +348,7 @@ def test_classify_keeps_what_it_read(sweep: Path, cli: Cli) -> None:
     frame = anchorbench.load_results(sweep).set_index("run_id")
     assert frame.mechanism[run.name] == "undecided"  # not fit
     assert frame.mechanism.notna().sum() == 1
-    assert read_run(run).row()["mechanism"] == "undecided"
+    assert read_run(run).mechanism()["mechanism"] == "undecided"
 
 
 @pytest.mark.parametrize("content", [None, b"{", b"3", b"\xff", b'{"run_id": NaN}'])
