@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Bool, Int
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from anchorbench.files import Plain
 
@@ -162,11 +162,6 @@ class Parser:
 
 class TaskConfig(Plain):
     """Base of every task's configuration: immutable, and unknown fields are refused."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _whole_floats(cls, fields: Any) -> Any:
-        return _whole(fields)
 
     later: ClassVar[frozenset[str]] = frozenset()
     """Fields added since 0.1.0. At its default such a field must do nothing: then it does not enter the fingerprint either."""
@@ -354,15 +349,6 @@ def load_task(name: str, variant: str | None = None, **config: Any) -> Task:
 def _did_you_mean(name: str, known: Mapping[str, Any]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     return (f"did you mean {close[0]!r}? " if close else "") + "allowed: " + ", ".join(sorted(known))
-
-
-def _whole(value: Any) -> Any:
-    """`value` with floats that are whole (1e3) as integers, in lists and dictionaries too."""
-    if isinstance(value, dict):
-        return {_whole(key): _whole(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_whole(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _is_count(value: object) -> bool:

@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from anchorbench.backprop import ALIGNED, Backprop, OneByOne, aligned
+from anchorbench.batches import Batches
 from anchorbench.files import require_plain, write_atomically
 from anchorbench.initialize import initialize, stream_seed
 from anchorbench.machine import Machine, this_machine
@@ -38,8 +39,6 @@ EVALUATION_SIZE, FINAL_SIZE = 256, 1000
 FIRST_EVALUATION = 50
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 """The type of activations and products; None is that of the weights."""
-ORDER_BLOCK = 64
-"""Steps whose batches are drawn together; which examples a step sees depends on its number and the seed alone."""
 CHECKPOINT_SECONDS = 15.0
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of mallopt(3)."""
@@ -185,10 +184,10 @@ class Stack:
         self._largest_norm = torch.tensor([recipe.optimizer.clip for recipe in recipes], device=self.device)
         self._decayed = self._decay_mask()
         self._adam = self._make_adam()
-        self._data = Data(self.recipes, self.tasks, self.device)
+        self._batches = Batches(self.recipes, self.tasks, self.device, FINAL_SIZE)
         self._eval_sets = [
             EvalSet.of(task, FINAL_SIZE, stream_seed(recipe.seeds.data, "evaluation"), train=head)
-            for recipe, task, head in zip(recipes, self.tasks, self._data.heads, strict=True)
+            for recipe, task, head in zip(recipes, self.tasks, self._batches.heads, strict=True)
         ]
         self._small_sets = [eval_set.head(EVALUATION_SIZE) for eval_set in self._eval_sets]
 
@@ -271,7 +270,7 @@ class Stack:
     def advance(self) -> Float[Tensor, " members"]:
         """One training step; returns each member's loss on its batch."""
         self.step += 1
-        tokens, labels = self._data.batch(self.step)
+        tokens, labels = self._batches.batch(self.step)
         losses = self._backprop(tokens, labels)
         for parameter, view in zip(self._parameters, self._gradient_views, strict=True):
             view.copy_(self._backprop.gradients[parameter])
@@ -446,52 +445,6 @@ def _digest(about: str, state: dict[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.numpy().data)
     return digest.hexdigest()
-
-
-class Data:
-    """The members' training examples, and which of them each step sees."""
-
-    def __init__(self, recipes: Sequence[Recipe], tasks: list[Task], device: torch.device) -> None:
-        self._sources: dict[tuple[str, int, int], tuple[Tensor, Tensor]] = {}
-        """(fingerprint, data seed, size) -> all tokens and labels."""
-        self._members: list[tuple[tuple[str, int, int], int]] = []
-        """Each member's source, and the seed of its order."""
-        self.heads = []
-        """The first examples of each member, for its evaluation set."""
-        self._batch, self._device = recipes[0].batch, device
-        self._block, self._orders = -1, {}
-        heads: dict[tuple[str, int, int], Any] = {}
-        for recipe, task in zip(recipes, tasks, strict=True):
-            seeds = recipe.seeds
-            source = (task.fingerprint, seeds.data, recipe.data_size)
-            if source not in self._sources:
-                examples = task.sample("train", recipe.data_size, seeds.data)
-                tokens, labels = (
-                    torch.as_tensor(array, dtype=torch.int16, device=device) for array in (examples.tokens, examples.label)
-                )
-                self._sources[source] = (tokens, labels)
-                heads[source] = examples[:FINAL_SIZE]
-            self._members.append((source, stream_seed(seeds.order, "order")))
-            self.heads.append(heads[source])
-        self._distinct = list(dict.fromkeys(self._members))
-
-    def batch(self, step: int) -> tuple[Int[Tensor, "members batch seq"], Int[Tensor, "members batch"]]:
-        """Tokens `[members, batch, seq]` and labels `[members, batch]` of a step, drawn with replacement."""
-        block, row = divmod(step, ORDER_BLOCK)
-        if block != self._block:
-            self._block = block
-            for member in self._distinct:
-                source, seed = member
-                examples = len(self._sources[source][1])
-                order = np.random.default_rng([seed, block]).integers(examples, size=(ORDER_BLOCK, self._batch))
-                self._orders[member] = torch.from_numpy(order).to(self._device)
-        drawn: dict[tuple[tuple[str, int, int], int], tuple[Tensor, Tensor]] = {}
-        for member in self._distinct:
-            tokens, labels = self._sources[member[0]]
-            rows = self._orders[member][row]
-            drawn[member] = tokens[rows].long(), labels[rows].long()
-        all_tokens, all_labels = zip(*(drawn[member] for member in self._members), strict=True)
-        return torch.stack(all_tokens), torch.stack(all_labels)
 
 
 def train(

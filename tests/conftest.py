@@ -1,5 +1,7 @@
 """A preset small enough to train in a second, the command line in this process, and one trained sweep for all to read."""
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -36,6 +38,17 @@ SWEEP = ("run", "--gamma", "0.5,0.7", "--seeds", "2")
 RUNS = 4
 
 
+class WiderOptimizer(Optimizer):
+    lookahead: int | None = None
+
+
+class WiderRecipe(Recipe):
+    """A recipe of a later version: two more fields, which do nothing at their defaults."""
+
+    optimizer: WiderOptimizer = WiderOptimizer()
+    noise: float = 0.0
+
+
 class Outcome(NamedTuple):
     """What a command left: exit code, standard output and standard error."""
 
@@ -59,6 +72,13 @@ def require_one_sentence(err: str) -> None:
 def bytes_of(folder: Path) -> dict[str, bytes]:
     """Relative path -> content of every file under `folder`."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def sign(folder: Path) -> None:
+    """Records the digests of a run's files as they are now, as someone would who hides a change."""
+    names = [path.name for path in folder.iterdir() if path.name != "digests.json"]
+    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    (folder / "digests.json").write_text(json.dumps(digests))
 
 
 def random_gpt(seed: int = 0, vocab_size: int = 120, seq_len: int = 9, members: int = 1, **shape: object) -> GPT:

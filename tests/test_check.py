@@ -1,6 +1,5 @@
 """`anchorbench check`: an honest run holds in every part, each kind of lie is found, and another machine proves nothing."""
 
-import hashlib
 import json
 import math
 import shutil
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, Cli, require_one_sentence
+from conftest import TINY, Cli, require_one_sentence, sign
 from safetensors.torch import load_file, save_file
 
 from anchorbench.check import check
@@ -31,13 +30,6 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copy(honest: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(honest, tmp_path / honest.name))
-
-
-def sign(folder: Path) -> None:
-    """Records the digests of the files as they are now, as someone would who hides a change."""
-    names = [path.name for path in folder.iterdir() if path.name != "digests.json"]
-    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
-    (folder / "digests.json").write_text(json.dumps(digests))
 
 
 def edit(folder: Path, name: str, change: Callable[[dict[str, Any]], object]) -> None:

@@ -3,7 +3,6 @@
 ANCHORBENCH_CORPUS=9 makes it nine times as large as in the suite: 5,500 files.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,7 +14,7 @@ from typing import Any
 import corpus
 import hostile
 import pytest
-from conftest import TINY
+from conftest import TINY, sign
 from pydantic import ValidationError
 from safetensors import safe_open
 from safetensors.torch import load, save
@@ -111,13 +110,6 @@ def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def run_folder(sweep: Path) -> Path:
     return sorted((sweep / "runs").iterdir())[0]
-
-
-def sign(folder: Path) -> None:
-    """As a stranger does who knows the form."""
-    names = [path.name for path in folder.iterdir() if path.name != "digests.json"]
-    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
-    (folder / "digests.json").write_text(json.dumps(digests))
 
 
 def read_whole_run(folder: Path) -> None:

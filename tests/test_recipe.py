@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import WiderRecipe
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -122,15 +123,6 @@ def test_run_ids_last(name: str) -> None:
 def test_other_words_for_one_training_have_one_run_id(words: dict[str, Any], recipe: Recipe) -> None:
     assert parse_recipe(words).canonical() == recipe.canonical()
     assert parse_recipe(words).run_id == recipe.run_id
-
-
-class WiderOptimizer(Optimizer):
-    lookahead: int | None = None
-
-
-class WiderRecipe(Recipe):
-    optimizer: WiderOptimizer = WiderOptimizer()
-    noise: float = 0.0
 
 
 class WiderConfig(Composite.Config):

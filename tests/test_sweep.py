@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import RUNS, SWEEP, TINY, Cli, bytes_of, require_one_sentence
+from conftest import RUNS, SWEEP, TINY, Cli, WiderRecipe, bytes_of, require_one_sentence
 
-from anchorbench.recipe import Optimizer, Recipe
 from anchorbench.store import DamagedRunError, read_run
 from anchorbench.summary import conditions
 from anchorbench.sweep import STACK_MEMBERS, Sweep, SweepFolder, run_sweep, stacks
@@ -258,15 +257,6 @@ def test_runs_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
     assert "cannot be written" in refusal(tmp_path)
 
 
-class WiderOptimizer(Optimizer):
-    lookahead: int | None = None
-
-
-class WiderRecipe(Recipe):
-    optimizer: WiderOptimizer = WiderOptimizer()
-    noise: float = 0.0
-
-
 def test_a_folder_is_opened_by_a_version_with_another_field(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same runs, and nothing is trained again."""
     before = bytes_of(sweep / "runs")
@@ -300,9 +290,9 @@ def test_seeds_are_streams_of_their_own(tmp_path: Path) -> None:
     stack = Stack(recipes)
     initial = [weights.tobytes() for weights in stack.weights.numpy()]
     assert [one == initial[0] for one in initial] == [True, False, False, True, True]
-    batches = [set(map(tuple, tokens.tolist())) for tokens in stack._data.batch(1)[0]]
+    batches = [set(map(tuple, tokens.tolist())) for tokens in stack._batches.batch(1)[0]]
     assert [batch == batches[0] for batch in batches] == [True, False, True, False, False]
-    examples = [{tuple(row) for row in stack._data._sources[source][0].tolist()} for source, _ in stack._data._members]
+    examples = [{tuple(row) for row in stack._batches._examples[draw.source][0].tolist()} for draw in stack._batches._draws]
     assert [one == examples[0] for one in examples] == [True, False, True, False, True]
     sweep = Sweep(base, {"init_seed": (0, 1), "data_seed": (0, 1)})
     runs = run_sweep(sweep, SweepFolder(tmp_path / "out", sweep))

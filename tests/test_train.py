@@ -14,12 +14,12 @@ from oracle import PlainGPT
 from scipy.stats import chisquare
 from torch import Tensor
 
+from anchorbench.batches import Batches
 from anchorbench.initialize import initialize
 from anchorbench.model import GPT
 from anchorbench.recipe import PRESETS, Optimizer, Recipe
 from anchorbench.store import read_run
 from anchorbench.train import (
-    Data,
     Member,
     Point,
     Stack,
@@ -131,7 +131,7 @@ def plainly_trained(recipe: Recipe) -> PlainGPT:
     groups = [{"params": parameters} for parameters in (decayed, spared) if parameters]
     kind = torch.optim.Adam if o.decay == "coupled" else torch.optim.AdamW
     adam = kind(groups, betas=(o.beta1, o.beta2), eps=o.eps, weight_decay=0.0)
-    data = Data([recipe], [recipe.load_task()], torch.device("cpu"))
+    data = Batches([recipe], [recipe.load_task()], torch.device("cpu"), 10)
     for step in range(1, recipe.steps + 1):
         tokens, labels = data.batch(step)
         adam.zero_grad()
@@ -325,7 +325,7 @@ def test_numbers_are_no_structure() -> None:
 def test_batches_are_the_tasks_training_examples() -> None:
     recipes = [TINY.override({"seed": seed, "optimizer.lr": lr}) for seed, lr in ((0, 1e-3), (1, 1e-3), (0, 1e-2))]
     tasks = [recipe.load_task() for recipe in recipes]
-    data = Data(recipes, tasks, torch.device("cpu"))
+    data = Batches(recipes, tasks, torch.device("cpu"), 10)
     known = []
     for seed in (0, 1):
         examples = tasks[0].sample("train", TINY.data_size, seed)
@@ -341,8 +341,8 @@ def test_batches_are_the_tasks_training_examples() -> None:
 
 
 def test_a_batch_depends_on_its_step_only() -> None:
-    def data() -> Data:
-        return Data([TINY], [TINY.load_task()], torch.device("cpu"))
+    def data() -> Batches:
+        return Batches([TINY], [TINY.load_task()], torch.device("cpu"), 10)
 
     in_order, at_random = data(), data()
     batches = {step: in_order.batch(step)[0] for step in range(1, 140)}
@@ -353,7 +353,7 @@ def test_a_batch_depends_on_its_step_only() -> None:
 
 def test_examples_are_drawn_equally_often() -> None:
     recipe = TINY.override({"data_size": 40, "batch": 100})
-    data = Data([recipe], [recipe.load_task()], torch.device("cpu"))
+    data = Batches([recipe], [recipe.load_task()], torch.device("cpu"), 10)
     rows = torch.cat([data.batch(step)[0][0] for step in range(1, 101)]).numpy()
     _, counts = np.unique(rows, axis=0, return_counts=True)
     assert len(counts) == 40
