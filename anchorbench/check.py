@@ -1,7 +1,7 @@
-"""Whether a finished run follows from its recipe: initial weights drawn again, steps trained again, answers asked again.
+"""Whether a finished run follows from its recipe: redraw its initial weights, retrain its steps, and evaluate it again.
 
-Bits are compared, so that nothing has to be close enough. They can only be held against a run on a machine like the one that
-trained it (`anchorbench.machine`); elsewhere a difference proves nothing, and the finding says so.
+Bits are compared, so there is no tolerance to choose. A difference is conclusive only on a machine like the one that trained the
+run (`anchorbench.machine`); elsewhere the finding says that it is not.
 """
 
 import os
@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from anchorbench.files import visible
 from anchorbench.machine import this_machine
 from anchorbench.store import DamagedRunError, Run, read_run
 from anchorbench.train import Stack, digests
@@ -27,16 +28,19 @@ class Finding:
 
     what: str
     holds: bool | None
-    """None if it cannot be told here."""
+    """None if the check is inconclusive here."""
     why: str
 
 
 def check(folder: Path, steps: int) -> list[Finding]:
-    """Checks the run in `folder`, training at most `steps` steps again. Raises DamagedRunError if it cannot be read."""
+    """Checks the run in `folder`, retraining at most `steps` steps.
+
+    Raises DamagedRunError if the run cannot be read, ValueError for negative `steps`.
+    """
     if steps < 0:
         raise ValueError(f"steps is {steps}; allowed: at least 0")
     run = read_run(folder)
-    found = [Finding("files", True, "all have the digests that were recorded when the run was written"), _identity(run)]
+    found = [Finding("files", True, "every file has the digest recorded when the run was written"), _identity(run)]
     with _threads(run.result.machines[-1][1].threads):
         stack = Stack([run.recipe])
         found.append(_initial(run, stack))
@@ -50,7 +54,7 @@ def check_and_show(folder: Path, steps: int) -> bool:
     console = Console(markup=False, highlight=False)
     found = check(folder, steps)
     for finding in found:
-        console.print(f"{WORDS[finding.holds]:<8} {finding.what}: {finding.why}", soft_wrap=True)
+        console.print(f"{WORDS[finding.holds]:<8} {finding.what}: {visible(finding.why)}", soft_wrap=True)
     return all(finding.holds is not False for finding in found)
 
 
@@ -75,8 +79,8 @@ def _initial(run: Run, stack: Stack) -> Finding:
     drawn, recorded = stack.initial[0], run.result.initial
     different = [name for name in drawn if drawn[name] != recorded.get(name)] or sorted(recorded.keys() - drawn.keys())
     if not different:
-        return Finding("initial weights", True, f"all {len(drawn)} parameters, drawn again, are those of step 0")
-    return _differs(run, 0, 0, "initial weights", f"{different[0]}, drawn again, is not that of step 0")
+        return Finding("initial weights", True, f"all {len(drawn)} redrawn parameters match step 0")
+    return _differs(run, 0, 0, "initial weights", f"{different[0]}, redrawn, does not match step 0")
 
 
 def _trained_again(run: Run, stack: Stack, steps: int) -> Iterator[Finding]:
@@ -87,8 +91,8 @@ def _trained_again(run: Run, stack: Stack, steps: int) -> Iterator[Finding]:
     left = steps
     for start, end in parts:
         if end - start > left:
-            more = f"--steps {steps - left + end - start} would do so; runs with --keep-steps have shorter parts"
-            yield Finding("training", None, f"steps {start} to {end} were not trained again: {more}")
+            more = f"--steps {steps - left + end - start} would include them; --keep-steps at training makes shorter parts"
+            yield Finding("training", None, f"steps {start} to {end} were not retrained: {more}")
             continue
         left -= end - start
         weights, state = (run.weights(start), run.state(start)) if start else first
@@ -102,9 +106,9 @@ def _trained_again(run: Run, stack: Stack, steps: int) -> Iterator[Finding]:
         expected = digests(run.weights(None if end == run.result.steps_trained else end))
         different = [name for name in reached if reached[name] != expected.get(name)]
         if different:
-            yield _differs(run, start, end, "training", f"steps {start} to {end}, trained again, end with another {different[0]}")
+            yield _differs(run, start, end, "training", f"steps {start} to {end}, retrained, end with a different {different[0]}")
         else:
-            yield Finding("training", True, f"steps {start} to {end}, trained again, end with the same bits")
+            yield Finding("training", True, f"steps {start} to {end}, retrained, end with the same bits")
 
 
 def _answers(run: Run, stack: Stack) -> Finding:
@@ -118,8 +122,8 @@ def _answers(run: Run, stack: Stack) -> Finding:
     different = [name for name in names if getattr(behaviour, name) != getattr(run.result, name)]
     if different:
         claimed, asked = getattr(run.result, different[0]), getattr(behaviour, different[0])
-        return _differs(run, last, last, "answers", f"asked again, {different[0]} is {asked}, not {claimed}")
-    return Finding("answers", True, "labels, shares and verdict, asked again, are those of the result")
+        return _differs(run, last, last, "answers", f"evaluated again, {different[0]} is {asked}, not {claimed}")
+    return Finding("answers", True, "accuracies, held-out answers and verdict match when evaluated again")
 
 
 def _differs(run: Run, start: int, end: int, what: str, why: str) -> Finding:
@@ -127,10 +131,10 @@ def _differs(run: Run, start: int, end: int, what: str, why: str) -> Finding:
     machines = run.result.machines
     begun = next((machine for step, machine in reversed(machines) if step <= start), machines[0][1])
     if any(start < step < end for step, _ in machines):
-        return Finding(what, None, f"{why}; it went on on another machine in between")
+        return Finding(what, None, f"{why}; inconclusive, as training moved to another machine in between")
     here = this_machine(run.recipe.precision, gpu=torch.cuda.is_available())
     if difference := begun.differences(here):
-        return Finding(what, None, f"{why}; that proves nothing, as bits may differ here ({difference})")
+        return Finding(what, None, f"{why}; inconclusive, as results may differ in the last bits here ({difference})")
     return Finding(what, False, why)
 
 

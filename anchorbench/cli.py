@@ -227,9 +227,9 @@ def _examine(model: str, task: str | None, only: str | None, *, as_json: bool, f
 @app.command()
 def check(
     run_dir: Annotated[Path, typer.Argument(help="Folder of a finished run: OUT/runs/RUN_ID.")],
-    steps: Annotated[int, typer.Option(help="Most steps to train again.")] = 500,
+    steps: Annotated[int, typer.Option(help="Retrain at most this many steps.")] = 500,
 ) -> None:
-    """Prove that a run follows from its recipe: initial weights, training between kept steps, and answers, bit for bit."""
+    """Check bit for bit that a run follows from its recipe: initial weights, training between kept steps, evaluation."""
     from anchorbench.check import check_and_show
 
     if not check_and_show(run_dir, steps):

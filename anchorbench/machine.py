@@ -39,7 +39,7 @@ class Machine(Plain):
     anchorbench: str
 
     def differences(self, other: "Machine") -> str:
-        """Each field in which `other` differs, in words; empty if it is the same machine for all that bits depend on."""
+        """The fields in which `other` differs, in words; empty if none does."""
         mine, others = self.model_dump(), other.model_dump()
         return ", ".join(f"{name} {mine[name]} there and {others[name]} here" for name in mine if mine[name] != others[name])
 
