@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 INTERRUPTED = 130
 GRACE = 10
 """Seconds after which an interrupted command that has not ended is left: a library may swallow the interruption."""
-SENTENCE = "anchorbench: interrupted; finished runs are kept, and the same command goes on with the rest\n"
+SENTENCE = "anchorbench: interrupted; finished runs are kept, and the same command resumes the rest\n"
 SHOW_CURSOR = b"\x1b[?25h"
 """A progress bar hides it."""
 

@@ -264,7 +264,7 @@ class Backprop:
 
 
 class OneByOne:
-    """As `Backprop`, but one member after another in the same arrays: each as if it were alone, whatever its widths."""
+    """`Backprop` for one member after another, in the same arrays: each is trained as if alone, whatever its widths."""
 
     def __init__(self, model: GPT, batch: int, dtype: torch.dtype | None = None) -> None:
         """`dtype` as in `Backprop`."""

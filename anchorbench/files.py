@@ -128,8 +128,8 @@ def read_yaml(path: Path, *, most: int = MAX_YAML_BYTES, deepest: int = MAX_DEPT
 
 
 def parse_json(data: bytes, name: str, *, deepest: int = MAX_DEPTH) -> Any:
-    """The value of UTF-8 JSON. Raises ValueError, with `name` and one sentence, for other text, a key that stands twice in an
-    object, a number that is long, infinite or none, half a character, and nesting of more than `deepest`.
+    """The value of UTF-8 JSON. Raises ValueError, with `name` and one sentence, for other text, a key that is repeated in an
+    object, a number that is long, infinite or none, unpaired surrogates, and nesting of more than `deepest`.
     """
     text = _decoded(data, name)
 
@@ -137,7 +137,7 @@ def parse_json(data: bytes, name: str, *, deepest: int = MAX_DEPTH) -> Any:
         found: dict[str, Any] = {}
         for key, value in content:
             if key in found:
-                raise ValueError(f"{name}: the key {_quoted(key)} stands twice in one object")
+                raise ValueError(f"{name}: the key {_quoted(key)} is repeated in an object")
             found[key] = value
         return found
 
@@ -145,7 +145,7 @@ def parse_json(data: bytes, name: str, *, deepest: int = MAX_DEPTH) -> Any:
         return lambda digits: _number(kind, digits, name)
 
     def constant(word: str) -> None:
-        raise ValueError(f"{name}: {word} is no number of JSON; allowed: finite numbers")
+        raise ValueError(f"{name}: {word} is not a JSON number; allowed: finite numbers")
 
     try:
         value = json.loads(text, object_pairs_hook=pairs, parse_constant=constant, parse_int=number(int), parse_float=number(float))
@@ -179,7 +179,7 @@ def _require_whole(text: str, name: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{name} holds half a character, {error.object[error.start]!r}; allowed: whole ones") from None
+        raise ValueError(f"{name} holds the unpaired surrogate {error.object[error.start]!r}; allowed: valid Unicode") from None
 
 
 def _decoded(data: bytes, name: str) -> str:
@@ -207,7 +207,7 @@ def parse_yaml(data: bytes, name: str, *, deepest: int = MAX_DEPTH) -> Any:
     are text or whole numbers. A float that is whole (1e3) is an integer.
 
     Raises ValueError, with `name`, the line and one sentence, for anything else: tags, anchors, aliases, merge keys, a key that
-    stands twice, infinite and long numbers, a second document, and nesting of more than `deepest`.
+    is repeated, infinite and long numbers, a second document, and nesting of more than `deepest`.
     """
     text = _decoded(data, name)
     reader = _YamlReader(text, deepest)
@@ -261,7 +261,7 @@ class _YamlReader:
             raise _RefusedError(f"tags such as {_quoted(event.tag)} are not allowed")
         if isinstance(event, yaml.ScalarEvent):
             if not event.value.isascii() and any("\ud800" <= char <= "\udfff" for char in event.value):
-                raise _RefusedError("it holds half a character")
+                raise _RefusedError("it holds an unpaired surrogate")
             return self._plain(event.value) if event.implicit[0] else event.value
         if depth == self._deepest:
             raise _RefusedError(f"it nests more than {depth} deep")
@@ -283,7 +283,7 @@ class _YamlReader:
             if key == "<<":
                 raise _RefusedError("merge keys are not allowed")
             if str(key) in known:
-                raise _RefusedError(f"the key {_quoted(key)} stands twice")
+                raise _RefusedError(f"the key {_quoted(key)} is repeated")
             known.add(str(key))
             found[key] = self._value(self._next(), depth + 1)
         return found
@@ -313,7 +313,7 @@ class _YamlReader:
 
 
 def require_place(path: Path, what: str, suffixes: Sequence[str] = ()) -> None:
-    """To be asked before work whose result is written to the file `path`, which is called `what` (such as --json) in messages.
+    """Checks, before any work, that its result can be written to `path`, which messages call `what` (such as --json).
 
     Raises ValueError with one sentence if the file's name does not end in one of `suffixes` (".pdf"), it is something else than a
     plain file, or its folder does not exist or cannot be written to.
@@ -398,7 +398,7 @@ def new_folder(out: Path, *, marker: str, replace: bool = False) -> Generator[Pa
 
 
 def _require_empty(out: Path) -> None:
-    """But for what kills left of other calls, and what a file system of its own has in it."""
+    """Ignores what killed calls left behind, and the `lost+found` of a mounted file system."""
     if not out.is_dir() or any(not path.name.startswith((f".{out.name}.", "lost+found")) for path in out.iterdir()):
         raise ValueError(f"{out} exists and is not an empty folder; allowed: a folder that is new or empty")
 
@@ -417,7 +417,7 @@ def remove(path: Path) -> None:
 
 
 def _sync(file: Any) -> None:
-    """To the disk, so that a crash of the machine leaves no file half written; where the file system has no such thing, go on."""
+    """Flushes to disk, so that a crash of the machine leaves no half-written file, where the file system supports it."""
     file.flush()
     try:
         os.fsync(file.fileno())

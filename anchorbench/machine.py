@@ -18,7 +18,7 @@ class Machine(Plain):
     gradient: str
     """How gradients were computed: `backprop` is the hand-written backward pass on torch."""
     precision: str
-    """Of activations and matmuls."""
+    """Data type of activations and matmuls."""
     cpu: str
     """Model name of the processor."""
     capability: str

@@ -103,7 +103,7 @@ def report(
 
     `x`, `y` and `panels` are axes of the sweep by their dotted paths; what is not given is chosen among those that vary, gamma
     first. Members that differ in other axes too share a cell. Raises ValueError for a folder without finished runs, an axis that
-    does not vary or stands twice, and a file that cannot be written.
+    does not vary or is given twice, and a file that cannot be written.
     """
     runs, problems = _read(folder)
     out = folder / "report.html" if out is None else out

@@ -47,7 +47,7 @@ _FILES = ("recipe.json", "trajectory.jsonl", "weights.safetensors", "result.json
 Step = Annotated[int, Field(ge=0, le=MAX_STEPS)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 Word = Annotated[str, Field(max_length=100, pattern=r"^[ -~]*$")]
-"""Of ASCII: it is printed on terminals."""
+"""ASCII only, as it is printed on terminals."""
 
 
 Machines = Annotated[list[tuple[Step, Machine]], Field(min_length=1, max_length=10_000)]
@@ -92,7 +92,7 @@ class Result(Plain):
 
 
 class Reading(Plain):
-    """What the probes found in a run's model: a file beside it, written when it was read."""
+    """What the probes found in the model of a run, kept in a file of its own."""
 
     mechanism: str | None
     mechanism_probability: float | None = Field(ge=0, le=1)

@@ -38,7 +38,7 @@ TokenId = Annotated[int, Field(ge=0, lt=MAX_IDS)]
 Offset = Annotated[int, Field(ge=-MAX_IDS, le=MAX_IDS)]
 Modulus = Annotated[int, Field(ge=2, le=MAX_IDS)]
 DrawSeed = Annotated[int, Field(ge=0, lt=2**63)]
-"""Of what a task draws once, such as a table."""
+"""Seed of what a task draws once, such as a table."""
 Offsets = Annotated[dict[TokenId, Offset], Field(max_length=64)]
 """Anchor -> what it adds."""
 Pairs = Annotated[tuple[tuple[TokenId, TokenId], ...], Field(max_length=4096)]

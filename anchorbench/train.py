@@ -498,7 +498,7 @@ def train(
             try:
                 stack.save(checkpoint)
             except OSError as error:
-                warn(f"training goes on without checkpoints: {checkpoint.parent} cannot be written ({error.strerror or error})")
+                warn(f"training continues without checkpoints: {checkpoint.parent} cannot be written ({error.strerror or error})")
             saved = time.perf_counter()
     else:
         end(stack.members())

@@ -104,7 +104,7 @@ def test_a_checkpoint_that_cannot_be_saved_is_said_once(
     assert trained == weights
     assert steps == 2 * TINY.steps
     [sentence] = said
-    assert sentence.startswith(f"training goes on without checkpoints: {out / 'checkpoints'} cannot be written (")
+    assert sentence.startswith(f"training continues without checkpoints: {out / 'checkpoints'} cannot be written (")
 
 
 # Something in a run's place

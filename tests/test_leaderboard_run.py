@@ -226,7 +226,7 @@ def test_render_leaves_out_what_is_refused(command: Callable[..., Any], tmp_path
     assert [line.removeprefix(f"left out: {entries}/") for line in left_out] == [
         "folder.json is not a plain file; allowed: no folder, pipe, socket or device",
         "gone.json is missing",
-        "nan.json: the entry: NaN is no number of JSON; allowed: finite numbers",
+        "nan.json: the entry: NaN is not a JSON number; allowed: finite numbers",
         f"other-name.json: the same training as {entries / 'good.json'}",
         "pipe.json is not a plain file; allowed: no folder, pipe, socket or device",
     ]

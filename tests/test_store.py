@@ -211,7 +211,7 @@ def test_no_replaced_file_goes_unnoticed(folder: Path, name: str, content: bytes
         ("recipe.json", {"from_a_later_version": 1}, "from_a_later_version"),
         ("result.json", {"schema_version": 3}, "schema_version"),
         ("result.json", {"accuracy_iid": "high"}, "accuracy_iid"),
-        ("result.json", {"seconds": float("nan")}, "NaN is no number"),
+        ("result.json", {"seconds": float("nan")}, "NaN is not a JSON number"),
     ],
 )
 def test_a_whole_file_of_another_version_is_refused(folder: Path, name: str, change: dict[str, object], said: str) -> None:
