@@ -5,6 +5,7 @@ ValueError of one sentence. Out: a file or folder is there as a whole or not at 
 """
 
 import errno
+import fcntl
 import json
 import math
 import os
@@ -358,17 +359,22 @@ def new_folder(out: Path, *, marker: str, replace: bool = False) -> Generator[Pa
 
     `out` must be new or an empty folder, unless it is to `replace` what is there. A new one comes into being by a rename. An empty
     one may be a mount point, or in a folder that cannot be written to: there the files are moved one by one, `marker` as the last,
-    so that a folder with it is complete. Raises ValueError with one sentence for another folder, or one that cannot be written.
+    so that a folder with it is complete. What killed calls left for a new `out` is removed. Raises ValueError with one sentence
+    for another folder, or one that cannot be written.
     """
     out = out if replace else out.resolve()
-    temporary = old = None
+    temporary = old = locked = None
     moved: list[Path] = []
     try:
         if inside := not replace and out.exists():
             _require_empty(out)
         out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _beside(out / out.name if inside else out)
+        place = out / out.name if inside else out
+        if not replace:
+            _remove_leftovers(place)
+        temporary = _beside(place)
         temporary.mkdir()
+        locked = _locked(temporary)
         yield temporary
         for path in temporary.rglob("*"):
             if path.is_file():
@@ -395,6 +401,29 @@ def new_folder(out: Path, *, marker: str, replace: bool = False) -> Generator[Pa
     finally:
         for path in (*moved, *filter(None, (temporary, old))):
             remove(path)
+        if locked is not None:
+            os.close(locked)
+
+
+def _locked(folder: Path) -> int | None:
+    """A descriptor that holds the folder's lock; None if another process holds it, or the file system has no locks."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Removes folders that `new_folder` made for `out` and that no process holds any more."""
+    for path in out.parent.iterdir():
+        if re.fullmatch(re.escape(f".{out.name}.") + "[0-9a-f]{8}", path.name) and path.is_dir() and not path.is_symlink():
+            with suppress(OSError):
+                if (descriptor := _locked(path)) is not None:
+                    remove(path)
+                    os.close(descriptor)
 
 
 def _require_empty(out: Path) -> None:

@@ -4,6 +4,9 @@ import errno
 import os
 import socket
 import stat
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -295,3 +298,36 @@ def test_a_folder_with_something_in_it_is_not_written_to(tmp_path: Path, what: s
         (out / "other").touch()
     assert left(tmp_path) == ["out"]
     assert what == "file" or left(out) == ["other"]
+
+
+BUILDER = """
+import signal, sys, os
+from pathlib import Path
+from anchorbench.files import new_folder
+with new_folder(Path(sys.argv[1]), marker="x") as folder:
+    (folder / "half").touch()
+    print(folder, flush=True)
+    if sys.argv[2] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_what_killed_calls_left_is_removed_and_what_others_write_is_not(tmp_path: Path, exists: bool) -> None:
+    out = tmp_path / "out"
+    if exists:
+        out.mkdir()
+    command = [sys.executable, "-c", BUILDER, str(out)]
+    (tmp_path / ".out.notes").mkdir()
+    leftover = Path(subprocess.run([*command, "killed"], capture_output=True, text=True, check=False).stdout.strip())
+    with subprocess.Popen([*command, "waits"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        theirs = Path(other.stdout.readline().strip())
+        assert not leftover.exists()
+        with suppress(ValueError), new_folder(out, marker="x") as folder:
+            (folder / "x").touch()
+        assert (theirs / "half").is_file()
+        other.communicate()
+    assert left(tmp_path) == [".out.notes", "out"]
+    assert left(out) == ["x"]
