@@ -238,6 +238,25 @@ class Task(ABC):
         """Where the parts of each sequence stand: name -> positions `[n]`, for probes; at least the key."""
         return {"key": self.answer(tokens).require_valid().position}
 
+    def trace(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
+        """The intermediate values of the rule on each of `tokens [n, seq_len]`, which probes can look for: name -> values `[n]`.
+
+        Names are identifiers such as `after_first_anchor`, in an order in which the rule can be computed, and no value is negative.
+        `NO_ANSWER` stands where a sequence has no such value, and everywhere in rows that `answer` refuses. Groups with the role
+        `exception` are traced by the rule, too, so their labels do not follow from it. {} from a task that names no such values.
+        Raises ValueError as `answer` does.
+        """
+        valid = self.answer(tokens).valid
+        traced: dict[str, Int[np.ndarray, " n"]] = {}
+        for name, values in self.intermediate_values(np.asarray(tokens)[valid].astype(np.int64)).items():
+            traced[name] = np.full(len(valid), NO_ANSWER)
+            traced[name][valid] = values
+        return traced
+
+    def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
+        """What `trace` returns, of `tokens [n, seq_len]` that are all of the task; each task documents its own names."""
+        return {}
+
     def for_seed(self, seed: int) -> "Task":
         """The task that the member with this seed trains on: itself, unless the variant rotates something over members."""
         return self

@@ -32,7 +32,7 @@ from .sequence import residue_split
 
 PLUS, EQUALS, PAD = 10, 11, 12
 NUMBERS = 1000
-PLACES = ("units", "tens", "hundreds", "thousands")
+PLACES = {"units": 1, "tens": 10, "hundreds": 100, "thousands": 1000}
 
 
 class AdditionConfig(TaskConfig):
@@ -155,3 +155,14 @@ class Addition(Task):
             split=np.where(held_out, SPLITS.index("ood"), residue_split(a, b, config.modulus)),
             rivals={"inferential": label},
         )
+
+    def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
+        """All carries and digits of the sum, whichever is asked for, in the order of column addition; one digit is the answer."""
+        at = (tokens == EQUALS).argmax(1)[:, None]
+        a, b = (np.take_along_axis(tokens, at - back, axis=1) @ [100, 10, 1] for back in ([7, 6, 5], [3, 2, 1]))
+        values: dict[str, Int[np.ndarray, " n"]] = {}
+        for place, power in PLACES.items():
+            if power > 1:
+                values[f"carry_into_{place}"] = (a % power + b % power) // power
+            values[f"{place}_digit"] = (a + b) // power % 10
+        return values

@@ -44,6 +44,8 @@ from anchorbench.task import (
     register,
 )
 
+from .sequence import read
+
 
 class ChainSearchConfig(TaskConfig):
     """What can be changed; the defaults are the paper's."""
@@ -252,3 +254,15 @@ class ChainSearch(Task):
             split=split,
             rivals={"shortcut": other} if self._asks_for_end else {},
         )
+
+    def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
+        """The node after each hop from the query, as far as the question goes; the last that a sequence has is the answer."""
+        heads, tails = tokens[:, 0 : 2 * self._edges : 2], tokens[:, 1 : 2 * self._edges : 2]
+        node = tokens[:, 2 * self._edges]
+        hops = tokens[:, -1] if self.config.ask_hops else np.full(len(tokens), self.config.hops)
+        values: dict[str, Int[np.ndarray, " n"]] = {}
+        for hop in range(1, self.config.hops + 1):
+            follows = (heads == node[:, None]).argmax(1)
+            node = np.where(hop <= hops, read(tails, follows), NO_ANSWER)
+            values[f"after_hop_{hop}"] = node
+        return values

@@ -43,7 +43,7 @@ from anchorbench.task import (
     register,
 )
 
-from .sequence import KeyConfig, KeyTask, cells, filler, read, residue_split, swap_anchors, write
+from .sequence import KeyConfig, KeyTask, add_in_turn, cells, filler, read, residue_split, swap_anchors, write
 
 
 class Override(NamedTuple):
@@ -228,6 +228,15 @@ class Composite(KeyTask):
         """Positions of key, first anchor and second anchor, each `[n]`."""
         first = np.isin(tokens, list(self.config.offsets)).argmax(1)
         return super().landmarks(tokens) | {"first anchor": first, "second anchor": first + 1}
+
+    def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
+        """Key, anchors, and the value after each; the last is the answer, except of a trained exception.
+
+        No value is negative: the pair of an anchor with itself has a label too, and the value after one anchor lies halfway there.
+        """
+        at = np.isin(tokens, list(self.config.offsets)).argmax(1)
+        key = read(tokens, at - 1 if self.config.key_first else at + 2)
+        return add_in_turn(key, read(tokens, at), read(tokens, at + 1), self.config.offsets)
 
     def mirror(self, tokens: Int[np.ndarray, "n seq_len"]) -> Int[np.ndarray, "n seq_len"]:
         """The same sequences with the two anchors swapped."""

@@ -107,3 +107,9 @@ class FullSymmetry(PairTask):
             split=self.split_of(found),
             rivals={"inferential": label, "other_set": np.where(held_out, other, NO_ANSWER)},
         )
+
+    def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
+        """Key, anchors, and which rule set their pair chooses, 1 or 2; the answer adds the two offsets of that set to the key."""
+        found = self.read_pairs(tokens, Parser(len(tokens)))
+        rule_set = 1 + found.group // (2 * len(SETS[0]))  # the pairs of set 1 come first
+        return {"key": found.key, "first_anchor": found.first, "second_anchor": found.second, "rule_set": rule_set}

@@ -29,7 +29,7 @@ from pydantic import Field, model_validator
 from anchorbench.task import NO_ANSWER, Answers, DrawSeed, Examples, Group, Modulus, Pairs, Parser, Role, Split, TokenId, register
 
 from .pairs import PairTask
-from .sequence import KeyConfig
+from .sequence import KeyConfig, add_in_turn
 
 MEMORY, REASONING = range(1, 11), range(11, 21)
 
@@ -132,3 +132,11 @@ class MemoryReasoning(PairTask):
             split=self.split_of(found),
             rivals={"inferential": added},
         )
+
+    def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
+        """Key, anchors, and the value after each, the last of which is the answer; after memory anchors there is no such value."""
+        found = self.read_pairs(tokens, Parser(len(tokens)))
+        values = add_in_turn(found.key, found.first, found.second, {anchor: anchor for anchor in (*MEMORY, *REASONING)})
+        for name in ("after_first_anchor", "after_second_anchor"):
+            values[name][found.first < REASONING[0]] = NO_ANSWER
+        return values

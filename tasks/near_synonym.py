@@ -27,7 +27,7 @@ from pydantic import Field, model_validator
 
 from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Group, Parser, Split, register
 
-from .sequence import KeyConfig, KeyTask, cells, read, residue_split, swap_anchors, write
+from .sequence import KeyConfig, KeyTask, add_in_turn, cells, read, residue_split, swap_anchors, write
 
 Pairs = tuple[tuple[int, int], ...]
 OFFSETS = {1: 5, 2: 1, 3: -2, 4: -8, 9: -2}
@@ -139,6 +139,11 @@ class NearSynonym(KeyTask):
             split=np.where(held_out, ood, split),
             rivals={"inferential": label},
         )
+
+    def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
+        """Key, anchors, and the value after each; the last is the answer."""
+        at = np.isin(tokens, list(OFFSETS)).argmax(1)
+        return add_in_turn(read(tokens, at + 2), read(tokens, at), read(tokens, at + 1), OFFSETS)
 
     def mirror(self, tokens: Int[np.ndarray, "n seq_len"]) -> Int[np.ndarray, "n seq_len"]:
         """The same sequences with the two anchors swapped."""

@@ -26,7 +26,7 @@ from pydantic import Field, model_validator
 
 from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Group, Parser, Split, Task, TaskConfig, Token, register
 
-from .sequence import cells, residue_split
+from .sequence import cells, read, residue_split
 
 CONCEPTS = tuple(onset + ending for ending in ("erpix", "olvet") for onset in "bdfghjklmnprstvz")
 PROPERTIES = (
@@ -223,6 +223,22 @@ class Ontology(Task):
             split=np.where(held_out, off_split, residue),
             rivals={"inferential": label},
         )
+
+    def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
+        """The concept after each step up the chain, as far as needed, and the word about the property there, `is` or `is_not`.
+
+        The answer is true if the statement uses the same word.
+        """
+        subject, verb, what = (tokens[:, i : 8 * self.chain : 4] for i in (1, 2, 3))
+        answers = self.answer(tokens)
+        concept, hops = answers.key, np.array(self.config.hops)[answers.group]
+        values: dict[str, Int[np.ndarray, " n"]] = {}
+        for step in range(1, self.chain):
+            link = (subject == concept[:, None]) & (verb == IS_A)
+            concept = np.where(step < hops, read(what, link.argmax(1)), concept)
+            values[f"after_step_{step}"] = np.where(step < hops, concept, NO_ANSWER)
+        stated = (subject == concept[:, None]) & (verb != IS_A)
+        return values | {"sign": read(verb, stated.argmax(1))}
 
 
 def shuffled(rng: np.random.Generator, n: int, size: int, take: int) -> UInt8[np.ndarray, "n take"]:

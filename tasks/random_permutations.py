@@ -184,6 +184,18 @@ class RandomPermutations(Task):
         found = super().landmarks(tokens)
         return found | {"first anchor": found["key"] + 1, "second anchor": found["key"] + 2}
 
+    def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
+        """Key, anchors, and the value after each; the last is the answer."""
+        key, first, second = tokens.T
+        after_first = self.permutations[first - self.config.n_keys, key]
+        return {
+            "key": key,
+            "first_anchor": first,
+            "after_first_anchor": after_first,
+            "second_anchor": second,
+            "after_second_anchor": self.permutations[second - self.config.n_keys, after_first],
+        }
+
     def mirror(self, tokens: Int[np.ndarray, "n seq_len"]) -> Int[np.ndarray, "n seq_len"]:
         """The same sequences with the two anchors swapped."""
         return tokens[:, [0, 2, 1]]

@@ -1,14 +1,14 @@
 """Shared by the anchor tasks: keys, filler, the residue split, reading and writing tokens of rows."""
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Int
 from pydantic import Field, model_validator
 
-from anchorbench.task import NO_ANSWER, SPLITS, Modulus, Parser, Split, Task, TaskConfig, Token, TokenId
+from anchorbench.task import MAX_IDS, NO_ANSWER, SPLITS, Modulus, Parser, Split, Task, TaskConfig, Token, TokenId
 
 MAX_CELLS = 2**21
 """Largest table of (key, position) that a task makes: several are held at once, in 8 bytes each."""
@@ -189,3 +189,27 @@ def swap_anchors(tokens: Int[np.ndarray, "n seq_len"], anchors: Iterable[int]) -
     write(swapped, at, read(tokens, at + 1))
     write(swapped, at + 1, read(tokens, at))
     return swapped
+
+
+def look_up(values: Mapping[int, int], tokens: Int[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
+    """What `values` has for each token, 0 for a token that it does not name."""
+    table = np.zeros(MAX_IDS, int)
+    table[list(values)] = list(values.values())
+    return table[tokens]
+
+
+def add_in_turn(
+    key: Int[np.ndarray, " n"], first: Int[np.ndarray, " n"], second: Int[np.ndarray, " n"], offsets: Mapping[int, int]
+) -> dict[str, Int[np.ndarray, " n"]]:
+    """Intermediate values of adding two anchors' offsets to the key, one after the other: name -> values `[n]`.
+
+    An offset can be -1, which reads as NO_ANSWER, so the anchors themselves stand for what they add.
+    """
+    after_first = key + look_up(offsets, first)
+    return {
+        "key": key,
+        "first_anchor": first,
+        "after_first_anchor": after_first,
+        "second_anchor": second,
+        "after_second_anchor": after_first + look_up(offsets, second),
+    }

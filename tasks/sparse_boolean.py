@@ -168,3 +168,7 @@ class SparseBoolean(Task):
         none = np.full(len(tokens), NO_ANSWER)
         split = np.where(residue == 0, SPLITS.index("iid"), SPLITS.index("train"))
         return parser.answers(label=label, group=np.zeros(len(tokens), int), key=none, position=none, split=split)
+
+    def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
+        """How many of the bits that decide are 1; the answer is a function of that number."""
+        return {"relevant_ones": tokens[:, self.coordinates].sum(1)}

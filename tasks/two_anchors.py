@@ -33,7 +33,7 @@ from pydantic import model_validator
 
 from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Group, Offsets, Parser, Split, TokenId, register
 
-from .sequence import KeyConfig, KeyTask, cells, read, residue_split, write
+from .sequence import KeyConfig, KeyTask, cells, look_up, read, residue_split, write
 
 
 class OffsetsConfig(KeyConfig):
@@ -156,6 +156,12 @@ class OffsetsTask(KeyTask):
     def landmarks(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
         """Positions of the key and the anchor, each `[n]`."""
         return super().landmarks(tokens) | {"anchor": np.isin(tokens, list(self.config.offsets)).argmax(1)}
+
+    def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
+        """Key, anchor, and the value after it, the answer."""
+        at = np.isin(tokens, list(self.config.offsets)).argmax(1)
+        key, anchor = read(tokens, at + 1), read(tokens, at)
+        return {"key": key, "anchor": anchor, "after_anchor": key + look_up(self.config.offsets, anchor)}
 
 
 def draw_cells(

@@ -87,3 +87,9 @@ class TwoKeyMean(KeyTask):
         """Positions of the first key, the anchor and the second key, each `[n]`."""
         anchor = (tokens == self.config.anchor).argmax(1)
         return super().landmarks(tokens) | {"anchor": anchor, "second key": anchor + 2}
+
+    def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
+        """Both keys and their sum, whose half, rounded down, is the answer."""
+        at = (tokens == self.config.anchor).argmax(1)
+        first, second = read(tokens, at + 1), read(tokens, at + 2)
+        return {"first_key": first, "second_key": second, "sum": first + second}

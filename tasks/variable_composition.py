@@ -21,7 +21,7 @@ from pydantic import model_validator
 
 from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Group, Modulus, Offsets, Parser, Split, TokenId, register
 
-from .sequence import KeyConfig, KeyTask, cells, read, residue_split, write
+from .sequence import KeyConfig, KeyTask, cells, look_up, read, residue_split, write
 
 
 class VariableCompositionConfig(KeyConfig):
@@ -144,3 +144,15 @@ class VariableComposition(KeyTask):
             split=np.where(np.isin(count, config.held_out), ood, residue),
             rivals={"inferential": key + added},
         )
+
+    def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
+        """The key and the value after each operation, from left to right; the last that a sequence has is the answer."""
+        operations = self.config.operations
+        key = read(tokens, (tokens == self.config.marker).argmax(1) + 1)
+        value = key[:, None] + look_up(operations, tokens).cumsum(1)
+        count = np.isin(tokens, list(operations)).cumsum(1)
+        values = {"key": key}
+        for i in range(1, self.config.counts[-1] + 1):
+            done = count == i  # from the i-th operation to before the next
+            values[f"after_operation_{i}"] = np.where(done.any(1), read(value, done.argmax(1)), NO_ANSWER)
+        return values

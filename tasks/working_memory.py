@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Group, Offsets, Pairs, Parser, Split, register
 
 from .context import draw_groups, draw_keys, place_pairs, require_held_out, require_keys
-from .sequence import KeyConfig, KeyTask, read, residue_split, write
+from .sequence import KeyConfig, KeyTask, look_up, read, residue_split, write
 
 MEMORIES = (1, 2)
 
@@ -147,3 +147,9 @@ class WorkingMemory(KeyTask):
             split=np.where(held_out, ood, split),
             rivals={"inferential": key + offset, "shortcut": shortcut},
         )
+
+    def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
+        """What each memory stores, the one of them that is asked for, and the value after the operation, the answer."""
+        stored = {f"stored_{anchor}": read(tokens, (tokens == anchor).argmax(1) - 1) for anchor in MEMORIES}
+        key = np.where(tokens[:, -1] == 1, stored["stored_1"], stored["stored_2"])
+        return stored | {"key": key, "after_operation": key + look_up(self.config.offsets, tokens[:, -2])}
