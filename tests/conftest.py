@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
 import pytest
+import shapes  # noqa: F401 - before the package, whose functions it wraps
 import torch
 
 from anchorbench.initialize import Init, initialize
