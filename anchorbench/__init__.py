@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from anchorbench.classification import classify
-    from anchorbench.store import load_results
+    from anchorbench.inspect.classify import classify
+    from anchorbench.sweeps.run_folder import load_results
     from anchorbench.task import Answers, Examples, Task, list_tasks, load_task
 
 __all__ = ["Answers", "Examples", "Task", "classify", "list_tasks", "load_results", "load_task"]
@@ -17,5 +17,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    homes = {"classify": "anchorbench.classification", "load_results": "anchorbench.store"}
+    homes = {"classify": "anchorbench.inspect.classify", "load_results": "anchorbench.sweeps.run_folder"}
     return getattr(import_module(homes.get(name, "anchorbench.task")), name)

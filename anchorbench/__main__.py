@@ -25,7 +25,7 @@ def main() -> None:
         signal.signal(signal.SIGINT, _leave)
     _prepare_streams()
     sys.unraisablehook = _unraisable
-    from anchorbench.cli import main as run_command
+    from anchorbench.cli.main import main as run_command
 
     if signal.getsignal(signal.SIGINT) is _leave:
         signal.signal(signal.SIGINT, _interrupt)

@@ -10,8 +10,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import to_jsonable_python
 
 from anchorbench.files import Plain
-from anchorbench.initialize import Init
-from anchorbench.model import Shape
+from anchorbench.model.gpt import Shape
+from anchorbench.model.initialize import Init
 from anchorbench.task import Task, first_sentence, load_task
 
 MAX_STEPS = 100_000_000
@@ -76,7 +76,7 @@ class Recipe(Plain):
     batch: int = Field(default=128, ge=1, le=1_000_000)
     steps: int = Field(default=1800, ge=1, le=MAX_STEPS)
     stop: Literal["end", "settled"] = "end"
-    """Whether a member may end early once its verdict is settled (the rule is in anchorbench.train)."""
+    """Whether a member may end early once its verdict is settled (the rule is in anchorbench.train.stack)."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of activations and products in training; weights, moments and evaluation are fp32 always."""
     data_size: int = Field(default=100_000, ge=1, le=MAX_EXAMPLES)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from anchorbench.internals import Internals
+from anchorbench.inspect.internals import Internals
 from anchorbench.task import Task
 
 from .reading import open_one, read, trained_examples

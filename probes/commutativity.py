@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Int
 
-from anchorbench.internals import Internals
+from anchorbench.inspect.internals import Internals
 from anchorbench.task import Examples, Task
 from anchorbench.verdict import Share
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from anchorbench.internals import Internals
+from anchorbench.inspect.internals import Internals
 from anchorbench.task import Task
 
 from .pair_grid import cosines

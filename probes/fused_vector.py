@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from anchorbench.internals import Internals
+from anchorbench.inspect.internals import Internals
 from anchorbench.task import Task
 
 from .pair_grid import (

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from anchorbench.internals import Internals
+from anchorbench.inspect.internals import Internals
 from anchorbench.task import SPLITS, Task
 from anchorbench.verdict import Share
 

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from anchorbench.hub import require_vocabulary, with_own_task
-from anchorbench.internals import Activations, Internals, open_internals
+from anchorbench.hub.models import require_vocabulary, with_own_task
+from anchorbench.inspect.internals import Activations, Internals, open_internals
 from anchorbench.task import Examples, Task
 
 BATCH = 1024

@@ -16,10 +16,10 @@ import pytest
 import shapes  # noqa: F401 - before the package, whose functions it wraps
 import torch
 
-from anchorbench.initialize import Init, initialize
-from anchorbench.model import GPT, Shape
+from anchorbench.model.gpt import GPT, Shape
+from anchorbench.model.initialize import Init, initialize
 from anchorbench.recipe import PRESETS, Optimizer, Recipe
-from anchorbench.store import Run, read_run
+from anchorbench.sweeps.run_folder import Run, read_run
 
 hypothesis.settings.register_profile("no clock", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("no clock")
@@ -107,14 +107,14 @@ def _offline() -> Iterator[None]:
 def _fp32() -> Iterator[None]:
     """The same precision on every machine, unless a test asks for another."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("anchorbench.train.native_bf16", lambda: False)
+        patch.setattr("anchorbench.train.stack.native_bf16", lambda: False)
         yield
 
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """Runs a command in this process, where the laptop preset is TINY."""
-    from anchorbench.cli import main
+    from anchorbench.cli.main import main
 
     monkeypatch.setitem(PRESETS, "laptop", TINY)
 
@@ -131,7 +131,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.fixture(scope="session")
 def finished_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished sweep of RUNS runs: read it, copy it, do not change it."""
-    from anchorbench.run import make_sweep, run_and_show
+    from anchorbench.cli.run import make_sweep, run_and_show
 
     out = tmp_path_factory.mktemp("finished") / "sweep"
     options = {"task": "composite", "variant": None, "norm": None, "seeds": 2, "steps": None, "weight_decay": None}

@@ -11,7 +11,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from anchorbench.leaderboard import (
+from anchorbench.leaderboard.check import MAX_ENTRY_BYTES, asked
+from anchorbench.leaderboard.entry import (
     SEEDS,
     Entry,
     Flow,
@@ -22,8 +23,7 @@ from anchorbench.leaderboard import (
     seen_and_held_out,
     verdict_of,
 )
-from anchorbench.leaderboard_check import MAX_ENTRY_BYTES, asked
-from anchorbench.leaderboard_statistics import statistics_of
+from anchorbench.leaderboard.statistics import statistics_of
 from anchorbench.verdict import Share
 
 MACHINE = Machine(

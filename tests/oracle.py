@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anchorbench.model import GPT, Shape
+from anchorbench.model.gpt import GPT, Shape
 
 SHAPES = {
     "pre gelu": {},

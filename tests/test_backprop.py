@@ -9,9 +9,9 @@ from oracle import SEQ_LEN, SHAPES, VOCAB_SIZE, plain_member, random_tokens, sma
 from torch import Tensor
 from torch.nn import functional as F
 
-from anchorbench.backprop import Backprop
-from anchorbench.initialize import Init, initialize
-from anchorbench.model import GPT, Shape
+from anchorbench.model.gpt import GPT, Shape
+from anchorbench.model.initialize import Init, initialize
+from anchorbench.train.gradients.backprop import Backprop
 
 MEMBERS, BATCH = 3, 6
 TOKENS = random_tokens(MEMBERS, BATCH, SEQ_LEN)

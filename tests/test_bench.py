@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from anchorbench import bench, list_tasks, load_task
+from anchorbench import list_tasks, load_task
+from anchorbench.bench import data as bench
 from anchorbench.task import SPLITS
 
 
@@ -23,7 +24,7 @@ def test_the_plain_loop_makes_training_examples_of_composite():
 def test_rates_are_sequences_a_second_of_processor_time(monkeypatch):
     """A clock that each call moves on by a known time: 100 sequences in 2 s, then in 4 s, are 50 a second at best."""
     clock = {"now": 0.0, "step": 2.0}
-    monkeypatch.setattr("anchorbench.bench.time.process_time", lambda: clock["now"])
+    monkeypatch.setattr("anchorbench.bench.data.time.process_time", lambda: clock["now"])
     monkeypatch.setattr(bench, "ROUNDS", 2)
 
     def call() -> None:

@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from anchorbench import bench_train as module
-from anchorbench.backprop import Backprop
-from anchorbench.bench_train import Case, Row, bench_train, cases, loop_steps, paper_days, paper_runs, products_per_step
-from anchorbench.model import GPT
+from anchorbench.bench import train as module
+from anchorbench.bench.train import Case, Row, bench_train, cases, loop_steps, paper_days, paper_runs, products_per_step
+from anchorbench.model.gpt import GPT
 from anchorbench.recipe import PRESETS
-from anchorbench.train import evaluation_steps
+from anchorbench.train.gradients.backprop import Backprop
+from anchorbench.train.stack import evaluation_steps
 
 BASE = TINY.override({"variant": "heldout-both"})
 FIELDS = {"shape", "k", "precision", "member_steps_per_s", "loop_member_steps_per_s", "ratio", "floor_share"}

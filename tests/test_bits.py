@@ -6,13 +6,13 @@ import pytest
 import torch
 from conftest import TINY
 
-from anchorbench.backprop import aligned
 from anchorbench.machine import Machine, this_machine
-from anchorbench.model import Shape
+from anchorbench.model.gpt import Shape
 from anchorbench.recipe import Recipe
-from anchorbench.store import read_run
-from anchorbench.sweep import Progress, Sweep, SweepFolder, run_sweep
-from anchorbench.train import Stack
+from anchorbench.sweeps.run_folder import read_run
+from anchorbench.sweeps.runner import Progress, Sweep, SweepFolder, run_sweep
+from anchorbench.train.gradients.backprop import aligned
+from anchorbench.train.stack import Stack
 
 
 def trained(recipes: list[Recipe]) -> list[dict[str, torch.Tensor]]:
@@ -60,7 +60,7 @@ class StopError(Exception):
 @pytest.fixture
 def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A sweep's folder with a checkpoint of step 4 of 6; from now on the processor is another one."""
-    monkeypatch.setattr("anchorbench.train.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("anchorbench.train.stack.CHECKPOINT_SECONDS", 0.0)
 
     def strike(event: Progress) -> None:
         if event.step == 5:
@@ -72,7 +72,7 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def elsewhere(precision: str, *, gpu: bool) -> Machine:
         return this_machine(precision, gpu=gpu).model_copy(update={"cpu": "Another", "threads": 64})
 
-    monkeypatch.setattr("anchorbench.train.this_machine", elsewhere)
+    monkeypatch.setattr("anchorbench.train.stack.this_machine", elsewhere)
     return tmp_path / "out"
 
 

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ValidationError
 
 import anchorbench
 from anchorbench.files import Plain
-from anchorbench.lock import Owner
-from anchorbench.store import Run
+from anchorbench.sweeps.lock import Owner
+from anchorbench.sweeps.run_folder import Run
 
 LEAST, MOST = {"minimum", "exclusiveMinimum"}, {"maximum", "exclusiveMaximum"}
 INSIDE = {Run}

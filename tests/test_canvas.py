@@ -12,10 +12,10 @@ from conftest import SWEEP, Cli, bytes_of, require_one_sentence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anchorbench.canvas import FORMATS, parse_formats, plain_matplotlib, save
-from anchorbench.plots import attention_flow_figure, phase_figure
-from anchorbench.report import report
-from anchorbench.store import Run, read_run
+from anchorbench.show.canvas import FORMATS, parse_formats, plain_matplotlib, save
+from anchorbench.show.figures import attention_flow_figure, phase_figure
+from anchorbench.show.report import report
+from anchorbench.sweeps.run_folder import Run, read_run
 
 MAGIC = {"png": b"\x89PNG", "pdf": b"%PDF-", "svg": b"<?xml"}
 
@@ -115,7 +115,7 @@ def test_the_users_settings_change_no_figure_and_are_not_changed(tmp_path: Path,
 SETTINGS = """
 import json, os, sys
 from pathlib import Path
-from anchorbench.canvas import plain_matplotlib, save
+from anchorbench.show.canvas import plain_matplotlib, save
 
 @plain_matplotlib()
 def draw():
@@ -254,8 +254,8 @@ def test_a_failed_figure_is_a_sentence_after_the_results(
 
 def test_a_report_without_its_figure(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = sorted((sweep / "runs").iterdir())
-    monkeypatch.setattr("anchorbench.report.clearest", lambda runs: [run for run in runs if run.path == folders[0]])
-    monkeypatch.setattr("anchorbench.report._probes", lambda shown: ([], []))
+    monkeypatch.setattr("anchorbench.show.report.clearest", lambda runs: [run for run in runs if run.path == folders[0]])
+    monkeypatch.setattr("anchorbench.show.report._probes", lambda shown: ([], []))
     whole = report(sweep, sweep / "whole.html")
     break_matplotlib(monkeypatch, RuntimeError("no latex"))
     page, [problem] = report(sweep)

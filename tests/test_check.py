@@ -12,9 +12,9 @@ import torch
 from conftest import TINY, Cli, require_one_sentence, sign
 from safetensors.torch import load_file, save_file
 
-from anchorbench.check import check
 from anchorbench.recipe import parse_recipe
-from anchorbench.sweep import Sweep, SweepFolder, run_sweep
+from anchorbench.sweeps.check import check
+from anchorbench.sweeps.runner import Sweep, SweepFolder, run_sweep
 
 SWEEP = Sweep(TINY.override({"variant": "heldout-both", "data_size": 200}), {"seed": (0, 1)})
 KEPT = (2, 5)

@@ -20,9 +20,9 @@ from conftest import random_gpt
 from safetensors.torch import load_file, save_file
 
 from anchorbench import classify, load_task
-from anchorbench.checkpoint import load_checkpoint
-from anchorbench.hub import load_model, open_model, to_transformers
-from anchorbench.internals import open_internals
+from anchorbench.hub.checkpoint import load_checkpoint
+from anchorbench.hub.models import load_model, open_model, to_transformers
+from anchorbench.inspect.internals import open_internals
 from anchorbench.probes import commutativity
 
 TASK = load_task("composite")

@@ -13,7 +13,7 @@ from conftest import RUNS, SWEEP, TINY, Cli, bytes_of, require_one_sentence
 from PIL import Image
 
 from anchorbench.recipe import PRESETS
-from anchorbench.store import Run, read_run
+from anchorbench.sweeps.run_folder import Run, read_run
 
 HEAVY = ("torch", "transformers", "transformer_lens", "matplotlib", "datasets", "scipy", "numpy", "pydantic")
 
@@ -23,7 +23,7 @@ def rows_of(out: Path) -> list[dict[str, object]]:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = f"import sys, anchorbench.cli; sys.exit(' '.join(set({HEAVY!r}) & set(sys.modules)) or 0)"
+    code = f"import sys, anchorbench.cli.main; sys.exit(' '.join(set({HEAVY!r}) & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 

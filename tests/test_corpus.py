@@ -19,18 +19,18 @@ from pydantic import ValidationError
 from safetensors import safe_open
 from safetensors.torch import load, save
 
-from anchorbench import data
-from anchorbench.examine import _task_of as task_of
+from anchorbench.cli.plan import load_sweep, parse_axis
 from anchorbench.files import visible
-from anchorbench.hub import export, load_member, load_model
-from anchorbench.leaderboard_check import read_entry, read_recipe
-from anchorbench.leaderboard_run import Origin, _origin
-from anchorbench.mechanism import WEIGHTS, load_classifier
-from anchorbench.plan import load_sweep, parse_axis
+from anchorbench.hub import datasets as data
+from anchorbench.hub.models import export, load_member, load_model
+from anchorbench.inspect.examine import _task_of as task_of
+from anchorbench.inspect.mechanism import WEIGHTS, load_classifier
+from anchorbench.leaderboard.check import read_entry, read_recipe
+from anchorbench.leaderboard.submit import Origin, _origin
 from anchorbench.recipe import PRESETS
-from anchorbench.store import read_run
-from anchorbench.sweep import Sweep, SweepFolder, checkpoint_runs
-from anchorbench.train import Stack, _digest
+from anchorbench.sweeps.run_folder import read_run
+from anchorbench.sweeps.runner import Sweep, SweepFolder, checkpoint_runs
+from anchorbench.train.stack import Stack, _digest
 
 TIMES = int(os.environ.get("ANCHORBENCH_CORPUS", "1"))
 SECONDS = 2.0
@@ -75,7 +75,7 @@ def attempt(read: Callable[[], object]) -> str | None:
     try:
         read()
         said = None
-    except (ValueError, OSError) as error:  # `anchorbench.cli.main` prints these, and nothing else
+    except (ValueError, OSError) as error:  # `anchorbench.cli.main.main` prints these, and nothing else
         assert not isinstance(error, ValidationError | UnicodeError), repr(error)
         said = str(error)
         assert len(said.split()) > 2, said

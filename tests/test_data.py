@@ -20,15 +20,16 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from anchorbench import data, list_tasks, load_task
-from anchorbench.card import Built, card
-from anchorbench.gallery import config_name, find_tasks
+from anchorbench import list_tasks, load_task
+from anchorbench.hub import datasets as data
+from anchorbench.hub.card import Built, card
+from anchorbench.show.catalogue import config_name, find_tasks
 from anchorbench.task import NO_ANSWER
 
 TASKS = list_tasks()
 SIZE = 40
 BUILD_ALL = ("data", "build", "all", "--size", str(SIZE), "--seed", "3", "--out")
-COMMAND = [sys.executable, "-c", "from anchorbench.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from anchorbench.cli.main import main; main()"]
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +257,7 @@ def test_a_full_disk_leaves_nothing_behind(cli: Cli, tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("anchorbench.data._write", full)
+    monkeypatch.setattr("anchorbench.hub.datasets._write", full)
     outcome = cli("data", "build", "statistical", "--size", "1", "--out", tmp_path / "out")
     assert outcome.code == 2
     assert "No space left on device" in outcome.err
@@ -344,7 +345,7 @@ def test_the_first_wrong_row_is_named(copy):
 
 
 def test_rows_are_counted_over_the_pieces_that_are_read(copy, monkeypatch):
-    monkeypatch.setattr("anchorbench.data.ROWS", 7)
+    monkeypatch.setattr("anchorbench.hub.datasets.ROWS", 7)
     data.verify(copy)
     change(copy / "composite-conflict" / "train.parquet", "label", 23, 5)
     refused(copy, "row 23: label is 5")

@@ -18,33 +18,33 @@ READS = {
 }  # fmt: skip
 ALLOWED = {
     ("__main__.py", "open"): "/dev/null, to write to",
-    ("check.py", "load"): "a stack's own, from tensors",
-    ("checkpoint.py", "load_file"): "after `require_plain` of a name inside the folder",
-    ("cli.py", "open"): "/dev/null, to write to",
-    ("data.py", "ParquetFile"): "of what `open_plain` opened",
-    ("data.py", "loads"): "of text that we made",
-    ("leaderboard_check.py", "model_validate_json"): "of what `parse_json` and `parse_yaml` understood, for JSON's strict types",
-    ("leaderboard_page.py", "read_text"): "templates of the package",
-    ("lock.py", "model_validate_json"): "a lock is smaller than MAX_BYTES, and a plain file",
-    ("lock.py", "open"): "the same",
-    ("lock.py", "read_bytes"): "the same, and /proc",
-    ("lock.py", "read_text"): "/proc",
+    ("sweeps/check.py", "load"): "a stack's own, from tensors",
+    ("hub/checkpoint.py", "load_file"): "after `require_plain` of a name inside the folder",
+    ("cli/main.py", "open"): "/dev/null, to write to",
+    ("hub/datasets.py", "ParquetFile"): "of what `open_plain` opened",
+    ("hub/datasets.py", "loads"): "of text that we made",
+    ("leaderboard/check.py", "model_validate_json"): "of what `parse_json` and `parse_yaml` understood, for JSON's strict types",
+    ("show/html.py", "read_text"): "templates of the package",
+    ("sweeps/lock.py", "model_validate_json"): "a lock is smaller than MAX_BYTES, and a plain file",
+    ("sweeps/lock.py", "open"): "the same",
+    ("sweeps/lock.py", "read_bytes"): "the same, and /proc",
+    ("sweeps/lock.py", "read_text"): "/proc",
     ("machine.py", "read_text"): "/proc",
-    ("memory.py", "read_text"): "/proc and /sys",
-    ("report.py", "read_bytes"): "a figure that was just drawn",
-    ("store.py", "load_file"): "after `require_plain`",
-    ("sweep.py", "safe_open"): "after `require_plain`",
+    ("train/memory.py", "read_text"): "/proc and /sys",
+    ("show/report.py", "read_bytes"): "a figure that was just drawn",
+    ("sweeps/run_folder.py", "load_file"): "after `require_plain`",
+    ("sweeps/runner.py", "safe_open"): "after `require_plain`",
     ("task.py", "load"): "an entry point of an installed package",
-    ("train.py", "safe_open"): "after `require_plain`",
+    ("train/stack.py", "safe_open"): "after `require_plain`",
 }
 WRITES = {
     "write_text", "write_bytes", "savefig", "mkdtemp", "mkstemp", "NamedTemporaryFile", "dump", "chmod", "copystat", "save_file",
 }  # fmt: skip
 ALLOWED_TO_WRITE = {
-    ("canvas.py", "savefig"): "to memory",
-    ("data.py", "write_text"): "into a `new_folder`",
-    ("hub.py", "write_text"): "the same",
-    ("store.py", "write_bytes"): "the same",
+    ("show/canvas.py", "savefig"): "to memory",
+    ("hub/datasets.py", "write_text"): "into a `new_folder`",
+    ("hub/models.py", "write_text"): "the same",
+    ("sweeps/run_folder.py", "write_bytes"): "the same",
 }
 
 
@@ -58,7 +58,7 @@ def calls(path: Path, names: set[str]) -> set[tuple[str, str]]:
             name = call.attr if isinstance(call, ast.Attribute) else call.id if isinstance(call, ast.Name) else ""
             by_name = isinstance(call, ast.Name) and name == "read_bytes"  # the door's own
             if (name in names and not by_name) or (of == "yaml" and name != "safe_dump"):
-                found.add((path.name, name))
+                found.add((str(path.relative_to(PACKAGE)), name))
     return found
 
 

@@ -12,10 +12,10 @@ from conftest import Cli, random_gpt, require_one_sentence
 from safetensors.torch import load_file, save_file
 
 from anchorbench import load_task
-from anchorbench.hub import export, to_transformers, tokenizer
-from anchorbench.planted import key_to_anchors, pair_lookup
+from anchorbench.hub.models import export, to_transformers, tokenizer
+from anchorbench.inspect.planted import key_to_anchors, pair_lookup
 from anchorbench.probes import list_probes
-from anchorbench.store import Run
+from anchorbench.sweeps.run_folder import Run
 
 TASK = load_task("composite")
 NAME = ("--task", "composite-heldout-both")
@@ -48,7 +48,7 @@ def llama(seed: int = 0) -> Any:
 
 def only(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Planted models are wide, and all probes take a minute."""
-    monkeypatch.setattr("anchorbench.examine.list_probes", lambda: {name: list_probes()[name]})
+    monkeypatch.setattr("anchorbench.inspect.examine.list_probes", lambda: {name: list_probes()[name]})
 
 
 def test_a_member_that_composes(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

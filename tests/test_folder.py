@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 
-from anchorbench import sweep as module
-from anchorbench import train as trainer
-from anchorbench.lock import STALE, RunLock
-from anchorbench.store import DamagedRunError, read_run
-from anchorbench.sweep import LEFTOVERS, Progress, Sweep, SweepFolder, run_sweep
+from anchorbench.sweeps import runner as module
+from anchorbench.sweeps.lock import STALE, RunLock
+from anchorbench.sweeps.run_folder import DamagedRunError, read_run
+from anchorbench.sweeps.runner import LEFTOVERS, Progress, Sweep, SweepFolder, run_sweep
+from anchorbench.train import stack as trainer
 
 TWO_STACKS = Sweep(TINY.override({"variant": "heldout-both"}), {"model.norm": ("pre", "post"), "seed": (0, 1)})
 RECIPES = TWO_STACKS.runs()

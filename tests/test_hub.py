@@ -16,9 +16,9 @@ from transformers.utils import logging
 
 from anchorbench import classify, load_task
 from anchorbench.hf import AnchorGPTForCausalLM
-from anchorbench.hub import OpenModel, export, load_member, open_model, to_transformers, tokenizer
-from anchorbench.model import GPT
-from anchorbench.store import DamagedRunError, Run
+from anchorbench.hub.models import OpenModel, export, load_member, open_model, to_transformers, tokenizer
+from anchorbench.model.gpt import GPT
+from anchorbench.sweeps.run_folder import DamagedRunError, Run
 
 TOLERANCE = 3e-5
 """Logits here reach 10; fp32 sums in another order differ by a few times 1e-6 of that, and no more than this in any kernel."""
@@ -72,7 +72,7 @@ def member(monkeypatch: pytest.MonkeyPatch, run: Run):
 
     def give(name: str) -> tuple[Run, GPT]:
         model = gpt(name)
-        monkeypatch.setattr("anchorbench.hub.load_member", lambda *args: model)
+        monkeypatch.setattr("anchorbench.hub.models.load_member", lambda *args: model)
         return run, model
 
     return give

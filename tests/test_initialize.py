@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from scipy import stats
 from torch import Tensor
 
-from anchorbench.initialize import Init, initialize, stream_seed
-from anchorbench.model import GPT, Shape
+from anchorbench.model.gpt import GPT, Shape
+from anchorbench.model.initialize import Init, initialize, stream_seed
 
 STRICT = 1e-6
 """Level of each test of a distribution."""

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from anchorbench import load_task
-from anchorbench.hub import to_transformers
-from anchorbench.initialize import Init, initialize
-from anchorbench.internals import Internals, open_internals, side_by_side, stack_internals
-from anchorbench.model import GPT, Shape
+from anchorbench.hub.models import to_transformers
+from anchorbench.inspect.internals import Internals, open_internals, side_by_side, stack_internals
+from anchorbench.model.gpt import GPT, Shape
+from anchorbench.model.initialize import Init, initialize
 
 TASK = load_task("composite")
 TOKENS = torch.from_numpy(TASK.sample("iid", 6, 0).tokens)

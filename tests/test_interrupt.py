@@ -17,35 +17,35 @@ import pytest
 from conftest import Cli
 
 from anchorbench import __main__ as program
-from anchorbench import lock as lock_module
-from anchorbench import train as trainer
-from anchorbench.lock import RunLock
-from anchorbench.store import read_run
+from anchorbench.sweeps import lock as lock_module
+from anchorbench.sweeps.lock import RunLock
+from anchorbench.sweeps.run_folder import read_run
+from anchorbench.train import stack as trainer
 
 RUN = ("run", "--precision", "fp32", "--gamma", "0.5", "--seeds", "2")
-DRAWING = [("anchorbench.plots.phase_figure", 1), ("matplotlib.figure.Figure.savefig", 1)]
+DRAWING = [("anchorbench.show.figures.phase_figure", 1), ("matplotlib.figure.Figure.savefig", 1)]
 MOMENTS = [
-    ("anchorbench.run.make_sweep", 1),
-    ("anchorbench.sweep.SweepFolder.__init__", 1),
-    ("anchorbench.sweep.SweepFolder.finished", 2),
-    ("anchorbench.sweep.write_atomically", 1),
-    ("anchorbench.sweep.stacks", 1),
-    ("anchorbench.lock.RunLock.acquire", 2),
-    ("anchorbench.lock._born", 1),
-    ("anchorbench.train.Stack.__init__", 1),
-    ("anchorbench.train.Stack.advance", 3),
-    ("anchorbench.train.Stack.evaluate", 1),
-    ("anchorbench.train.Stack.save", 2),
-    ("anchorbench.train.Stack.members", 1),
-    ("anchorbench.sweep.write_run", 2),
+    ("anchorbench.cli.run.make_sweep", 1),
+    ("anchorbench.sweeps.runner.SweepFolder.__init__", 1),
+    ("anchorbench.sweeps.runner.SweepFolder.finished", 2),
+    ("anchorbench.sweeps.runner.write_atomically", 1),
+    ("anchorbench.sweeps.runner.stacks", 1),
+    ("anchorbench.sweeps.lock.RunLock.acquire", 2),
+    ("anchorbench.sweeps.lock._born", 1),
+    ("anchorbench.train.stack.Stack.__init__", 1),
+    ("anchorbench.train.stack.Stack.advance", 3),
+    ("anchorbench.train.stack.Stack.evaluate", 1),
+    ("anchorbench.train.stack.Stack.save", 2),
+    ("anchorbench.train.stack.Stack.members", 1),
+    ("anchorbench.sweeps.runner.write_run", 2),
     ("os.fsync", 2),
     ("os.fsync", 12),
     ("rich.progress.Progress.update", 3),
     ("rich.progress.Progress.stop", 1),
-    ("anchorbench.lock.RunLock.release", 1),
-    ("anchorbench.sweep.SweepFolder.remove_checkpoints", 1),
-    ("anchorbench.sweep.write_tables", 1),
-    ("anchorbench.run.show", 1),
+    ("anchorbench.sweeps.lock.RunLock.release", 1),
+    ("anchorbench.sweeps.runner.SweepFolder.remove_checkpoints", 1),
+    ("anchorbench.sweeps.runner.write_tables", 1),
+    ("anchorbench.cli.run.show", 1),
     *DRAWING,
 ]
 """The function in which the interruption comes, and at which call of it: planning, training, writing, drawing, live progress."""
@@ -89,7 +89,7 @@ def test_an_interruption_at_any_moment_is_one_sentence_and_costs_nothing(
     cli: Cli, quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: dict[str, bytes], place: str, number: int
 ) -> None:
     if (place, number) not in DRAWING:
-        monkeypatch.setattr("anchorbench.run._draw", lambda *args: None)
+        monkeypatch.setattr("anchorbench.cli.run._draw", lambda *args: None)
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
         calls = strike(patch, place, number)
@@ -123,7 +123,7 @@ def test_other_commands_are_interrupted_in_the_same_way(
     def interrupted(*args: Any, **options: Any) -> Any:
         raise KeyboardInterrupt
 
-    for name in ("rich.console.Console.__init__", "anchorbench.data.build_and_show"):
+    for name in ("rich.console.Console.__init__", "anchorbench.hub.datasets.build_and_show"):
         monkeypatch.setattr(name, interrupted)
     options = ("--out", "out") if command[0] == "data" else ()
     stopped = cli(*command, *options)
@@ -175,7 +175,8 @@ def test_the_program_is_interrupted_at_random_moments(tmp_path: Path, signals: i
 
 SWALLOWS = """
 import signal, sys
-from anchorbench import __main__ as program, cli
+from anchorbench import __main__ as program
+from anchorbench.cli import main as cli
 def main():
     sys.stderr.write(".")
     sys.stderr.flush()

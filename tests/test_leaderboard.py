@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy import stats
 
-from anchorbench import leaderboard as board
-from anchorbench.gallery import find_tasks
-from anchorbench.initialize import stream_seed
-from anchorbench.leaderboard import SEEDS, TRACKS, Entry, Interval, SubmittedRecipe
-from anchorbench.leaderboard_check import MAX_SENTENCE, asked, parse_recipe_yaml, read_recipe, validate_entry
-from anchorbench.leaderboard_export import export_entry
-from anchorbench.leaderboard_schema import MODELS, readme, schema_json
-from anchorbench.leaderboard_statistics import BETTER, better_than, mean_of_tasks, permutation_p, ranking, share_of_suite
-from anchorbench.model import GPT
+from anchorbench.leaderboard import entry as board
+from anchorbench.leaderboard.check import MAX_SENTENCE, asked, parse_recipe_yaml, read_recipe, validate_entry
+from anchorbench.leaderboard.entry import SEEDS, TRACKS, Entry, Interval, SubmittedRecipe
+from anchorbench.leaderboard.export import export_entry
+from anchorbench.leaderboard.schema import MODELS, readme, schema_json
+from anchorbench.leaderboard.statistics import BETTER, better_than, mean_of_tasks, permutation_p, ranking, share_of_suite
+from anchorbench.model.gpt import GPT
+from anchorbench.model.initialize import stream_seed
+from anchorbench.show.catalogue import find_tasks
 from anchorbench.task import load_task
 from anchorbench.verdict import EvalSet, Share
 

@@ -17,13 +17,14 @@ import pytest
 from scipy import stats
 from typer.testing import CliRunner
 
-from anchorbench import hub, leaderboard_cli
-from anchorbench import leaderboard as board
-from anchorbench.hub import open_model
-from anchorbench.leaderboard import Entry
-from anchorbench.leaderboard_check import validate_entry
-from anchorbench.leaderboard_run import _drawn, run_entry, settled_at, verify
-from anchorbench.store import Run, read_run
+from anchorbench.cli import leaderboard as leaderboard_cli
+from anchorbench.hub import models as hub
+from anchorbench.hub.models import open_model
+from anchorbench.leaderboard import entry as board
+from anchorbench.leaderboard.check import validate_entry
+from anchorbench.leaderboard.entry import Entry
+from anchorbench.leaderboard.submit import _drawn, run_entry, settled_at, verify
+from anchorbench.sweeps.run_folder import Run, read_run
 
 BOARD = Path(__file__).parents[1] / "leaderboard"
 TOY = """
@@ -277,6 +278,6 @@ def test_run_verify_and_export_by_command(command: Callable[..., Any], toy: tupl
 
 def test_the_commands_import_nothing_heavy() -> None:
     heavy = {"torch", "scipy", "numpy", "pydantic", "jinja2", "yaml", "rich"}
-    code = f"import sys, anchorbench.leaderboard_cli; sys.exit(' '.join({heavy!r} & set(sys.modules)) or 0)"
+    code = f"import sys, anchorbench.cli.leaderboard; sys.exit(' '.join({heavy!r} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anchorbench.locate import FIRST, SCALES, SHARPEST, Asked, Boundary, _quantiles, locate
+from anchorbench.sweeps.locate import FIRST, SCALES, SHARPEST, Asked, Boundary, _quantiles, locate
 
 
 def step(boundary, *, rising=False):

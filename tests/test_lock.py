@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from anchorbench import lock as module
-from anchorbench.lock import HEARTBEAT, STALE, Owner, RunLock, nobody_inside
+from anchorbench.sweeps import lock as module
+from anchorbench.sweeps.lock import HEARTBEAT, STALE, Owner, RunLock, nobody_inside
 
 HAMMER = """
 import os, random, sys
 from pathlib import Path
-from anchorbench.lock import RunLock
+from anchorbench.sweeps.lock import RunLock
 folder, dead, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 rng, taken = random.Random(seed), 0
 while taken < 30:
@@ -45,7 +45,7 @@ while taken < 30:
 HOLD = """
 import sys
 from pathlib import Path
-from anchorbench.lock import RunLock
+from anchorbench.sweeps.lock import RunLock
 lock = RunLock.acquire(Path(sys.argv[1]))
 sys.stdout.write(lock.owner.model_dump_json() + "\\n")
 sys.stdout.flush()

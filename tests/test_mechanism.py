@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anchorbench import load_task
-from anchorbench.hub import to_transformers
-from anchorbench.internals import side_by_side, stack_internals
-from anchorbench.mechanism import (
+from anchorbench.hub.models import to_transformers
+from anchorbench.inspect.internals import side_by_side, stack_internals
+from anchorbench.inspect.mechanism import (
     COMPOSITION,
     EXCEPTION,
     Classifier,
@@ -26,7 +26,7 @@ from anchorbench.mechanism import (
     mechanisms,
     read_features,
 )
-from anchorbench.planted import key_to_anchors, key_to_anchors_lookup, pair_lookup, rotated, with_noise
+from anchorbench.inspect.planted import key_to_anchors, key_to_anchors_lookup, pair_lookup, rotated, with_noise
 from anchorbench.task import SPLITS
 
 TASK, CONFLICT = load_task("composite"), load_task("composite", "conflict")

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anchorbench.memory import free_memory
 from anchorbench.recipe import PRESETS
-from anchorbench.sweep import stacks
+from anchorbench.sweeps.runner import stacks
+from anchorbench.train.memory import free_memory
 
 MIB = 2**20
 MACHINE = 64 * 1024 * MIB

@@ -9,7 +9,7 @@ from oracle import SEQ_LEN, SHAPES, VOCAB_SIZE, plain_member, random_tokens, sma
 from pydantic import ValidationError
 from torch import Tensor
 
-from anchorbench.model import GPT, Shape
+from anchorbench.model.gpt import GPT, Shape
 
 MEMBERS, BATCH = 3, 4
 TOKENS = random_tokens(MEMBERS, BATCH, SEQ_LEN)

@@ -41,7 +41,7 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def modules() -> set[str]:
     """Every module in the working tree, by its path in the package."""
-    engine = {f"anchorbench/{path.name}" for path in (ROOT / "anchorbench").glob("*.py")}
+    engine = {str(path.relative_to(ROOT)) for path in (ROOT / "anchorbench").rglob("*.py")}
     inside = {f"anchorbench/{kind}/{path.name}" for kind in ("tasks", "probes") for path in (ROOT / kind).glob("*.py")}
     assert len(engine) > 10
     assert len(inside) > 10

@@ -9,9 +9,10 @@ from typing import Any
 import hostile
 import pytest
 
-from anchorbench.leaderboard import LAPTOP_SUITE, Entry
-from anchorbench.leaderboard_check import validate_entry
-from anchorbench.leaderboard_page import MAX_PAGE_BYTES, markdown_table, render
+from anchorbench.leaderboard.check import validate_entry
+from anchorbench.leaderboard.entry import LAPTOP_SUITE, Entry
+from anchorbench.leaderboard.page import markdown_table, render
+from anchorbench.show.html import MAX_PAGE_BYTES
 from anchorbench.task import load_task
 
 GAMMAS = {0.5: 2, 0.6: 5, 0.7: 8, 0.8: 7}
@@ -143,7 +144,7 @@ def test_a_page_without_entries_says_so(tmp_path: Path) -> None:
 
 
 def test_a_page_that_would_be_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anchorbench.leaderboard_page.MAX_PAGE_BYTES", 1000)
+    monkeypatch.setattr("anchorbench.show.html.MAX_PAGE_BYTES", 1000)
     with pytest.raises(ValueError, match="allowed: at most 1000"):
         render(gamma_entries(), tmp_path / "large.html")
     assert not (tmp_path / "large.html").exists()

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anchorbench import load_task
-from anchorbench.initialize import Init, initialize
-from anchorbench.internals import stack_internals
-from anchorbench.model import GPT, Shape
-from anchorbench.planted import key_to_anchors, key_to_anchors_lookup, pair_lookup
+from anchorbench.inspect.internals import stack_internals
+from anchorbench.inspect.planted import key_to_anchors, key_to_anchors_lookup, pair_lookup
+from anchorbench.model.gpt import GPT, Shape
+from anchorbench.model.initialize import Init, initialize
 from anchorbench.probes.patching import PATCHES, carried, exception_in_order, exception_pair, followed, patching, write_swaps
 
 TASK = load_task("composite")

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from conftest import TINY, Cli, require_one_sentence
 
-from anchorbench.plan import load_sweep
+from anchorbench.cli.plan import load_sweep
 from anchorbench.recipe import PRESETS
-from anchorbench.store import read_run
-from anchorbench.summary import conditions
-from anchorbench.sweep import Sweep, stacks
+from anchorbench.sweeps.run_folder import read_run
+from anchorbench.sweeps.runner import Sweep, stacks
+from anchorbench.sweeps.summary import conditions
 
 BAD = {
     "unknown preset": ("preset: huge", "unknown preset 'huge'"),

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anchorbench import classify, load_task
-from anchorbench.internals import Internals, open_internals
-from anchorbench.model import GPT
-from anchorbench.planted import key_to_anchors, key_to_anchors_lookup, pair_lookup, rotated, with_noise
+from anchorbench.inspect.internals import Internals, open_internals
+from anchorbench.inspect.planted import key_to_anchors, key_to_anchors_lookup, pair_lookup, rotated, with_noise
+from anchorbench.model.gpt import GPT
 from anchorbench.task import Task
 from anchorbench.tasks.composite import Composite, CompositeConfig
 

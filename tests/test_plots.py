@@ -11,10 +11,10 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from anchorbench.plots import SHADES, _phase_panel, attention_flow_figure, clearest, flow_panel, phase_figure
-from anchorbench.store import Run, read_run
-from anchorbench.summary import conditions
-from anchorbench.sweep import Sweep, SweepFolder, run_sweep
+from anchorbench.show.figures import SHADES, _phase_panel, attention_flow_figure, clearest, flow_panel, phase_figure
+from anchorbench.sweeps.run_folder import Run, read_run
+from anchorbench.sweeps.runner import Sweep, SweepFolder, run_sweep
+from anchorbench.sweeps.summary import conditions
 from anchorbench.task import SPLITS
 from anchorbench.verdict import Share
 
@@ -99,7 +99,7 @@ def test_the_flow_figure_shows_a_sequence_that_neither_member_has_seen(
 ) -> None:
     """In conflict-control, seeds hold out different ordinary pairs."""
     shown = list[np.ndarray]()
-    monkeypatch.setattr("anchorbench.plots.flow_panel", lambda axis, patterns, task, tokens: shown.append(tokens))
+    monkeypatch.setattr("anchorbench.show.figures.flow_panel", lambda axis, patterns, task, tokens: shown.append(tokens))
     pair = runs["conflict-control"][:2]
     assert len({run.result.task_fingerprint for run in pair}) == 2
     attention_flow_figure(pair, tmp_path / "flow.png")

@@ -8,9 +8,9 @@ import torch
 from conftest import random_gpt
 
 from anchorbench import load_task
-from anchorbench.internals import Activations, Internals, open_internals
+from anchorbench.inspect.internals import Activations, Internals, open_internals
 from anchorbench.probes import attention_flow
-from anchorbench.store import Run
+from anchorbench.sweeps.run_folder import Run
 
 TASK = load_task("composite")
 MODEL = random_gpt(n_layer=3, n_head=2, d_model=8, d_head=4, d_ff=16)

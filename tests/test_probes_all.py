@@ -14,13 +14,13 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from anchorbench import load_task
-from anchorbench.hub import to_transformers
-from anchorbench.internals import Activations, Internals, open_internals, runs_internals
+from anchorbench.hub.models import to_transformers
+from anchorbench.inspect.internals import Activations, Internals, open_internals, runs_internals
 from anchorbench.probes import Result, Score, commutativity, condensation_over_training, list_probes, run_probe
 from anchorbench.probes.commutativity import agreement
 from anchorbench.probes.reading import open_one, read
 from anchorbench.probes.score import draw_scores, jackknife_scores, mean_score, mean_scores
-from anchorbench.store import Run
+from anchorbench.sweeps.run_folder import Run
 from anchorbench.task import Task
 from anchorbench.tasks.composite import CONTROL_PAIRS
 from anchorbench.verdict import EvalSet

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anchorbench import load_task
-from anchorbench.initialize import Init, initialize
-from anchorbench.internals import Activations, Internals
-from anchorbench.model import GPT, Shape
+from anchorbench.inspect.internals import Activations, Internals
+from anchorbench.model.gpt import GPT, Shape
+from anchorbench.model.initialize import Init, initialize
 from anchorbench.probes import anchor_value, fused_vector
 from anchorbench.probes.anchor_value import similarities as anchor_similarities
 from anchorbench.probes.fused_vector import mirror_distance, similarities

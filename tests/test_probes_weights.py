@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anchorbench import load_task
-from anchorbench.internals import Internals, open_internals
+from anchorbench.inspect.internals import Internals, open_internals
 from anchorbench.probes import condensation, condensation_over_training, embedding_order
 from anchorbench.probes.condensation import MEASURES, groups, measures
 from anchorbench.probes.embedding_order import (

@@ -12,14 +12,14 @@ from scipy.stats import kruskal
 from test_zoo import UNREAD
 from zoo import ZOO
 
-from anchorbench import cli
-from anchorbench.leaderboard import LAPTOP_SUITE, SEEDS, Entry, Row, SuiteTask, seen_and_held_out
-from anchorbench.leaderboard_check import validate_entry
-from anchorbench.leaderboard_page import markdown_table
-from anchorbench.leaderboard_run import Verification
-from anchorbench.leaderboard_run import _drawn as drawn
-from anchorbench.leaderboard_statistics import BETTER, better_than, permutation_p, share_of_suite
-from anchorbench.plan import load_sweep
+from anchorbench.cli import main as cli
+from anchorbench.cli.plan import load_sweep
+from anchorbench.leaderboard.check import validate_entry
+from anchorbench.leaderboard.entry import LAPTOP_SUITE, SEEDS, Entry, Row, SuiteTask, seen_and_held_out
+from anchorbench.leaderboard.page import markdown_table
+from anchorbench.leaderboard.statistics import BETTER, better_than, permutation_p, share_of_suite
+from anchorbench.leaderboard.submit import Verification
+from anchorbench.leaderboard.submit import _drawn as drawn
 from anchorbench.tasks.composite import CONTROL_PAIRS
 from anchorbench.verdict import FIT, MOST, Share
 

@@ -11,7 +11,7 @@ from conftest import WiderRecipe
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anchorbench.model import Shape
+from anchorbench.model.gpt import Shape
 from anchorbench.recipe import PRESETS, Optimizer, Recipe, parse_recipe
 from anchorbench.tasks.composite import Composite
 

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from test_page import Structure, Watched
 
-from anchorbench import report as module
 from anchorbench.probes import list_probes, run_probe
-from anchorbench.report import report
-from anchorbench.store import Run, read_run
+from anchorbench.show import report as module
+from anchorbench.show.report import report
+from anchorbench.sweeps.run_folder import Run, read_run
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def grid(finished_sweep: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
                     result = one.result.model_copy(update=told)
                     runs.append(Run(path=one.path, recipe=one.recipe.override(fields), result=result))
     monkeypatch.setattr(module, "_read", lambda folder: (runs, []))
-    monkeypatch.setattr("anchorbench.report.clearest", lambda runs: [])  # their weights are not of these recipes
+    monkeypatch.setattr("anchorbench.show.report.clearest", lambda runs: [])  # their weights are not of these recipes
     return runs
 
 
@@ -110,7 +110,7 @@ def test_a_real_sweep(finished_sweep: Path, tmp_path: Path) -> None:
 
 
 def test_the_clearest_members_attention_is_shown(finished_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anchorbench.report.clearest", lambda runs: runs[:1])
+    monkeypatch.setattr("anchorbench.show.report.clearest", lambda runs: runs[:1])
     page, _ = report(finished_sweep, tmp_path / "flow.html")
     (picture,) = re.findall(r'<img src="data:image/png;base64,([^"]+)"', page.read_text())
     with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
@@ -123,13 +123,13 @@ def test_every_probe_of_the_clearest_members_is_a_row(
 ) -> None:
     """Against the probes themselves, and the members' mechanism above the table."""
     shown: list[Run] = []
-    monkeypatch.setattr("anchorbench.report.clearest", lambda runs: shown.extend(runs[1:3]) or runs[1:3])
+    monkeypatch.setattr("anchorbench.show.report.clearest", lambda runs: shown.extend(runs[1:3]) or runs[1:3])
     underfit, _ = report(finished_sweep, tmp_path / "underfit.html")
     assert "patching" not in underfit.read_text()
     shown.clear()
     two = {name: list_probes()[name] for name in ("commutativity", "patching")}
-    monkeypatch.setattr("anchorbench.examine.list_probes", lambda: two)
-    monkeypatch.setattr("anchorbench.report.list_probes", lambda: two)
+    monkeypatch.setattr("anchorbench.inspect.examine.list_probes", lambda: two)
+    monkeypatch.setattr("anchorbench.show.report.list_probes", lambda: two)
     monkeypatch.setattr("anchorbench.verdict.FIT", 0.0)  # of six steps of training these members count as fit
     page, _ = report(finished_sweep, tmp_path / "probes.html")
     rows = re.findall(r'<td class="text">([a-z_0-9.]+)</td>((?:<td>.*?</td>)+)</tr>', page.read_text())

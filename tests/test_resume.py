@@ -18,11 +18,11 @@ import torch
 from conftest import TINY, Cli, require_one_sentence
 from safetensors.torch import load_file
 
-from anchorbench import train as trainer
-from anchorbench.lock import RunLock
-from anchorbench.store import Run, read_run
-from anchorbench.sweep import Progress, Sweep, SweepFolder, checkpoint_runs, run_sweep
-from anchorbench.train import Stack
+from anchorbench.sweeps.lock import RunLock
+from anchorbench.sweeps.run_folder import Run, read_run
+from anchorbench.sweeps.runner import Progress, Sweep, SweepFolder, checkpoint_runs, run_sweep
+from anchorbench.train import stack as trainer
+from anchorbench.train.stack import Stack
 
 BASE = TINY.override({"variant": "heldout-both", "steps": 16})
 SWEEP = Sweep(BASE, {"model.norm": ("pre", "post"), "seed": (0, 1, 2)})
@@ -33,7 +33,9 @@ QUICK = {"CHECKPOINT_SECONDS": 0.0, "FIRST_EVALUATION": 2, "EVALUATION_SIZE": 32
 CHILD = '''
 import json, os, random, select, signal, sys, traceback
 from pathlib import Path
-from anchorbench import recipe, sweep as sweeps, train
+from anchorbench import recipe
+from anchorbench.sweeps import runner as sweeps
+from anchorbench.train import stack as train
 
 root, base, axes, quick = Path(sys.argv[1]), *json.loads(sys.argv[2])
 sweep = sweeps.Sweep(recipe.parse_recipe(base), {path: tuple(values) for path, values in axes.items()})

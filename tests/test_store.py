@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 import anchorbench
 from anchorbench.files import MAX_JSON_BYTES
-from anchorbench.hub import load_member
+from anchorbench.hub.models import load_member
 from anchorbench.machine import this_machine
-from anchorbench.store import (
+from anchorbench.sweeps.run_folder import (
     DamagedRunError,
     Run,
     load_weights,
@@ -32,7 +32,7 @@ from anchorbench.store import (
     write_run,
     write_tables,
 )
-from anchorbench.train import Member, Stack, digests, train
+from anchorbench.train.stack import Member, Stack, digests, train
 
 FILES = ("recipe.json", "trajectory.jsonl", "weights.safetensors", "result.json", "digests.json")
 

@@ -15,13 +15,13 @@ from conftest import RUNS, TINY, Cli, require_one_sentence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anchorbench.cli.plan import TIMED_STEPS, load_sweep, parse_axis
 from anchorbench.files import MAX_YAML_BYTES
-from anchorbench.locate import FIRST, locate
-from anchorbench.plan import TIMED_STEPS, load_sweep, parse_axis
 from anchorbench.recipe import PRESETS, Recipe
-from anchorbench.store import Run
-from anchorbench.sweep import STACK_MEMBERS, Sweep, SweepFolder, stacks
-from anchorbench.train import Stack, memory_of_member
+from anchorbench.sweeps.locate import FIRST, locate
+from anchorbench.sweeps.run_folder import Run
+from anchorbench.sweeps.runner import STACK_MEMBERS, Sweep, SweepFolder, stacks
+from anchorbench.train.stack import Stack, memory_of_member
 
 BASE = TINY.override({"variant": "heldout-both"})
 
@@ -192,12 +192,12 @@ def rows_of(text: str) -> list[list[str]]:
 @pytest.fixture
 def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever trains or writes a run fails."""
-    for name in ("anchorbench.train.train", "anchorbench.sweep.write_run", "anchorbench.plan.run_sweep"):
+    for name in ("anchorbench.train.stack.train", "anchorbench.sweeps.runner.write_run", "anchorbench.cli.plan.run_sweep"):
         monkeypatch.setattr(name, None)
 
 
 def set_clock(monkeypatch: pytest.MonkeyPatch, looks: Iterator[int]) -> None:
-    monkeypatch.setattr("anchorbench.plan.time", types.SimpleNamespace(perf_counter=lambda: next(looks)))
+    monkeypatch.setattr("anchorbench.cli.plan.time", types.SimpleNamespace(perf_counter=lambda: next(looks)))
 
 
 def test_the_plan_is_printed_and_nothing_starts(
@@ -329,7 +329,7 @@ NUMBER = {id(run): number for number, runs in enumerate(POOL) for run in runs}
 def stacks_of(recipes: list[Recipe], memory: float) -> list[list[Recipe]]:
     """Stacks of runs of POOL, whose memory is known."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("anchorbench.train.memory_of_member", lambda recipe: EACH[NUMBER[id(recipe)]])
+        patch.setattr("anchorbench.train.stack.memory_of_member", lambda recipe: EACH[NUMBER[id(recipe)]])
         return stacks(recipes, memory)
 
 
@@ -374,7 +374,7 @@ def test_a_gpu_takes_large_stacks_and_its_own_memory(monkeypatch: pytest.MonkeyP
 
 
 def test_stacks_take_60_percent_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anchorbench.sweep.free_memory", lambda: 2.1 * EACH[0] / 0.6)
+    monkeypatch.setattr("anchorbench.sweeps.runner.free_memory", lambda: 2.1 * EACH[0] / 0.6)
     assert [len(stack) for stack in stacks(POOL[0][:6])] == [2, 2, 2]
 
 
@@ -400,7 +400,7 @@ def known(monkeypatch: pytest.MonkeyPatch, run: Run) -> list[Recipe]:
         asked.extend(sweep.runs())
         return [made(recipe) for recipe in sweep.runs()]
 
-    monkeypatch.setattr("anchorbench.plan.run_sweep", run_sweep)
+    monkeypatch.setattr("anchorbench.cli.plan.run_sweep", run_sweep)
     return asked
 
 

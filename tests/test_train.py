@@ -14,12 +14,12 @@ from oracle import PlainGPT
 from scipy.stats import chisquare
 from torch import Tensor
 
-from anchorbench.batches import Batches
-from anchorbench.initialize import initialize
-from anchorbench.model import GPT
+from anchorbench.model.gpt import GPT
+from anchorbench.model.initialize import initialize
 from anchorbench.recipe import PRESETS, Optimizer, Recipe
-from anchorbench.store import read_run
-from anchorbench.train import (
+from anchorbench.sweeps.run_folder import read_run
+from anchorbench.train.batches import Batches
+from anchorbench.train.stack import (
     Member,
     Point,
     Stack,
@@ -53,8 +53,8 @@ def _quick() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("anchorbench.train.EVALUATION_SIZE", 64)
-        patch.setattr("anchorbench.train.FINAL_SIZE", 150)
+        patch.setattr("anchorbench.train.stack.EVALUATION_SIZE", 64)
+        patch.setattr("anchorbench.train.stack.FINAL_SIZE", 150)
         yield
     torch.set_num_threads(threads)
 
@@ -534,7 +534,7 @@ CAPABILITIES: dict[str, tuple[dict[str, bool], bool]] = {
 def set_processor(monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool]) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
-    monkeypatch.setattr("anchorbench.train.native_bf16", native_bf16)  # which the other tests pin
+    monkeypatch.setattr("anchorbench.train.stack.native_bf16", native_bf16)  # which the other tests pin
 
 
 @pytest.mark.parametrize("name", CAPABILITIES)

@@ -13,10 +13,10 @@ import pytest
 from conftest import TINY
 from scipy.stats import mannwhitneyu
 
-from anchorbench import validation
-from anchorbench.mechanism import COMPOSITION, EXCEPTION, SURE
-from anchorbench.store import Run, read_run
-from anchorbench.validation import Observed, auroc, held_out, observe, recipe_features, share, sweeps, within_recipes
+from anchorbench.inspect import validation
+from anchorbench.inspect.mechanism import COMPOSITION, EXCEPTION, SURE
+from anchorbench.inspect.validation import Observed, auroc, held_out, observe, recipe_features, share, sweeps, within_recipes
+from anchorbench.sweeps.run_folder import Run, read_run
 from anchorbench.verdict import Share
 
 

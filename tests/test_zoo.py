@@ -9,9 +9,9 @@ import torch
 import zoo
 
 from anchorbench import load_task
-from anchorbench.checkpoint import load_checkpoint
-from anchorbench.hub import open_model
-from anchorbench.internals import open_internals
+from anchorbench.hub.checkpoint import load_checkpoint
+from anchorbench.hub.models import open_model
+from anchorbench.inspect.internals import open_internals
 from anchorbench.probes import list_probes, run_probe
 
 TASK = load_task("composite")

@@ -1,0 +1,190 @@
+"""The speed of training: the stack, against what a competent user writes today and against the machine's matrix products.
+
+    loop    Hugging Face GPT-2 of the same shape, a DataLoader over a tensor data set, last-position loss, AdamW and clipping,
+            one model after another
+    floor   the time of the step's matrix products alone, at the rate that the machine reaches on large ones
+
+All are timed in turns in one run; figures are medians over turns.
+"""
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from anchorbench.cli.run import AXES
+from anchorbench.model.gpt import Shape
+from anchorbench.recipe import PRESETS, Recipe
+from anchorbench.sweeps.runner import Sweep
+from anchorbench.train.stack import PRECISIONS, Stack, evaluation_steps, native_bf16
+
+TURNS = 7
+LARGE = 2048
+"""Side of the square product whose rate counts as the machine's."""
+PAPER_RUNS = "paper-neurips"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured shape, precision and stack size."""
+
+    shape: str
+    k: int
+    precision: str
+    member_steps_per_s: float
+    loop_member_steps_per_s: float
+    ratio: float
+    floor_share: float
+    """The floor's time, at the rate of products of this precision, divided by the stack's."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A shape, and the stacks to measure it with: (precision, members)."""
+
+    recipe: Recipe
+    stacks: list[tuple[str, int]]
+    steps: int
+    """Taken in a turn."""
+
+
+def cases(*, large: bool) -> dict[str, Case]:
+    """Name -> what is measured: fp32, and bf16 where the processor has it."""
+    bf16 = native_bf16()
+    laptop = PRESETS["laptop"]
+    sizes = [("fp32", 1), ("fp32", 8)] + [("bf16", k) for k in (1, 2, 4, 8, 16) if bf16]
+    found = {"A": Case(laptop, sizes, steps=10)}
+    if large:
+        # One head of the model's width, as GPT-2 has no other; the paper's is half as wide.
+        wide = laptop.override({"model": Shape(d_model=400, d_head=400, d_ff=1200).model_dump(), "batch": 2048})
+        found["B"] = Case(wide, [("fp32", 2)] + [("bf16", 2)] * bf16, steps=1)
+    return found
+
+
+def bench_train(console: Console, *, large: bool = True, turns: int = TURNS) -> list[Row]:
+    """Measures all shapes, prints a table, and returns its rows."""
+    rows: list[Row] = []
+    measured = cases(large=large)
+    shapes = "; ".join(f"{name}: width {case.recipe.model.d_model}, batch {case.recipe.batch}" for name, case in measured.items())
+    table = Table(box=box.SIMPLE_HEAD, title=f"{shapes}; {torch.get_num_threads()} threads", title_justify="left")
+    for header in ("shape", "precision", "members", "ms", "loop, ms", "ratio", "floor"):
+        table.add_column(header, justify="left" if header in ("shape", "precision") else "right")
+    lines: list[str] = []
+    for name, case in measured.items():
+        loop = loop_steps(case.recipe)
+        stacks: list[Stack] = []
+        for precision, k in case.stacks:
+            recipes = [case.recipe.override({"seed": seed, "precision": precision}) for seed in range(k)]
+            stacks.append(Stack(recipes))
+        squares = {p: torch.randn(LARGE, LARGE, dtype=PRECISIONS[p]) for p in {precision for precision, _ in case.stacks}}
+        loops: list[float] = []
+        products: dict[str, list[float]] = {precision: [] for precision in squares}
+        times: list[list[float]] = [[] for _ in stacks]
+        for turn in range(turns + 1):  # the first warms up
+            for seconds, action, repeats in [
+                (loops, lambda: next(loop), case.steps),  # noqa: B023
+                *((products[precision], lambda square=square: square @ square, 1) for precision, square in squares.items()),
+                *((times[i], stack.advance, case.steps) for i, stack in enumerate(stacks)),
+            ]:
+                spent = _timed(action, repeats)
+                if turn:
+                    seconds.append(spent)
+        single = statistics.median(loops)
+        for (precision, k), seconds in zip(case.stacks, times, strict=True):
+            each = statistics.median(seconds) / k
+            floor = 2 * products_per_step(case.recipe) * statistics.median(products[precision]) / (2 * LARGE**3)
+            rows.append(Row(name, k, precision, 1 / each, 1 / single, single / each, floor / each))
+            cells = (f"{1000 * each:.2f}", f"{1000 * single:.1f}", f"{single / each:.1f}", f"{floor / each:.0%}")
+            table.add_row(name, precision, str(k), *cells)
+        share = evaluation_share(stacks[-1])
+        lines.append(f"{name}: evaluations during {case.recipe.steps} steps take {share:.1%} of the time of training")
+    console.print(table)
+    for line in lines:
+        console.print(line)
+    if large:
+        fastest = max((row for row in rows if row.shape == rows[-1].shape), key=lambda row: row.member_steps_per_s)
+        console.print(f"The {len(paper_runs())} runs of {PAPER_RUNS} would take about {paper_days(fastest):.0f} days here.")
+    return rows
+
+
+def evaluation_share(stack: Stack) -> float:
+    """Time of a run's evaluations, those of its trajectory and the final one, over that of its steps."""
+    losses = stack.advance()
+    step = min(_timed(stack.advance, 1) for _ in range(3))
+    during, final = _timed(lambda: stack.evaluate(losses), 1), _timed(stack.members, 1)
+    return (len(evaluation_steps(stack.recipes[0])) * during + final) / (stack.recipes[0].steps * step)
+
+
+def paper_runs() -> list[Recipe]:
+    """The 108 runs of the phase diagram of 2405.05409."""
+    return Sweep(PRESETS[PAPER_RUNS], AXES[PAPER_RUNS]).runs()
+
+
+def paper_days(row: Row) -> float:
+    """How long they would take at the products per second of a measured row."""
+    rate = row.member_steps_per_s * products_per_step(cases(large=True)[row.shape].recipe)
+    return sum(run.steps * products_per_step(run) for run in paper_runs()) / rate / 86_400
+
+
+def as_json(rows: list[Row]) -> list[dict[str, object]]:
+    return [asdict(row) for row in rows]
+
+
+def products_per_step(recipe: Recipe) -> int:
+    """Multiplications in a member-step's matrix products, forward and backward; the last layer answers one position."""
+    shape, task = recipe.model, recipe.load_task()
+    width, d, seq = shape.n_head * shape.d_head, shape.d_model, task.seq_len
+    total = 0
+    for layer in range(shape.n_layer):
+        answered = 1 if layer == shape.n_layer - 1 else seq
+        total += 2 * seq * d * width + answered * (2 * d * width + 2 * d * shape.d_ff) + 2 * answered * seq * width
+    return 3 * recipe.batch * (total + d * task.vocab_size)  # backward is twice forward
+
+
+def loop_steps(recipe: Recipe) -> Iterator[None]:
+    """Endless training steps of one Hugging Face GPT-2, as a competent user writes them."""
+    from torch.nn.functional import cross_entropy
+    from torch.utils.data import DataLoader, TensorDataset
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    task, shape = recipe.load_task(), recipe.model
+    examples = task.sample("train", recipe.data_size, recipe.seeds.data)
+    data = TensorDataset(torch.from_numpy(examples.tokens), torch.from_numpy(examples.label))
+    loader = DataLoader(data, batch_size=recipe.batch, shuffle=True, drop_last=True)
+    model = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=task.vocab_size,
+            n_positions=task.seq_len,
+            n_embd=shape.d_model,
+            n_layer=shape.n_layer,
+            n_head=shape.n_head,
+            n_inner=shape.d_ff,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            bos_token_id=None,
+            eos_token_id=None,
+            use_cache=False,
+        )
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.optimizer.lr, weight_decay=recipe.optimizer.weight_decay)
+    for tokens, labels in itertools.chain.from_iterable(itertools.repeat(loader)):
+        loss = cross_entropy(model(tokens, logits_to_keep=1).logits[:, -1], labels)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.optimizer.clip)
+        optimizer.step()
+        yield
+
+
+def _timed(action: Callable[[], object], repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        action()
+    return (time.perf_counter() - start) / repeats

@@ -1,0 +1,146 @@
+"""Sweeps beyond the main job: read from YAML, planned before anything starts, or narrowed down to a boundary."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from anchorbench.files import parse_yaml, read_yaml, write_atomically
+from anchorbench.recipe import PRESETS, SEEDS, Recipe, flatten
+from anchorbench.sweeps.run_folder import Run, write_tables
+from anchorbench.sweeps.runner import MAX_RUNS, Sweep, SweepFolder, run_sweep, stacks
+
+TIMED_STEPS = 5
+INFERS = {"inferential": True, "memorizing": False, "symmetric": False}
+"""The two sides of a boundary; members of other verdicts are undecided."""
+
+
+def load_sweep(path: Path, axes: Sequence[str]) -> Sweep:
+    """A sweep from a YAML file: `preset`, fields of a recipe that differ from it, and `axes`; `axes` replace or add to those.
+
+        preset: laptop
+        optimizer: {weight_decay: 0.1}
+        axes: {init.gamma: [0.5, 0.7], model.n_layer: [2, 3], seed: 8}
+
+    A number for `seed` (or `init_seed`, `data_seed`, `order_seed`) means so many seeds. Raises ValueError with one sentence for
+    anything that makes no sense.
+    """
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no recipe; allowed: a mapping of fields")
+    preset = content.pop("preset", "laptop")
+    if not isinstance(preset, str) or preset not in PRESETS:
+        raise ValueError(f"unknown preset {preset!r}; allowed: {', '.join(PRESETS)}")
+    chosen = content.pop("axes", {})
+    if not isinstance(chosen, dict):
+        raise ValueError(f"axes is {chosen!r}; allowed: a mapping of a recipe's fields to their values")
+    if dotted := [key for key in content if "." in str(key)]:  # beside the section, it would be the field twice
+        raise ValueError(f"{path} has the field {dotted[0]!r}; allowed: sections, such as optimizer: {{lr: 0.001}}")
+    base = PRESETS[preset]
+    if content.get("task", base.task) != base.task:
+        base = base.override({"variant": None, "task_config": {}, "task": content["task"]})
+    base = base.override(flatten(content))
+    base = base.override({"variant": base.load_task().variant})
+    given = dict(map(parse_axis, axes))
+    if len(given) < len(axes):
+        raise ValueError(f"--axis is given as {', '.join(axes)}; allowed: each field once")
+    sweep = Sweep(base, {**{path: _values(path, values) for path, values in chosen.items()}, **given})
+    sweep.runs()
+    return sweep
+
+
+def parse_axis(text: str) -> tuple[str, tuple[Any, ...]]:
+    """`model.n_layer=2,3` as a field and its values."""
+    path, equals, values = text.partition("=")
+    name = f"axis {text[:100]!r}"
+    if not equals or not values:
+        raise ValueError(f"{name} has no values; allowed: FIELD=VALUE,VALUE,..., such as model.n_layer=2,3")
+    return path, _values(path, [parse_yaml(value.encode("utf-8", "surrogateescape"), name) for value in values.split(",")])
+
+
+def _values(path: Any, values: Any) -> tuple[Any, ...]:
+    if path in SEEDS and type(values) is int:
+        if values > MAX_RUNS:
+            raise ValueError(f"axis {path} is {values}; allowed: at most {MAX_RUNS} seeds")
+        values = list(range(values)) or values
+    if not isinstance(path, str) or not isinstance(values, list) or not values:
+        raise ValueError(f"axis {path} is {values!r}; allowed: a list of at least one value")
+    return tuple(values)
+
+
+def plan(sweep: Sweep, out: Path, memory: float | None) -> None:
+    """Prints runs, stacks, memory, and an estimate of the time from a few steps of each kind of stack; starts nothing."""
+    from anchorbench.train.stack import Stack, memory_of_member, structure
+
+    console = Console(markup=False, highlight=False)
+    recipes = sweep.runs()
+    folder = SweepFolder(out, sweep) if (out / "sweep.json").exists() else None
+    finished = {run.result.run_id for run in folder.finished(recipes)[0]} if folder else set[str]()
+    planned = stacks([recipe for recipe in recipes if recipe.run_id not in finished], memory)
+    console.print(f"{len(recipes)} runs, {len(finished)} finished; {len(planned)} stacks to train")
+    headers = ("stacks", "members", "layers", "width", "batch", "steps", "memory", "ms/step", "time")
+    table = Table(*headers, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))  # fits 80 columns
+    total = 0.0
+    kinds: dict[tuple[Any, ...], list[list[Recipe]]] = {}
+    for stack in planned:
+        kinds.setdefault((*structure(stack[0]), len(stack)), []).append(stack)
+    for alike in kinds.values():
+        recipe, members = alike[0][0], len(alike[0])
+        trained = Stack(alike[0])
+        trained.advance()
+        start = time.perf_counter()
+        for _ in range(TIMED_STEPS):
+            trained.advance()
+        each = (time.perf_counter() - start) / TIMED_STEPS
+        seconds = each * recipe.steps * len(alike)
+        total += seconds
+        table.add_row(
+            *(str(n) for n in (len(alike), members, recipe.model.n_layer, recipe.model.d_model, recipe.batch, recipe.steps)),
+            f"{memory_of_member(recipe) * members / 2**20:.0f} MiB",
+            f"{1000 * each / members:.2f}",
+            _duration(seconds),
+        )
+    console.print(table)
+    console.print(
+        f"estimated time: {_duration(total)}, from {TIMED_STEPS} timed steps a kind of stack; evaluation adds a few per cent"
+    )
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
+
+
+def locate_and_show(sweep: Sweep, path: str, low: float, high: float, *, width: float, seeds: int, out: Path) -> None:
+    """Locates the boundary between inferential and other decided members along one field; prints it, and writes boundary.json."""
+    from anchorbench.sweeps.locate import locate
+
+    console = Console(markup=False, highlight=False)
+    if len(sweep.runs()) != len({recipe.seed for recipe in sweep.runs()}):
+        raise ValueError("a recipe with axes other than seed has no single boundary; leave them out")
+    if path in SEEDS:
+        raise ValueError(f"along is {path!r}; allowed: a numeric field that members of a condition share, such as init.gamma")
+    ends = Sweep(sweep.base, {path: (low, high), "seed": (0,)})
+    ends.runs()
+    trained: dict[str, Run] = {}
+
+    def decide(value: float, members: list[int]) -> list[bool | None]:
+        runs = run_sweep(Sweep(sweep.base, {path: (value,), "seed": tuple(members)}), SweepFolder(out, ends))
+        trained.update({run.result.run_id: run for run in runs})
+        types = [INFERS.get(run.result.verdict or "") for run in runs]
+        console.print(f"  {path} {value:g}: " + ", ".join(str(run.result.verdict) for run in runs))
+        return types
+
+    boundary = locate(decide, low, high, width=width, seeds=seeds)
+    left, right = boundary.interval
+    settled = "" if boundary.settled else f" - wider than the {width:g} asked for: members differ too much"
+    console.print(f"boundary: {path} {boundary.value:.3f}, 95% interval {left:.3f} to {right:.3f}{settled}")
+    console.print(f"{boundary.members} members; a grid of spacing {width:g} with {seeds} seeds takes {boundary.grid_members}")
+    write_tables(out, trained.values())
+    write_atomically(out / "boundary.json", (json.dumps(asdict(boundary), indent=1) + "\n").encode())

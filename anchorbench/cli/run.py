@@ -1,0 +1,253 @@
+"""The main job: options become a sweep, the sweep is trained with live progress, and table and figures are shown."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from anchorbench.cli.plan import parse_axis
+from anchorbench.files import visible
+from anchorbench.recipe import PRESETS
+from anchorbench.show.canvas import draw_all
+from anchorbench.sweeps.run_folder import Run
+from anchorbench.sweeps.runner import MAX_RUNS, Sweep, SweepFolder, run_sweep
+from anchorbench.sweeps.runner import Progress as Event
+from anchorbench.sweeps.summary import Condition, Mean, conditions
+
+PRECISIONS = ("auto", "fp32", "bf16")
+AXES: dict[str, dict[str, tuple[Any, ...]]] = {
+    "laptop": {"init.gamma": (0.34, 0.4, 0.5, 0.6, 0.7), "seed": (0, 1, 2, 3)},
+    "paper-neurips": {"model.n_layer": (2, 3, 4, 5, 6, 7), "init.gamma": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8), "seed": (0, 1, 2)},
+    "paper-pami": {
+        "optimizer.weight_decay": (0.0, 0.01, 0.1, 1.0),
+        "init.gamma": (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8),
+        "seed": (0, 1, 2),
+    },
+}
+"""What each preset sweeps over: the papers' axes, for theirs."""
+
+
+def make_sweep(
+    *,
+    task: str,
+    variant: str | None,
+    preset: str,
+    gamma: str | None,
+    norm: str | None,
+    seeds: int | None,
+    steps: int | None,
+    weight_decay: float | None,
+    precision: str | None = None,
+    axes: Sequence[str] = (),
+) -> Sweep:
+    """The sweep that command-line options describe. Raises ValueError with one sentence for a value that makes no sense."""
+    if preset not in PRESETS:
+        raise ValueError(f"unknown preset {preset!r}; allowed: {', '.join(PRESETS)}")
+    base = PRESETS[preset]
+    fields: dict[str, object] = {"task": task}
+    if task != base.task:
+        fields |= {"task_config": {}, "variant": None}
+    if variant is not None:
+        fields["variant"] = variant
+    if steps is not None:
+        fields["steps"] = steps
+        fields["optimizer.warmup"] = min(base.optimizer.warmup, steps // 4) if steps > 0 else 0
+    if precision is None:
+        precision = "auto" if preset == "laptop" else base.precision
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; allowed: {', '.join(PRECISIONS)}")
+    if precision == "auto":
+        from anchorbench.train.stack import native_bf16
+
+        precision = "bf16" if native_bf16() else "fp32"
+    fields["precision"] = precision
+    base = base.override(fields)
+    loaded = base.load_task()
+    base = base.override({"variant": loaded.variant})
+    chosen: dict[str, tuple[Any, ...]] = {}
+    if norm is not None:
+        chosen["model.norm"] = tuple(text.strip() for text in norm.split(","))
+    if weight_decay is not None:
+        chosen["optimizer.weight_decay"] = (weight_decay,)
+    if gamma is not None:
+        chosen["init.gamma"] = tuple(_number(text) for text in gamma.split(","))
+    if seeds is not None:
+        if not 1 <= seeds <= MAX_RUNS:
+            raise ValueError(f"seeds is {seeds}; allowed: 1 to {MAX_RUNS}")
+        chosen["seed"] = tuple(range(seeds))
+    for path, values in map(parse_axis, axes):
+        if path in chosen:
+            raise ValueError(f"axis {path} is given twice; allowed: once")
+        chosen[path] = values
+    swept = {"model.norm": (base.model.norm,), **AXES[preset], **chosen}
+    order = sorted(swept, key=lambda path: (path == "seed", path == "init.gamma"))  # gamma and seed vary fastest
+    sweep = Sweep(base, {path: swept[path] for path in order})
+    sweep.runs()
+    return sweep
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"gamma is {text.strip()!r}; allowed: finite numbers separated by commas, such as 0.5,0.7")
+    return value
+
+
+def run_and_show(
+    sweep: Sweep,
+    out: Path,
+    *,
+    memory: float | None = None,
+    keep_steps: Sequence[int] = (),
+    strict_bits: bool = False,
+    figures: Sequence[str] = ("png",),
+) -> list[Run]:
+    """Trains what is missing of the sweep in `out`, then prints the table and writes the figures in these formats.
+
+    A figure that cannot be drawn is one sentence at the end: the results are there.
+    """
+    console = Console(markup=False)  # paths may hold brackets
+    for step in keep_steps:
+        if not 0 < step < sweep.base.steps:
+            raise ValueError(f"keep-steps has {step}; allowed: steps between 1 and {sweep.base.steps - 1}")
+    folder = SweepFolder(out, sweep)
+    recipes = sweep.runs()
+    finished, _ = folder.finished(recipes, keep_steps)
+    start = time.perf_counter()
+    if len(finished) == len(recipes):
+        console.print(f"All {len(recipes)} runs are finished; nothing is trained.")
+        runs = run_sweep(sweep, folder, keep_steps=keep_steps)
+    else:
+        already = f", {len(finished)} of them finished" if finished else ""
+        rounded = ", in bf16" if sweep.base.precision == "bf16" else ""
+        console.print(f"{sweep.base.task}, variant {sweep.base.variant}: {len(recipes)} runs{already}{rounded}")
+        runs = _train_with_progress(
+            sweep, folder, len(recipes) - len(finished), console, memory, keep_steps, strict_bits=strict_bits
+        )
+    show(runs, console)
+    console.print(f"{time.perf_counter() - start:.0f} s. Results: {visible(out / 'results.jsonl')}", soft_wrap=True)
+    _draw(runs, out, figures, console)
+    return runs
+
+
+def _draw(runs: list[Run], out: Path, formats: Sequence[str], console: Console) -> None:
+    from anchorbench.show.figures import attention_flow_figure, clearest, phase_figure
+
+    shown = clearest(runs)
+    flows = [out / f"attention_flow.{kind}" for kind in formats]
+    drawn, problems = draw_all(lambda path: phase_figure(runs, path), [out / f"phase.{kind}" for kind in formats])
+    if shown:
+        drawn_too, problems_too = draw_all(lambda path: attention_flow_figure(shown, path), flows)
+        drawn, problems = drawn + drawn_too, problems + problems_too
+    else:
+        for path in flows:  # of an earlier call
+            with suppress(OSError):
+                path.unlink()
+    no_flow = "" if shown else "; no attention flow, as no member fits the seen pairs"
+    console.print(f"Figures: {', '.join(map(visible, drawn)) or 'none'}{no_flow}", soft_wrap=True)
+    for problem in problems:
+        console.print(visible(problem), soft_wrap=True)
+
+
+def _train_with_progress(
+    sweep: Sweep,
+    folder: SweepFolder,
+    missing: int,
+    console: Console,
+    memory: float | None,
+    keep_steps: Sequence[int],
+    *,
+    strict_bits: bool,
+) -> list[Run]:
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:.0f}%"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("training", total=missing * sweep.base.steps)
+        done = 0
+        so_far: Counter[str] = Counter()
+
+        def report(event: Event) -> None:
+            nonlocal done
+            if event.message is not None:
+                console.print(visible(event.message), soft_wrap=True)
+                return
+            if event.finished is None:
+                bar.update(task, completed=(done + len(event.recipes) * event.step / sweep.base.steps) * sweep.base.steps)
+                return
+            done += len(event.recipes)
+            so_far.update(run.result.verdict or "done" for run in event.finished)
+            bar.update(task, description=f"{done} of {missing} members: {_counts(so_far)}")
+            for condition in conditions(event.finished):
+                where = f"{condition.others or condition.runs[0].recipe.model.norm + '-LN'}, gamma {condition.gamma:g}"
+                composed = condition.mean("inferential")
+                held_out = "" if composed is None else f", composed {composed.value:.2f}"
+                seen = _cell(condition.mean("accuracy_iid"))
+                console.print(
+                    f"  [{done:>3}/{missing}] {where}: iid {seen}{held_out}; {_counts(condition.verdicts)}", highlight=False
+                )
+
+        return run_sweep(sweep, folder, report, memory=memory, keep_steps=keep_steps, strict_bits=strict_bits)
+
+
+def show(runs: list[Run], console: Console) -> None:
+    """Prints the sweep's table: a row a gamma, and a table for each combination of the other axes."""
+    grouped = conditions(runs)
+    result = runs[0].result
+    console.print(f"\n{result.task}, {result.variant}: means over seeds at the last step, 95% intervals", highlight=False)
+    if any(condition.verdicts for condition in grouped):
+        console.print("composed: of the held-out answers; agree: both orders get the same answer", highlight=False)
+    for others in dict.fromkeys(condition.others for condition in grouped):
+        console.print(_table(others, [condition for condition in grouped if condition.others == others]))
+
+
+def _table(title: str, grouped: list[Condition]) -> Table:
+    exception = any(condition.exceptions for condition in grouped)
+    asks = any(condition.verdicts for condition in grouped)
+    both = exception and any(run.result.composes for condition in grouped for run in condition.runs)
+    lines = None if exception else box.SIMPLE_HEAD  # the columns of an exception leave no room for lines in 80
+    table = Table(title=title or None, title_justify="left", box=lines, padding=(0, 1, 0, 0), pad_edge=False)
+    headers = ["gamma", "members", "train", "iid"]
+    if asks:
+        headers += ["composed", *(["symmetric"] if exception and not both else []), "agree", "verdicts"]
+        headers += ["exception"] if both else []
+    for header in [*headers, "time"]:
+        counts = header in ("verdicts", "exception")
+        table.add_column(header, justify="left" if counts else "right", no_wrap=True)
+    for condition in grouped:
+        cells = [f"{condition.gamma:g}", str(len(condition.runs))]
+        cells += [_cell(condition.mean(f"accuracy_{split}")) for split in ("train", "iid")]
+        if asks:
+            cells.append(_cell(condition.mean("inferential"), interval=True))
+            if exception and not both:
+                cells.append(_cell(condition.mean("symmetric")))
+            cells += [_cell(condition.mean("commutes")), _counts(condition.verdicts, "\n")]
+        if both:
+            cells.append(_counts(condition.exceptions, "\n"))
+        table.add_row(*cells, f"{condition.seconds:.0f} s")
+    return table
+
+
+def _cell(mean: Mean | None, *, interval: bool = False) -> str:
+    if mean is None:
+        return "-"
+    return f"{mean.value:.2f}" + (f" [{mean.low:.2f}, {mean.high:.2f}]" if interval else "")
+
+
+def _counts(counted: Counter[str], separator: str = ", ") -> str:
+    return separator.join(f"{count} {name}" for name, count in counted.most_common()) or "no verdict: nothing is held out"

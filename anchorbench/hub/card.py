@@ -1,0 +1,191 @@
+"""The card of a data set: the YAML that `load_dataset` reads, and what a reader wants to know."""
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from anchorbench import __version__
+from anchorbench.files import Plain
+from anchorbench.recipe import MAX_EXAMPLES
+from anchorbench.show.catalogue import ARXIV, by_name, config_name, docstring, facts, link
+from anchorbench.task import SPLITS, DrawSeed, Split, Task
+
+
+class Manifest(Plain):
+    """What a configuration's folder says about itself."""
+
+    anchorbench: str
+    """The version that made it."""
+    task: str
+    variant: str
+    version: int = Field(ge=1, le=1_000_000)
+    fingerprint: str
+    seed: DrawSeed
+    examples: dict[Split, Annotated[int, Field(ge=1, le=MAX_EXAMPLES)]]
+
+
+@dataclass(frozen=True)
+class Built:
+    """A configuration as it was written."""
+
+    task: Task
+    manifest: Manifest
+    arrow_bytes: dict[Split, int]
+    """In memory, which `datasets` wants to know."""
+    parquet_bytes: int
+
+    @property
+    def rows(self) -> int:
+        return sum(self.manifest.examples.values())
+
+
+def data_files(manifest: Manifest) -> list[dict[str, str]]:
+    """Where `load_dataset` finds the splits of a configuration, as its card says it."""
+    folder = f"{manifest.task}-{manifest.variant}"
+    return [{"split": split, "path": f"{folder}/{split}.parquet"} for split in manifest.examples]
+
+
+def features(task: Task) -> Any:
+    """The columns of a task's data set, as `datasets` knows them."""
+    from datasets import Features, List, Value
+
+    example = task.sample("train", 1, 0)
+    number = Value("int32")
+    columns: dict[str, Any] = {
+        "text": Value("string"),
+        "tokens": List(number, length=task.seq_len),
+        "label": number,
+        "group": Value("string"),
+        "key": number,
+        "position": number,
+        **{f"rival_{name}": number for name in example.rivals},
+    }
+    if example.target is not None:
+        columns["target"] = List(Value("float64"), length=task.vocab_size)
+    return Features(columns)
+
+
+MEANINGS = {
+    "text": "the sequence as words, separated by one space",
+    "tokens": "the same as token ids, always equally many; the tokenizer turns `text` into exactly these",
+    "label": "the token id that is the right answer after the last token",
+    "group": "the kind of example that is trained or held out as a whole, for instance an anchor combination",
+    "key": "the token that the rule is applied to, or null",
+    "position": "where the key stands, counted from 0, or null",
+    "rival_inferential": "the answer by composing the rule, also where another one is trained, or null",
+    "rival_symmetric": "the answer of a model that ignores the order of the anchors, where that is another one, else null",
+    "rival_shortcut": "the answer of a model that takes a shortcut, which its task explains, where that is another one, else null",
+    "rival_other_set": "the answer by the rule set of the other pairs, in held-out groups, else null",
+    "rival_swapped": "the answer with the two anchors in the other order, where that is another one, else null",
+    "target": "the probability of each token id, where the answer is random; `label` is one draw",
+}
+
+
+def card(command: str, built: list[Built], *, one_tokenizer: bool) -> str:
+    """README.md of a data set that `command` made."""
+    first = built[0].task
+    families = list(by_name(b.task for b in built))
+    title = "anchorbench: " + (first.name if len(families) == 1 else "all tasks")
+    example = config_name(first)
+    tokenizer_at = "PATH" if one_tokenizer else f'PATH, subfolder="{example}"'
+    columns = {name: feature for b in built for name, feature in features(b.task).items()}
+    sizes = [
+        [
+            config_name(b.task),
+            *(f"{b.manifest.examples[split]:,}" if split in b.manifest.examples else "-" for split in SPLITS),
+            f"`{b.manifest.fingerprint}`",
+        ]
+        for b in built
+    ]
+    sections = "\n\n".join(
+        f"## {v[0].name}\n\n{v[0].description}\n\n```text\n" + "\n\n".join([docstring(v[0]), *facts(v)]) + "\n```" for v in families
+    )
+    papers = sorted({paper for b in built for paper in re.findall(ARXIV, b.task.paper)})
+    return f"""---
+{_header(title, built)}
+---
+
+# {title}
+
+Exactly known functions of token sequences. Each is built so that a model that infers the rule and one that memorizes the table
+differ on inputs that are never trained on: split `iid` holds unseen inputs of the trained kinds, `ood` (where a task has it) those
+of kinds that are held out.
+
+```python
+from datasets import load_dataset
+from transformers import AutoTokenizer
+
+PATH = "..."  # this folder, or its name on the Hub
+data = load_dataset(PATH, "{example}", split="{first.splits[-1]}")
+tokenizer = AutoTokenizer.from_pretrained({tokenizer_at})
+assert tokenizer(data[0]["text"])["input_ids"] == data[0]["tokens"]
+```
+
+{_table(["column", "type", "meaning"], [[f"`{name}`", _type(columns[name]), _meaning(name)] for name in columns])}
+
+{_table(["configuration", *SPLITS, "fingerprint"], sizes)}
+
+## How it was made
+
+    anchorbench {command}
+
+with anchorbench {__version__}, NumPy {np.__version__} and PyArrow {pa.__version__}; with the same versions it gives the same
+bytes. An example can occur twice in a split, but never in two splits: a sequence determines its split. The fingerprint is that of
+the task's name, version and configuration. `anchorbench data verify PATH` works out every label, rival, group and split again, by
+another way than they were made.
+
+{sections}
+
+## License and citation
+
+Apache-2.0. Please cite the paper that a task comes from ({", ".join(map(link, papers))}) and
+
+```bibtex
+@software{{anchorbench,
+  title = {{anchorbench: inference or memorizing in small transformers}},
+  author = {{{{The anchorbench developers}}}},
+  version = {{{__version__}}},
+  license = {{Apache-2.0}}
+}}
+```
+"""
+
+
+def _header(title: str, built: list[Built]) -> str:
+    from datasets import SplitDict, SplitInfo
+    from datasets.info import DatasetInfo, DatasetInfosDict
+    from datasets.utils.metadata import MetadataConfigs
+    from huggingface_hub import DatasetCardData
+
+    infos, configs = DatasetInfosDict(), MetadataConfigs()
+    for b in built:
+        name = config_name(b.task)
+        splits = {s: SplitInfo(s, num_bytes=b.arrow_bytes[s], num_examples=n) for s, n in b.manifest.examples.items()}
+        infos[name] = DatasetInfo(
+            features=features(b.task),
+            splits=SplitDict(splits),
+            download_size=b.parquet_bytes,
+            dataset_size=sum(b.arrow_bytes.values()),
+            config_name=name,
+        )
+        configs[name] = {"data_files": data_files(b.manifest)}
+    header = DatasetCardData(license="apache-2.0", pretty_name=title, tags=["anchorbench", "interpretability", "synthetic"])
+    configs.to_dataset_card_data(header)
+    infos.to_dataset_card_data(header)
+    return header.to_yaml()
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *rows])
+
+
+def _type(feature: Any) -> str:
+    return feature.dtype if hasattr(feature, "dtype") and feature.dtype != "list" else f"list of {feature.feature.dtype}"
+
+
+def _meaning(name: str) -> str:
+    return MEANINGS.get(name, "another competing answer, explained with its task, or null")

@@ -1,0 +1,359 @@
+"""Tasks as Hugging Face data sets: a folder that `load_dataset` and `AutoTokenizer` open offline, checked and pushed.
+
+    DIR/README.md                       the card: configurations, features, and how it was made
+    DIR/TASK-VARIANT/train.parquet      one file a split
+    DIR/TASK-VARIANT/tokenizer.json     turns `text` into `tokens`, with tokenizer_config.json; also in DIR, where one fits all
+    DIR/TASK-VARIANT/anchorbench.json   task, version, fingerprint, seed
+
+The same command gives the same bytes: nothing that is written holds a time, a path or a host.
+"""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+from rich.console import Console
+
+from anchorbench import __version__
+from anchorbench.files import new_folder, open_plain, parse_yaml, read_bytes, read_json, visible
+from anchorbench.hub.card import Built, Manifest, card, data_files, features
+from anchorbench.recipe import MAX_EXAMPLES
+from anchorbench.show.catalogue import config_name, find_tasks
+from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Split, Task, first_sentence, list_tasks, load_task
+
+pc: Any = pyarrow.compute  # its functions are made at import, unseen by type checkers
+ROWS = 2**16
+"""Rows that are written and checked at a time."""
+CARD = "README.md"
+MANIFEST = "anchorbench.json"
+MAX_SMALL_BYTES = 2**20
+MAX_HEADER_BYTES = 2**17
+"""Largest YAML header of a card; ours for all tasks takes a quarter of it."""
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+
+
+# ------------------------------------------------------------------------------------------------ writing
+
+
+def build(
+    name: str, out: Path, *, size: int | None = None, seed: int = 0, report: Callable[[Built], None] = lambda _: None
+) -> list[Built]:
+    """Writes the data set of `name` ("all", a task or TASK-VARIANT) to the folder `out`, which must not exist or be empty.
+
+    `size` is the number of examples in each split, by default the task's. Raises ValueError for an unknown name, a size or seed
+    that makes no sense, or a folder that cannot be written; then nothing is left behind.
+    """
+    tasks = find_tasks(name)
+    if size is not None and not 1 <= size <= MAX_EXAMPLES:
+        raise ValueError(f"size is {size}; allowed: 1 to {MAX_EXAMPLES}")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed is {seed}; allowed: 0 to {2**63 - 1}")
+    with new_folder(out, marker=CARD) as folder:
+        built: list[Built] = []
+        for task in tasks:
+            built.append(_write_config(task, folder / config_name(task), size, seed))
+            report(built[-1])
+        common = _tokenizer_files(tasks)
+        _write(common or {}, folder)
+        options = ("" if size is None else f" --size {size}") + f" --seed {seed}"
+        (folder / CARD).write_text(card(f"data build {name} --out DIR{options}", built, one_tokenizer=common is not None))
+    return built
+
+
+def build_and_show(name: str, out: Path, *, size: int | None = None, seed: int = 0) -> None:
+    """`build`, with a line for each configuration as it is done."""
+    console = Console(markup=False, highlight=False)
+    start = time.perf_counter()
+
+    def show(what: str, built: list[Built], more: str = "") -> None:
+        rows, size = sum(b.rows for b in built), sum(b.parquet_bytes for b in built)
+        console.print(f"{what:<40} {rows:>10,} rows {size / 1000:>9,.0f} kB{more}", soft_wrap=True)
+
+    built = build(name, out, size=size, seed=seed, report=lambda b: show(config_name(b.task), [b]))
+    show(f"{len(built)} in all", built, f", in {time.perf_counter() - start:.1f} s: {visible(out)}")
+    if not (out / _TOKENIZER[0]).exists():
+        example = out / config_name(built[0].task)
+        console.print(
+            f'Their vocabularies differ, so that each has its own tokenizer: AutoTokenizer.from_pretrained("{visible(example)}")',
+            soft_wrap=True,
+        )
+
+
+def _write_config(task: Task, folder: Path, size: int | None, seed: int) -> Built:
+    folder.mkdir()
+    schema = _schema(task)
+    examples: dict[Split, int] = {split: task.sizes[split] if size is None else size for split in task.splits}
+    arrow_bytes: dict[Split, int] = {}
+    for split, n in examples.items():
+        drawn = task.sample(split, n, seed)
+        arrow_bytes[split] = 0
+        with pq.ParquetWriter(folder / f"{split}.parquet", schema, compression="zstd") as writer:
+            for start in range(0, n, ROWS):
+                part = drawn[start : start + ROWS]
+                table = _table(task, schema, part.tokens, part)
+                arrow_bytes[split] += table.nbytes
+                writer.write_table(table)
+    _write(_tokenizer_files([task]) or {}, folder)
+    manifest = Manifest(
+        anchorbench=__version__,
+        task=task.name,
+        variant=task.variant,
+        version=task.version,
+        fingerprint=task.fingerprint,
+        seed=seed,
+        examples=examples,
+    )
+    _write({MANIFEST: manifest.model_dump_json(indent=2)}, folder)
+    return Built(task, manifest, arrow_bytes, sum(path.stat().st_size for path in folder.glob("*.parquet")))
+
+
+def _schema(task: Task) -> pa.Schema:
+    return features(task).arrow_schema
+
+
+def _table(task: Task, schema: pa.Schema, tokens: np.ndarray, answers: Examples | Answers) -> pa.Table:
+    """`tokens [n, seq_len]` and what is known about them, as the data set's columns."""
+    words = pa.array([token.word for token in task.vocabulary])
+    starts = np.arange(0, tokens.size + 1, task.seq_len, dtype=np.int32)
+    columns: dict[str, Any] = {
+        "text": pc.binary_join(pa.ListArray.from_arrays(starts, words.take(pa.array(tokens.reshape(-1)))), " "),
+        "tokens": _lists(tokens.astype(np.int32)),
+        "group": pa.array([group.name for group in task.groups]).take(_numbers(answers.group)),
+        **{name: _numbers(getattr(answers, name)) for name in ("label", "key", "position")},
+        **{f"rival_{name}": _numbers(values) for name, values in answers.rivals.items()},
+    }
+    if answers.target is not None:
+        columns["target"] = _lists(answers.target)
+    return pa.table([columns[name] for name in schema.names], schema=schema)
+
+
+def _lists(values: np.ndarray) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+
+
+def _numbers(values: np.ndarray) -> pa.Array:
+    return pa.array(values.astype(np.int32), mask=values == NO_ANSWER)
+
+
+def _tokenizer_files(tasks: list[Task]) -> dict[str, str] | None:
+    """File name -> content of a word-level tokenizer for the text of all of `tasks`, or None if a word has two ids.
+
+    Where variants name an id differently ("a3" and "3"), the first variant's word is the one that is decoded to.
+    """
+    from tokenizers import Regex, Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.normalizers import Replace, Sequence
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+
+    ids: dict[str, int] = {}
+    word_of: dict[int, str] = {}
+    for task in tasks:
+        for i, token in enumerate(task.vocabulary):
+            if ids.setdefault(token.word, i) != i:
+                return None
+            word_of.setdefault(i, token.word)
+    tokenizer: Any = Tokenizer(WordLevel({word: i for i, word in sorted(word_of.items())}, unk_token=""))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    others = {word: word_of[i] for word, i in ids.items() if word != word_of[i]}
+    if others:
+        tokenizer.normalizer = Sequence(
+            [Replace(Regex(rf"(?<!\S){re.escape(word)}(?!\S)"), first) for word, first in sorted(others.items())]
+        )
+    config = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    return dict(zip(_TOKENIZER, (tokenizer.to_str(pretty=True), json.dumps(config, indent=2)), strict=True))
+
+
+def _write(files: dict[str, str], folder: Path) -> None:
+    for name, content in files.items():
+        (folder / name).write_text(content + "\n")
+
+
+# ------------------------------------------------------------------------------------------------ checking
+
+
+def verify(folder: Path) -> list[Manifest]:
+    """Works out everything in a data set again, with `Task.answer`, and returns what its configurations say of themselves.
+
+    The folder may come from anywhere: only plain files with the names above are read, as JSON and parquet. Raises ValueError
+    naming the first file or row that is wrong. A sequence determines its split, so that rows which are all in the right one
+    cannot be shared by two splits.
+    """
+    manifests: list[Manifest] = []
+    tasks: list[Task] = []
+    for config in _configs(folder):
+        manifest, task = _read_manifest(config)
+        _check_tokenizer(config, [task])
+        for split, n in manifest.examples.items():
+            path, row = config / f"{split}.parquet", 0
+            for table in _read_split(path, task, n):
+                _check_rows(path, row, table, task, split)
+                row += len(table)
+        manifests.append(manifest)
+        tasks.append(task)
+    if (folder / _TOKENIZER[0]).exists():
+        order = list_tasks()
+        _check_tokenizer(folder, sorted(tasks, key=lambda task: order.index((task.name, task.variant))))
+    _check_card(folder / CARD, {config_name(task): manifest for task, manifest in zip(tasks, manifests, strict=True)})
+    return manifests
+
+
+def _configs(folder: Path) -> list[Path]:
+    try:
+        found = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be read: {error.strerror}") from None
+    if not found:
+        raise ValueError(f"{folder} is not a data set: it holds no folder of a configuration")
+    return found
+
+
+def _read_manifest(config: Path) -> tuple[Manifest, Task]:
+    path = config / MANIFEST
+    try:
+        manifest = Manifest.model_validate(read_json(path, most=MAX_SMALL_BYTES))
+    except ValidationError as error:
+        raise ValueError(f"{path} is damaged: {first_sentence(error)}") from None
+    task = load_task(manifest.task, manifest.variant)
+    for what, says, real in (
+        ("version", manifest.version, task.version),
+        ("fingerprint", manifest.fingerprint, task.fingerprint),
+        ("splits", sorted(manifest.examples), sorted(task.splits)),
+        ("folder", config.name, config_name(task)),
+    ):
+        if says != real:
+            raise ValueError(f"{path}: {what} is {says!r}; in anchorbench {__version__} it is {real!r}")
+    return manifest, task
+
+
+def _check_tokenizer(folder: Path, tasks: list[Task]) -> None:
+    """Raises ValueError unless the tokenizer in `folder` is the one that `build` writes for `tasks`."""
+    right = _tokenizer_files(tasks) or {}
+    for name in _TOKENIZER:
+        if read_json(folder / name, most=MAX_SMALL_BYTES) != (json.loads(right[name]) if name in right else None):
+            raise ValueError(f"{folder / name} is not the tokenizer of {', '.join(map(config_name, tasks[:3]))}")
+
+
+def _check_card(path: Path, manifests: dict[str, Manifest]) -> None:
+    """Raises ValueError unless the card sends `load_dataset` to the files of each configuration, and to no others."""
+    header = b"".join(read_bytes(path, most=MAX_SMALL_BYTES).split(b"---\n")[1:2])
+    if len(header) > MAX_HEADER_BYTES:
+        raise ValueError(f"{path} begins with {len(header)} bytes of YAML; allowed: at most {MAX_HEADER_BYTES}")
+    content = parse_yaml(header, str(path))
+    try:
+        said = {config["config_name"]: config["data_files"] for config in content["configs"]}
+    except (LookupError, TypeError):
+        raise ValueError(f"{path} does not begin with the YAML that load_dataset reads") from None
+    if said.keys() != manifests.keys():
+        raise ValueError(f"{path} lists {len(said)} configurations, not those of the {len(manifests)} folders beside it")
+    for name, manifest in manifests.items():
+        if said[name] != data_files(manifest):
+            raise ValueError(f"{path} does not send load_dataset to the files of {name}")
+
+
+def _read_split(path: Path, task: Task, n: int) -> Iterator[pa.Table]:
+    """The rows of a split's file, some at a time. Raises ValueError if it is not a whole file with the right columns and rows."""
+    try:
+        with open_plain(path) as plain, pq.ParquetFile(plain) as file:
+            schema = _schema(task)
+            if not file.schema_arrow.equals(schema):
+                raise ValueError(f"{path} does not have the columns of {config_name(task)}: {', '.join(schema.names)}")
+            if file.metadata.num_rows != n:
+                raise ValueError(f"{path} has {file.metadata.num_rows} rows; its {MANIFEST} says {n}")
+            for batch in file.iter_batches(batch_size=ROWS):
+                yield pa.Table.from_batches([batch])
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is not a complete parquet file ({' '.join(str(error).split())[:200]})") from None
+
+
+def _check_rows(path: Path, start: int, table: pa.Table, task: Task, split: Split) -> None:
+    """Raises ValueError naming the first wrong row of `table`, which begins at row `start` of the file."""
+    tokens = _matrix(table["tokens"], task.seq_len, NO_ANSWER).astype(np.int64)
+    answers = task.answer(tokens)
+    if answers.problems:
+        row = min(answers.problems)
+        _check_rows(path, start, table[:row], task, split)  # a wrong row before it comes first
+        raise ValueError(f"{path}, row {start + row} is not an example of {config_name(task)}: {answers.problems[row]}")
+
+    expected = _table(task, _schema(task), tokens, answers)
+    wrong: list[tuple[int, str]] = []  # the first row where each check fails, and what is wrong there
+
+    def check(fails: Any, say: Callable[[int], str]) -> None:
+        if fails.any():
+            row = int(fails.argmax())
+            wrong.append((row, say(row)))
+
+    names = dict(enumerate(SPLITS))
+    check(answers.split != SPLITS.index(split), lambda row: f"belongs to split {names.get(int(answers.split[row]))}, not {split}")
+    random = answers.target
+    for name in (name for name in expected.column_names if name != "tokens"):
+        column, right = table[name], expected[name]
+        if random is not None and name == "target":
+            target = _matrix(column, task.vocab_size, np.nan)
+            check(~np.isclose(target, random, rtol=0, atol=1e-12).all(1), lambda _: "target is not the task's distribution")
+        elif random is not None and name == "label":
+            label = column.fill_null(NO_ANSWER).to_numpy()
+            possible = (label >= 0) & (label < task.vocab_size) & (random[np.arange(len(label)), label % task.vocab_size] > 0)
+            check(~possible, lambda row, label=label: f"label is {label[row]}, which has probability 0")
+        else:
+            same = pc.or_(pc.fill_null(pc.equal(column, right), False), pc.and_(column.is_null(), right.is_null()))
+            check(
+                ~same.to_numpy(),
+                lambda row, name=name, column=column, right=right: (
+                    f"{name} is {column[row].as_py()!r:.200}; by the task it is {right[row].as_py()!r}"
+                ),
+            )
+    if wrong:
+        row, what = min(wrong)
+        raise ValueError(f"{path}, row {start + row}: {what}")
+
+
+def _matrix(column: pa.ChunkedArray, width: int, missing: int | float) -> np.ndarray:
+    """A column of lists as `[rows, width]`, with `missing` where there is nothing."""
+    lists = column.combine_chunks()
+    values = lists.flatten().fill_null(missing).to_numpy()  # without the lists that are missing as a whole
+    matrix = np.full((len(lists), width), missing, values.dtype)
+    matrix[lists.is_valid().to_numpy(zero_copy_only=False)] = values.reshape(-1, width)
+    return matrix
+
+
+# ------------------------------------------------------------------------------------------------ the Hub
+
+
+def uploads(folder: Path) -> list[Path]:
+    """The files of a verified data set that `push` uploads. Raises ValueError as `verify`, or for a file that is a link."""
+    verify(folder)
+    names = [CARD, *(name for name in _TOKENIZER if (folder / name).exists())]
+    for config in _configs(folder):
+        manifest, _ = _read_manifest(config)
+        names += [f"{config.name}/{name}" for name in (MANIFEST, *_TOKENIZER, *(f"{split}.parquet" for split in manifest.examples))]
+    files = [folder / name for name in names]
+    for file in files:
+        if file.is_symlink() or (file.parent != folder and file.parent.is_symlink()) or not file.is_file():
+            raise ValueError(f"{file} is missing, or a link, which could stand for any file of this machine")
+    return files
+
+
+def push(folder: Path, repo: str) -> str:
+    """Uploads a data set to the Hub as `repo` ("OWNER/NAME"), which is made if it does not exist; returns its address.
+
+    Raises ValueError with one sentence if the data are wrong, there is no network or the token does not allow it.
+    """
+    from huggingface_hub import HfApi
+
+    names = [file.relative_to(folder).as_posix() for file in uploads(folder)]
+    try:
+        api = HfApi(library_name="anchorbench", library_version=__version__)
+        address = api.create_repo(repo, repo_type="dataset", exist_ok=True)
+        api.upload_folder(repo_id=repo, repo_type="dataset", folder_path=folder, allow_patterns=names)
+    except Exception as error:  # of the network, the token, the name: each library below has its own
+        what = " ".join(str(error).split())
+        raise ValueError(f"{repo!r} cannot be pushed to the Hub: {what or type(error).__name__}") from None
+    return str(address)

@@ -1,0 +1,22 @@
+"""Names how a model solves a task, from what it answers."""
+
+from anchorbench.hub.models import open_model, require_vocabulary, with_own_task
+from anchorbench.task import Task
+from anchorbench.verdict import Behaviour, EvalSet
+
+
+def classify(model: object, task: Task, n: int = 1000, seed: int = 0) -> Behaviour:
+    """The behaviour of `model` on `n` fresh examples a split, and the verdict that follows from it.
+
+    `model` is a run or checkpoint folder, a Hub id, a Hugging Face causal LM, a TransformerBridge, or a stack of one. A run of the
+    task's variant is asked about what it held out itself, where that rotates over seeds; for other models pass
+    `task.for_seed(seed)`. Raises ValueError with one sentence if the model cannot be opened or does not fit the task's vocabulary
+    or length, or if n is below 1.
+    """
+    if n < 1:
+        raise ValueError(f"n is {n}; allowed: at least 1")
+    model, task = with_own_task(model, task)
+    opened = open_model(model)
+    require_vocabulary(opened.vocab_size, task)
+    eval_set = EvalSet.of(task, n, seed)
+    return eval_set.behaviour(opened.answers(eval_set.tokens))

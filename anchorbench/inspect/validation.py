@@ -1,0 +1,474 @@
+"""Evaluation of the mechanistic verdict: on planted circuits, on behaviour that it never saw, and how early it is right.
+
+`validate` trains the sweeps of SWEEPS where they are not finished, reads the deciding features of every run, and predicts each
+run's behaviour by weights fitted on the other recipes alone: all seeds of a recipe are held out together. Behaviour is used to
+fit and to grade, never as a feature.
+"""
+
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import binomtest
+
+from anchorbench.files import require_place, visible, write_atomically
+from anchorbench.inspect.internals import runs_internals, side_by_side, stack_internals
+from anchorbench.inspect.mechanism import (
+    COMPOSITION,
+    EXCEPTION,
+    SURE,
+    Classifier,
+    Logistic,
+    fit_logistic,
+    mechanisms,
+    read_features,
+)
+from anchorbench.inspect.planted import key_to_anchors, key_to_anchors_lookup, pair_lookup, rotated, with_noise
+from anchorbench.model.gpt import GPT, Shape
+from anchorbench.model.initialize import Init, initialize, stream_seed
+from anchorbench.recipe import PRESETS, SEEDS, Recipe
+from anchorbench.sweeps.run_folder import Run, read_run
+from anchorbench.sweeps.runner import Progress, Sweep, SweepFolder, run_sweep
+from anchorbench.task import Task, load_task
+from anchorbench.train import stack as train
+from anchorbench.verdict import FIT
+
+KEEP_STEPS = (150, 300, 600, 900, 1200, 1500, 2000, 2500)
+"""Where the weights are kept as well, for the curve of how early the verdict is right."""
+PLANTED_SEEDS = 5
+NOISES = (0.0, 0.01, 0.02, 0.03, 0.1, 0.3, 0.8)
+"""Of planted weights, relative to each matrix's root mean square."""
+QUICK_NOISES = (0.0, 0.03, 0.3)
+"""With two seeds: a minute on two cores in all."""
+QUICK_SEEDS = (100, 101, 102)
+"""That the shipped weights were not fitted on."""
+STATED_NOISE = 0.03
+"""Up to here every planted circuit is to be named right; at 0.05 the number line of `key_to_anchors` confuses neighbours."""
+NULL_STEPS = 300
+RESAMPLES = 2000
+MEMBERS = 8
+"""Read at once."""
+
+
+def sweeps(*, quick: bool) -> dict[str, Sweep]:
+    """Name -> sweep: pre- and post-LN, over gamma, weight decay, learning rate, depth, seeds; 280 runs, or 6 for a quick look."""
+    pre = PRESETS["laptop"].override({"precision": "bf16" if train.native_bf16() else "fp32"})
+    post = pre.override({"model.norm": "post", "steps": 3000, "optimizer.warmup": 500, "optimizer.weight_decay": 0.01})
+    if quick:
+        return {
+            "pre": Sweep(pre.override({"steps": 1200}), {"init.gamma": (0.7,), "seed": QUICK_SEEDS}),
+            "post": Sweep(post.override({"steps": 2200}), {"init.gamma": (0.55,), "seed": QUICK_SEEDS}),
+        }
+    conflict = pre.override({"variant": "conflict", "steps": 2000, "optimizer.weight_decay": 0.1})
+
+    def over(base: Recipe, seeds: int, *gammas: float, **axes: tuple[float, ...]) -> Sweep:
+        return Sweep(base, {**axes, "init.gamma": gammas, "seed": tuple(range(seeds))})
+
+    return {
+        "post": over(post, 8, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8),
+        "pre": over(pre, 8, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7),
+        "pre-decay": over(pre.override({"optimizer.weight_decay": 1.0, "steps": 1800}), 6, 0.35, 0.4, 0.5, 0.6),
+        "pre-rate": over(pre, 6, 0.4, 0.5, 0.6, **{"optimizer.lr": (5e-4, 2e-3)}),
+        "conflict-pre": over(conflict, 6, 0.45, 0.5, 0.6, 0.65, 0.7, 0.8),
+        "post-decay": over(post.override({"optimizer.weight_decay": 0.1}), 8, 0.5, 0.6, 0.7),
+        "post-rate": over(post.override({"optimizer.lr": 1.5e-3}), 8, 0.5, 0.6, 0.7),
+        "conflict-post": over(post.override({"variant": "conflict"}), 4, 0.5, 0.6, 0.7),
+        "pre-deep": over(pre.override({"model.n_layer": 3}), 4, 0.4, 0.5, 0.6),
+    }
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Runs, and the features that were read of each, `[runs]`."""
+
+    runs: list[Run]
+    features: dict[str, Float[np.ndarray, " runs"]]
+    """NaN where a run's task does not ask for it."""
+    accuracy: Float[np.ndarray, " runs"]
+
+    def where(self, chosen: Bool[np.ndarray, " runs"]) -> "Observed":
+        runs = [run for run, take in zip(self.runs, chosen, strict=True) if take]
+        return Observed(runs, {name: values[chosen] for name, values in self.features.items()}, self.accuracy[chosen])
+
+    @property
+    def recipes(self) -> list[str]:
+        """Each run's recipe but for its seeds, as text."""
+        return [json.dumps(run.recipe.model_dump(mode="json") | dict.fromkeys(SEEDS), sort_keys=True) for run in self.runs]
+
+
+def observe(runs: Sequence[Run], step: int | None = None) -> Observed:
+    """Reads the deciding features of all runs; at an intermediate step that was kept, if given."""
+    alike: dict[Any, list[int]] = {}
+    for number, run in enumerate(runs):
+        alike.setdefault((run.recipe.model, run.result.task_fingerprint), []).append(number)
+    rows: list[dict[str, float]] = [{} for _ in runs]
+    for numbers in alike.values():
+        task = runs[numbers[0]].recipe.load_task()
+        for start in range(0, len(numbers), MEMBERS):
+            part = numbers[start : start + MEMBERS]
+            found, accuracy = read_features(runs_internals([runs[number] for number in part], step), task)
+            for member, number in enumerate(part):
+                rows[number] = {name: float(values[member]) for name, values in found.items()} | {"accuracy": accuracy[member]}
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
+    return Observed(list(runs), table, table.pop("accuracy"))
+
+
+def decided(observed: Observed, question: str) -> tuple[Observed, Bool[np.ndarray, " runs"]]:
+    """The runs whose behaviour answers `composition` or `exception`, and which of them infer, or read in order."""
+    yes, no = {"composition": ("inferential", "memorizing"), "exception": ("ordered", "symmetric")}[question]
+    verdicts = np.array([str(getattr(run.result, question)) for run in observed.runs])
+    chosen = (verdicts == yes) | (verdicts == no)
+    return observed.where(chosen), verdicts[chosen] == yes
+
+
+def fit(observed: Observed) -> Classifier:
+    """The weights fitted on all runs whose behaviour is decided. Raises ValueError if they are all of one kind."""
+    of_composition, infers = decided(observed, "composition")
+    of_exception, in_order = decided(observed, "exception")
+    exception = None
+    if len(set(in_order.tolist())) == 2:
+        exception = fit_logistic(EXCEPTION, of_exception.features, in_order)
+    return Classifier(composition=fit_logistic(COMPOSITION, of_composition.features, infers), exception=exception)
+
+
+def fitted_without(
+    left_out: Sequence[str],
+    features: Sequence[str],
+    found: Mapping[str, np.ndarray],
+    positive: np.ndarray,
+    recipes: Sequence[str],
+) -> dict[str, Logistic | None]:
+    """Recipe of `left_out` -> weights fitted on the runs of the others; None where those are all of one kind."""
+    weights: dict[str, Logistic | None] = {}
+    for recipe in dict.fromkeys(left_out):
+        rest = np.array([other != recipe for other in recipes])
+        both = len(set(positive[rest].tolist())) == 2
+        weights[recipe] = fit_logistic(features, {name: found[name][rest] for name in features}, positive[rest]) if both else None
+    return weights
+
+
+def predicted(weights: Mapping[str, Logistic | None], found: Mapping[str, np.ndarray], recipes: Sequence[str]) -> np.ndarray:
+    """The probability of each run by the weights that never saw its recipe; 0.5 where there are none."""
+    probability = np.full(len(recipes), 0.5)
+    for recipe in dict.fromkeys(recipes):
+        test = np.array([other == recipe for other in recipes])
+        if (fitted := weights[recipe]) is not None:
+            probability[test] = fitted.probability({name: found[name][test] for name in fitted.features})
+    return probability
+
+
+def held_out(features: Sequence[str], found: Mapping[str, np.ndarray], positive: np.ndarray, recipes: Sequence[str]) -> np.ndarray:
+    """The probability of each run by weights fitted on the other recipes; 0.5 where those are all of one kind."""
+    return predicted(fitted_without(recipes, features, found, positive, recipes), found, recipes)
+
+
+def recipe_features(runs: Sequence[Run]) -> dict[str, Float[np.ndarray, " runs"]]:
+    """What is known of a run without looking at its weights: the baseline that a probe has to beat."""
+    recipes = [run.recipe for run in runs]
+    return {
+        "gamma": np.array([recipe.init.gamma for recipe in recipes]),
+        "weight_decay": np.array([recipe.optimizer.weight_decay for recipe in recipes]),
+        "log_lr": np.log10([recipe.optimizer.lr for recipe in recipes]),
+        "post_norm": np.array([float(recipe.model.norm == "post") for recipe in recipes]),
+        "n_layer": np.array([float(recipe.model.n_layer) for recipe in recipes]),
+        "steps": np.array([float(recipe.steps) for recipe in recipes]),
+    }
+
+
+def within_recipes(probability: np.ndarray, share: np.ndarray, recipes: Sequence[str]) -> dict[str, float]:
+    """Over two members of one recipe whose composed shares differ by more than 0.2: how often the more probable composes more.
+
+    This is the AUROC within recipes, where nothing that the recipe says can help; ties count as half. The 95% interval is by
+    bootstrap over recipes, as the pairs of one share members. n is the number of pairs.
+    """
+    hits, pairs = np.zeros((2, len(names := list(dict.fromkeys(recipes)))))
+    for number, recipe in enumerate(names):
+        members = [run for run, other in enumerate(recipes) if other == recipe]
+        for a, b in itertools.permutations(members, 2):
+            if share[a] > share[b] + 0.2:
+                pairs[number] += 1
+                hits[number] += 1.0 if probability[a] > probability[b] else 0.5 * (probability[a] == probability[b])
+    drawn = np.random.default_rng(0).integers(len(names), size=(RESAMPLES, len(names)))
+    of_draws = pairs[drawn].sum(1)
+    low, high = np.percentile(hits[drawn].sum(1)[of_draws > 0] / of_draws[of_draws > 0], [2.5, 97.5])
+    return {"value": hits.sum() / pairs.sum(), "low": float(low), "high": float(high), "n": int(pairs.sum())}
+
+
+def auroc(probability: np.ndarray, positive: np.ndarray, recipes: Sequence[str]) -> dict[str, float]:
+    """The area under the ROC curve, with its 95% interval by bootstrap over recipes: the seeds of one are alike."""
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(0)
+    members = [np.flatnonzero([other == recipe for other in recipes]) for recipe in dict.fromkeys(recipes)]
+    resampled: list[float] = []
+    for _ in range(RESAMPLES):
+        rows = np.concatenate([members[number] for number in rng.integers(len(members), size=len(members))])
+        if len(set(positive[rows].tolist())) == 2:
+            resampled.append(float(roc_auc_score(positive[rows], probability[rows])))
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return {"value": float(roc_auc_score(positive, probability)), "low": float(low), "high": float(high), "n": len(positive)}
+
+
+def share(hits: int, n: int) -> dict[str, float]:
+    """A share with its 95% Wilson interval."""
+    if n == 0:
+        return {"value": float("nan"), "low": 0.0, "high": 1.0, "n": 0}
+    interval = binomtest(hits, n).proportion_ci(0.95, "wilson")
+    return {"value": hits / n, "low": float(interval.low), "high": float(interval.high), "n": n}
+
+
+def planted(classifier: Classifier, noises: Sequence[float], seeds: int) -> list[dict[str, Any]]:
+    """Verdicts on circuits written by hand: the papers' two, and a table behind the attention of the first; both norms, with
+    noise by degrees, in a random basis; a row a model.
+    """
+    task = load_task("composite")
+    rows: list[dict[str, Any]] = []
+    circuits = (("inferential", key_to_anchors), ("memorizing", pair_lookup), ("memorizing", key_to_anchors_lookup))
+    for truth, plant in circuits:
+        for norm in ("pre", "post"):
+            for noise in noises:
+                models = [with_noise(rotated(plant(task, norm, seed), seed), noise, seed) for seed in range(seeds)]
+                for found in mechanisms(side_by_side(models), task, classifier):
+                    rows.append(
+                        {"circuit": plant.__name__, "truth": truth, "norm": norm, "noise": noise, "verdict": found.verdict}
+                        | _numbers(found)
+                    )
+    return rows
+
+
+def nothing(classifier: Classifier, members: int) -> list[dict[str, Any]]:
+    """Verdicts on untrained models, and on models trained on shuffled labels; one row per model.
+
+    All of them are below FIT, which alone makes them undecided: this tests the accuracy gate and says nothing of the features.
+    """
+    task = load_task("composite")
+    rows: list[dict[str, Any]] = []
+    for norm in ("pre", "post"):
+        stack = GPT(Shape(norm=norm), members=members, vocab_size=task.vocab_size, seq_len=task.seq_len)
+        initialize(stack, [Init(gamma=0.4 + 0.4 * member / members) for member in range(members)], list(range(members)))
+        for kind in ("untrained", "shuffled labels"):
+            if kind == "shuffled labels":
+                _train_on_shuffled_labels(stack, task)
+            rows += [
+                {"kind": kind, "norm": norm, "verdict": found.verdict} | _numbers(found)
+                for found in mechanisms(stack_internals(stack), task, classifier)
+            ]
+    return rows
+
+
+def _numbers(found: Any) -> dict[str, float]:
+    return {"accuracy": found.accuracy} | {name: found.features[name] for name in COMPOSITION}
+
+
+def _train_on_shuffled_labels(stack: GPT, task: Task) -> None:
+    """NULL_STEPS on training sequences whose labels are dealt out at random."""
+    from anchorbench.train.gradients.backprop import Backprop
+
+    laptop = PRESETS["laptop"]
+    examples = task.sample("train", laptop.batch * NULL_STEPS, 0)
+    rng = np.random.default_rng(stream_seed(0, "order"))
+    tokens, labels = torch.from_numpy(examples.tokens), torch.from_numpy(rng.permutation(examples.label))
+    backprop, adam = Backprop(stack, laptop.batch), torch.optim.AdamW(stack.parameters(), lr=laptop.optimizer.lr)
+    for part, answers in zip(tokens.split(laptop.batch), labels.split(laptop.batch), strict=True):
+        backprop(part.expand(stack.members, -1, -1), answers.expand(stack.members, -1))
+        for parameter, gradient in backprop.gradients.items():
+            parameter.grad = gradient
+        adam.step()
+
+
+def early(chosen: Observed, infers: np.ndarray, weights: Mapping[str, Logistic | None]) -> list[dict[str, Any]]:
+    """How well the features at each kept step predict the final behaviour, by weights fitted on the ends of other recipes; steps
+    as shares of the training, a row a step.
+    """
+    rows: list[dict[str, Any]] = []
+    for fraction in (0.1, 0.2, 0.3, 0.5, 0.7):
+        nearest = [min(KEEP_STEPS, key=lambda step: abs(step - fraction * run.recipe.steps)) for run in chosen.runs]
+        probability = np.full(len(chosen.runs), np.nan)
+        for step in dict.fromkeys(nearest):
+            at = [number for number, other in enumerate(nearest) if other == step]
+            seen = observe([chosen.runs[number] for number in at], step)
+            probability[at] = predicted(weights, seen.features, seen.recipes)
+        rows.append({"fraction": fraction, "auroc": auroc(probability, infers, chosen.recipes)})
+    return rows
+
+
+def validate(out: Path, report: Callable[[str], None], *, quick: bool) -> dict[str, Any]:
+    """Trains what is missing in `out`, and returns what `anchorbench probe validate --json` writes.
+
+    With `quick`, the shipped weights are asked about six runs that they were not fitted on; otherwise new ones are fitted.
+    """
+    runs: list[Run] = []
+    for name, sweep in sweeps(quick=quick).items():
+        report(f"{name}: {len(sweep.runs())} runs")
+        keep = [step for step in KEEP_STEPS if step < sweep.base.steps]
+
+        def say(event: Progress) -> None:
+            if event.message:
+                report(event.message)
+
+        runs += run_sweep(sweep, SweepFolder(out / name, sweep), say, keep_steps=() if quick else keep)
+    report(f"reading {len(runs)} runs")
+    observed = observe(runs)
+    result = _grade_shipped(observed) if quick else _grade_held_out(observed, report)
+    classifier: Classifier = result.pop("classifier")
+    report("planted circuits, and models without one")
+    noises, seeds = (QUICK_NOISES, 2) if quick else (NOISES, PLANTED_SEEDS)
+    plants, nulls = planted(classifier, noises, seeds), nothing(classifier, members=2 if quick else 8)
+    stated = [row for row in plants if row["noise"] <= STATED_NOISE and row["circuit"] != key_to_anchors_lookup.__name__]
+    wrong = [row for row in plants if row["verdict"] not in (row["truth"], "undecided")]
+    return {
+        "planted_accuracy": share(sum(row["verdict"] == row["truth"] for row in stated), len(stated)) | {"noise": STATED_NOISE},
+        "planted_wrong": share(len(wrong), len(plants)) | {"noise": max(NOISES)},
+        "null_undecided": share(sum(row["verdict"] == "undecided" for row in nulls), len(nulls)),
+        **result,
+        "planted": plants,
+        "null": nulls,
+        "weights": classifier.model_dump(mode="json"),
+    }
+
+
+def _grade_shipped(observed: Observed) -> dict[str, Any]:
+    from anchorbench.inspect.mechanism import load_classifier
+
+    classifier = load_classifier()
+    chosen, infers = decided(observed, "composition")
+    probability = classifier.composition.probability(chosen.features)
+    return {"classifier": classifier, **_grades(chosen, infers, probability, "composition")}
+
+
+def _grade_held_out(observed: Observed, report: Callable[[str], None]) -> dict[str, Any]:
+    chosen, infers = decided(observed, "composition")
+    weights = fitted_without(observed.recipes, COMPOSITION, chosen.features, infers, chosen.recipes)
+    probability = predicted(weights, chosen.features, chosen.recipes)
+    baseline = recipe_features(chosen.runs)
+    guessed = held_out(tuple(baseline), baseline, infers, chosen.recipes)
+    asked = np.array([run.result.composes is not None and run.result.accuracy_iid.value >= FIT for run in observed.runs])
+    every = observed.where(asked)  # those of mixed behaviour too, which are never fitted on
+    of_every = predicted(weights, every.features, every.recipes)
+    shares = np.array([run.result.inferential for run in every.runs])
+    pre_norm = np.array([run.recipe.model.norm == "pre" for run in every.runs])
+    exceptions, in_order = decided(observed, "exception")
+    exception_p = held_out(EXCEPTION, exceptions.features, in_order, exceptions.recipes)
+    report("reading the weights that were kept during training")
+    return {
+        "classifier": fit(observed),
+        **_grades(chosen, infers, probability, "composition"),
+        "baseline_agreement": share(int(((guessed >= 0.5) == infers).sum()), len(infers)),
+        "baseline_auroc": auroc(guessed, infers, chosen.recipes),
+        "recipes": len(set(chosen.recipes)),
+        "features": {name: auroc(chosen.features[name], infers, chosen.recipes) for name in COMPOSITION},
+        "within_recipe": within_recipes(of_every, shares, every.recipes),
+        "within_recipe_pre_norm": within_recipes(of_every[pre_norm], shares[pre_norm], every.where(pre_norm).recipes),
+        "exception": _grades(exceptions, in_order, exception_p, "exception"),
+        "early": early(chosen, infers, weights),
+    }
+
+
+def _grades(observed: Observed, positive: np.ndarray, probability: np.ndarray, question: str) -> dict[str, Any]:
+    """Agreement of verdict and behaviour; a run that the verdict leaves undecided does not agree."""
+    yes, no = (probability >= SURE), (probability <= 1 - SURE)
+    fitting = observed.accuracy >= FIT
+    agree = fitting & np.where(positive, yes, no)
+    against = fitting & np.where(positive, no, yes)
+    listed = [
+        {
+            "run_id": run.result.run_id,
+            "norm": run.recipe.model.norm,
+            "n_layer": run.recipe.model.n_layer,
+            "gamma": run.recipe.init.gamma,
+            "seed": run.recipe.seed,
+            "behaviour": getattr(run.result, question),
+            "inferential": run.result.inferential,
+            "probability": float(p),
+            "opposite": bool(opposite),
+        }
+        for run, p, agrees, opposite in zip(observed.runs, probability, agree, against, strict=True)
+        if not agrees
+    ]
+    return {
+        "heldout_agreement": share(int(agree.sum()), len(agree)),
+        "heldout_opposite": share(int(against.sum()), len(agree)),
+        "heldout_auroc": auroc(probability, positive, observed.recipes) if len(set(positive.tolist())) == 2 else None,
+        "heldout_runs": len(agree),
+        "disagreements": listed,
+    }
+
+
+def validate_and_show(out: Path, json_file: Path | None, *, quick: bool) -> None:
+    """`anchorbench probe validate`."""
+    console = Console(markup=False, highlight=False)
+    if json_file is not None:
+        require_place(json_file, "--json")
+    found = validate(out, lambda line: console.print(line, soft_wrap=True), quick=quick)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for header in ("trial", "share", "95% interval", "of"):
+        table.add_column(header, justify="left" if header == "trial" else "right")
+    for words, figure in _rows(found):
+        if figure is not None:
+            table.add_row(words, f"{figure['value']:.3f}", f"{figure['low']:.3f} to {figure['high']:.3f}", f"{figure['n']:.0f}")
+    console.print(table)
+    listed = found["disagreements"]
+    console.print(f"{len(listed)} disagreements{':' if listed else ''}")
+    for row in listed:
+        console.print(
+            f"{row['run_id']}  {row['norm']}-LN, {row['n_layer']} layers, gamma {row['gamma']:g}, seed {row['seed']}: "
+            f"{row['behaviour']} ({row['inferential']:.2f} composed), probability of inferring {row['probability']:.2f}",
+            soft_wrap=True,
+        )
+    if json_file is not None:
+        write_atomically(json_file, (json.dumps(_plain(found), indent=1) + "\n").encode())
+
+
+def _rows(found: dict[str, Any]) -> list[tuple[str, dict[str, float] | None]]:
+    exception = found.get("exception", {})
+    return [
+        (f"planted circuits named right, noise to {STATED_NOISE}", found["planted_accuracy"]),
+        ("planted circuits named wrong, any noise", found["planted_wrong"]),
+        ("unfit (untrained, shuffled labels): undecided, by the accuracy gate", found["null_undecided"]),
+        ("held-out recipes: verdict agrees", found["heldout_agreement"]),
+        ("    verdict is the opposite", found["heldout_opposite"]),
+        ("    AUROC", found["heldout_auroc"]),
+        ("    AUROC of the recipe alone", found.get("baseline_auroc")),
+        ("    agreement of the recipe alone", found.get("baseline_agreement")),
+        ("of two of one recipe: the right order", found.get("within_recipe")),
+        ("    pre-LN only", found.get("within_recipe_pre_norm")),
+        ("trained exception: verdict agrees", exception.get("heldout_agreement")),
+        ("    AUROC", exception.get("heldout_auroc")),
+        *((f"AUROC after {row['fraction']:.0%} of the training", row["auroc"]) for row in found.get("early", [])),
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """`value` with NaN as null, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def fit_and_show(folders: Sequence[Path], out: Path) -> None:
+    """`anchorbench probe fit`. Raises ValueError if a folder holds no finished runs, or all behave alike."""
+    console = Console(markup=False, highlight=False)
+    require_place(out, "--out")
+    runs: list[Run] = []
+    for folder in folders:
+        found = [read_run(path.parent) for path in sorted((folder / "runs").glob("[!.]*/digests.json"))]
+        if not found:
+            raise ValueError(f"folder {folder} holds no finished runs; allowed: the output folder of a sweep")
+        runs += found
+    classifier = fit(observe(runs))
+    write_atomically(out, (classifier.model_dump_json(indent=1) + "\n").encode())
+    asked = f" and {classifier.exception.runs} with a trained exception" if classifier.exception else ""
+    fitted = f"fitted on {classifier.composition.runs} runs{asked} whose behaviour is decided, of {len(runs)}"
+    console.print(f"{fitted}: {visible(out)}", soft_wrap=True)

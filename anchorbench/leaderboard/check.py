@@ -1,0 +1,190 @@
+"""Reading what strangers send: recipes in YAML and entries in JSON, whole and as they must be, or refused with one sentence.
+
+Nothing that is read is executed, and no text in it is used as a path. The order matters: size, encoding, depth, JSON, schema,
+digest, completeness, and last the statistics, which are recomputed from the rows.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from anchorbench.files import MAX_YAML_BYTES, parse_json, parse_yaml, read_bytes, visible
+from anchorbench.leaderboard.entry import (
+    Entry,
+    Row,
+    SubmittedRecipe,
+    SuiteTask,
+    digest_of,
+    flow_rows,
+    seen_and_held_out,
+    verdict_of,
+)
+from anchorbench.leaderboard.statistics import statistics_of
+from anchorbench.model.initialize import stream_seed
+from anchorbench.recipe import Recipe
+from anchorbench.task import NO_ANSWER, Task, first_sentence
+from anchorbench.train.stack import FINAL_SIZE
+from anchorbench.verdict import Share
+
+MAX_ENTRY_BYTES = 2**17
+"""An entry of the gpu track has 30 kB."""
+MAX_DEPTH = 8
+MAX_SENTENCE = 300
+"""Characters of a refusal, which quotes what it refuses."""
+SAME = 1e-9
+"""Relative difference up to which a recomputed statistic is the same: summation differs between libraries, rows do not."""
+
+
+def read_recipe(path: Path) -> SubmittedRecipe:
+    """A recipe from a YAML file. Raises ValueError with one sentence."""
+    return parse_recipe_yaml(read_bytes(path, most=MAX_YAML_BYTES), str(path))
+
+
+def parse_recipe_yaml(data: bytes, name: str = "the recipe") -> SubmittedRecipe:
+    """A recipe from YAML. Raises ValueError with one sentence."""
+    content = parse_yaml(data, name)
+    if not isinstance(content, dict):
+        raise ValueError(f"{name} is no mapping of fields; allowed: name, description, model, init, optimizer, ...")
+    try:
+        return SubmittedRecipe.model_validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:
+        raise ValueError(f"{name}: {_sentence(error)}") from None
+
+
+def read_entry(path: Path) -> Entry:
+    """The valid entry in a file. Raises ValueError with one sentence that names the file."""
+    data = read_bytes(path, most=MAX_ENTRY_BYTES)
+    try:
+        return validate_entry(data)
+    except ValueError as refusal:
+        raise ValueError(f"{path}: {refusal}") from None
+
+
+def validate_entry(data: bytes) -> Entry:
+    """The entry that is the file's content `data`. Raises ValueError with one sentence for whatever is not as it must be."""
+    if len(data) > MAX_ENTRY_BYTES:
+        raise ValueError(f"the entry has {len(data)} bytes; allowed: at most {MAX_ENTRY_BYTES}")
+    content = parse_json(data, "the entry", deepest=MAX_DEPTH)
+    if not isinstance(content, dict):
+        raise ValueError("the entry is no JSON object; allowed: an object of an entry's fields")
+    try:
+        # Of the content as understood above, so that no second parser reads the file in another way.
+        entry = Entry.model_validate_json(json.dumps(content, ensure_ascii=False).encode(), strict=True)
+    except ValidationError as error:
+        raise ValueError(_sentence(error)) from None
+    digest = digest_of(content)  # of the file's own fields: it stays right when a later version has more
+    if entry.digest != digest:
+        raise ValueError(f"the digest is {entry.digest[:16]}...; the entry's content gives {digest[:16]}...")
+    if entry.recipe.precision == "auto":
+        raise ValueError("recipe.precision is 'auto'; allowed in an entry: the precision that was used, 'fp32' or 'bf16'")
+    _require_complete(entry)
+    _require_statistics(entry)
+    _require_flows(entry)
+    return entry
+
+
+def _require_complete(entry: Entry) -> None:
+    """Every task of the suite, exactly the seeds that follow from the recipe, and each row as its task makes it."""
+    expected = [(task, seed) for task in entry.suite for seed in entry.recipe.seeds(task)]
+    for number, (task, seed) in enumerate(expected):
+        if number >= len(entry.rows):
+            raise ValueError(f"row {number} of {task.name}, seed {seed}, is missing")
+        row = entry.rows[number]
+        if (row.task, row.variant) != (task.task, task.variant):
+            raise ValueError(
+                visible(f"row {number} is of {row.task + '/' + row.variant!r}; allowed there: {task.name}", MAX_SENTENCE)
+            )
+        if row.seed != seed:
+            raise ValueError(f"row {number} has seed {row.seed}; the recipe's hash gives {seed}")
+        _require_row(f"row {number}", task, row, entry.recipe.recipe(task, seed))
+    if len(entry.rows) > len(expected):
+        raise ValueError(f"the entry has {len(entry.rows)} rows; allowed: {len(expected)}")
+
+
+def _require_row(where: str, suite: SuiteTask, row: Row, recipe: Recipe) -> None:
+    task = recipe.load_task()
+    if row.fingerprint != task.fingerprint:
+        raise ValueError(f"{where} has fingerprint {row.fingerprint}; the task of this version has {task.fingerprint}")
+    if row.steps != recipe.steps:
+        raise ValueError(f"{where} has {row.steps} steps; the recipe has {recipe.steps}")
+    if row.settled > row.steps:
+        raise ValueError(f"{where} is settled at step {row.settled}; it has {row.steps}")
+    for field, n in asked(task, recipe).items():
+        share = getattr(row, field)
+        if (0 if share is None else share.n) != n:
+            raise ValueError(f"{where} has {field} {share and list(share)}; the task asks for {n} such answers")
+    exceptions = Share(row.accuracy_iid.hits - row.rule.hits, row.accuracy_iid.n - row.rule.n)
+    if not 0 <= exceptions.hits <= exceptions.n:
+        raise ValueError(f"{where} has rule {list(row.rule)}, which is no part of accuracy_iid {list(row.accuracy_iid)}")
+    if row.ordered and row.symmetric and row.ordered.hits + row.symmetric.hits > row.ordered.n:
+        raise ValueError(f"{where} has {row.ordered.hits} ordered and {row.symmetric.hits} symmetric of {row.ordered.n} answers")
+    verdict = verdict_of(*seen_and_held_out(suite, row))
+    if row.verdict != verdict:
+        raise ValueError(f"{where} has verdict {row.verdict!r}; its shares give {verdict!r}")
+
+
+def asked(task: Task, recipe: Recipe) -> dict[str, int]:
+    """How many answers each share of a row counts, 0 where it is null: from the evaluation set, drawn again."""
+    n_train = min(recipe.data_size, FINAL_SIZE)
+    seed = stream_seed(recipe.seeds.data, "evaluation")
+    n_seen = FINAL_SIZE if "iid" in task.splits else n_train
+    counts = {"accuracy_train": n_train, "accuracy_iid": n_seen, "rule": n_seen, "composes": 0, "ordered": 0, "symmetric": 0}
+    roles = [group.role for group in task.groups]
+    if "iid" in task.splits and "exception" in roles:
+        counts["rule"] = sum(roles[group] == "trained" for group in task.sample("iid", FINAL_SIZE, seed).group)
+    if "mirror" in roles:
+        ood = task.sample("ood", FINAL_SIZE, seed)
+        counts["composes"] = sum(roles[group] == "held_out" for group in ood.group)
+        counts["ordered"] = sum(roles[group] == "mirror" for group in ood.group)
+        counts["symmetric"] = int((ood.rivals["symmetric"] != NO_ANSWER).sum())
+    elif "ood" in task.splits:
+        counts["composes"] = FINAL_SIZE
+    return counts
+
+
+def _require_statistics(entry: Entry) -> None:
+    def compare(where: str, claimed: Any, ours: Any) -> None:
+        if isinstance(ours, dict):
+            for key, value in ours.items():
+                compare(f"{where}.{key}", claimed[key], value)
+        elif isinstance(ours, list):
+            if len(ours) != len(claimed):
+                raise ValueError(f"{where} has {len(claimed)} items; the suite gives {len(ours)}")
+            for i, value in enumerate(ours):
+                compare(f"{where}.{i}", claimed[i], value)
+        elif not (math.isclose(claimed, ours, rel_tol=SAME) if isinstance(ours, float) else claimed == ours):
+            raise ValueError(visible(f"{where} is {claimed!r}; the rows give {ours!r}", MAX_SENTENCE))
+
+    ours = statistics_of(entry.recipe, entry.rows)
+    compare("statistics", entry.statistics.model_dump(mode="json"), ours.model_dump(mode="json"))
+
+
+def _require_flows(entry: Entry) -> None:
+    """Of the members that may be shown, and each the size and sums of attention: the page draws it without a second look."""
+    allowed, claimed = flow_rows(entry.recipe, entry.rows), [flow.row for flow in entry.flows]
+    if claimed != [row for row in allowed if row in claimed]:  # some may have diverged
+        raise ValueError(f"flows are of rows {claimed}; the first of each verdict are {allowed}")
+    for number, flow in enumerate(entry.flows):
+        seq = entry.recipe.recipe(entry.task_of(flow.row), entry.rows[flow.row].seed).load_task().seq_len
+        shape = (entry.recipe.model.n_layer, seq)
+        if (len(flow.attention), *{len(layer) for layer in flow.attention}) != shape:
+            raise ValueError(f"flows.{number}.attention is not {shape[0]} layers of {seq} readers")
+        for layer in flow.attention:
+            for reader, percents in enumerate(layer):
+                if len(percents) != reader + 1 or abs(sum(percents) - 100) > len(percents) / 2:  # each is rounded
+                    raise ValueError(f"flows.{number}.attention of reader {reader} is no {reader + 1} percents that sum to 100")
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first problem, with the reason first where the value that it quotes is long."""
+    problem = error.errors()[0]
+    sentence = first_sentence(error)
+    where = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "missing":
+        sentence = f"the field {where} is missing"
+    elif len(sentence) > MAX_SENTENCE:
+        sentence = f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}, but it is {problem['input']!r}"
+    return visible(sentence, MAX_SENTENCE)

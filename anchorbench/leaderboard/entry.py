@@ -1,0 +1,420 @@
+"""The leaderboard's data: what a recipe may choose, the fixed suite, and an entry with its rows.
+
+An entry is a training recipe, not a checkpoint. It is trained on every task of its track's suite from SEEDS seeds, which follow
+from the recipe's own hash: whoever submits cannot pick them. Scored is the share of members with the inferential verdict.
+
+Suite           what is held out, and so gives the verdict
+    composite/heldout-both        ood: (3,4) and (4,3), both never trained
+    composite/conflict-control    ood: an ordinary pair and its mirror, held out beside a trained exception and its mirror
+    nine-anchors/heldout-both     ood: one pair of 81 and its mirror
+    random-permutations/default   ood: 19 of 64 ordered pairs, which do not commute
+    memory-reasoning/default      ood: one reasoning pair and its mirror, beside memorized pairs. 18 keys instead of the paper's
+                                  100: the laptop track is too short for 10,000 random answers
+    chain-search/single           iid: edges never trained. No group is held out; seen are the training examples. One hop instead of
+                                  two, which two layers can follow
+    scan/addprim-turn-left        ood: a verb in combinations (gpu track only)
+
+    Fit is read on seen groups that were trained with the rule, without exceptions and memorized answers.
+"""
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+from pydantic import AfterValidator, Field, model_validator
+
+from anchorbench.bench.train import products_per_step
+from anchorbench.files import Plain
+from anchorbench.model.gpt import Shape
+from anchorbench.model.initialize import Init
+from anchorbench.probes.attention_flow import central
+from anchorbench.recipe import MAX_EXAMPLES, MAX_STEPS, Optimizer, Recipe, parse_recipe
+from anchorbench.task import Task
+from anchorbench.verdict import Behaviour, Composition, Counts, Share
+
+SEEDS = 8
+"""Members per task."""
+FLOW_LENGTH = 16
+"""Longest sequence, in tokens, whose attention an entry stores; longer ones are hard to read."""
+
+
+class SuiteTask(NamedTuple):
+    """A task of the suite; `unseen` is the split whose answers give the verdict."""
+
+    task: str
+    variant: str
+    config: dict[str, Any] = {}
+    unseen: Literal["ood", "iid"] = "ood"
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}/{self.variant}"
+
+    @property
+    def words(self) -> str:
+        """The name, and what is special."""
+        special = [f"{key} {value}" for key, value in self.config.items()]
+        special += ["no group held out, asked on unseen data"] if self.unseen == "iid" else []
+        return self.name + (f" ({', '.join(special)})" if special else "")
+
+
+LAPTOP_SUITE = (
+    SuiteTask("composite", "heldout-both"),
+    SuiteTask("composite", "conflict-control"),
+    SuiteTask("nine-anchors", "heldout-both"),
+    SuiteTask("random-permutations", "default"),
+    SuiteTask("memory-reasoning", "default", {"key_min": 21, "key_max": 38}),
+    SuiteTask("chain-search", "single", {"hops": 1}, unseen="iid"),
+)
+
+
+class Track(NamedTuple):
+    """A suite and the budget of a recipe on it."""
+
+    suite: tuple[SuiteTask, ...]
+    parameters: int
+    products: float
+    """Multiply-accumulates (MACs) in the matmuls of all members, forward and backward."""
+    layers: int
+    heads: int
+    steps: int
+    """These three bound what MACs do not count: elementwise operations, softmax, and the fixed cost of a step."""
+    data_size: int
+
+
+TRACKS = {
+    "laptop": Track(LAPTOP_SUITE, 1_000_000, 5e13, 12, 16, 20_000, 200_000),
+    "gpu": Track((*LAPTOP_SUITE, SuiteTask("scan", "addprim-turn-left")), 100_000_000, 2e19, 24, 32, 200_000, 1_000_000),
+}
+
+
+BLANK = "\u115f\u1160\u2800\u3164\uffa0"
+"""Letters and symbols that show nothing."""
+
+
+def _plain(text: str) -> str:
+    """One line of visible characters: nothing that hides, reorders or stacks what is around it."""
+    for character in text:
+        category = unicodedata.category(character)
+        if category[0] == "C" or category in ("Zl", "Zp") or character in BLANK:
+            raise ValueError(f"holds the character U+{ord(character):04X}; allowed: visible characters of one line")
+    if "MMM" in "".join(unicodedata.category(character)[0] for character in unicodedata.normalize("NFC", text)):
+        raise ValueError("stacks three marks on a character; allowed: at most 2")
+    if text != text.strip():
+        raise ValueError("begins or ends with a space; allowed: text without")
+    return text
+
+
+MARKS = " .,-+()/&'_"
+"""What a name may hold beside letters and digits."""
+LOOK_ALIKE = {"LATIN", "GREEK", "CYRILLIC"}
+"""Scripts with letters that look the same."""
+
+
+def _title(text: str) -> str:
+    """Visible text that cannot be taken for another column of the table: no rank before it, no share after it."""
+    for character in _plain(text):
+        if unicodedata.category(character)[0] not in "LM" and character not in MARKS and not character.isdecimal():
+            raise ValueError(f"holds {character!r}; allowed: letters, digits, spaces and {' '.join(MARKS[1:])}")
+    if not text[:1].isalpha():
+        raise ValueError(f"begins with {text[:1]!r}; allowed: a letter")
+    for word in text.split(" "):
+        scripts = LOOK_ALIKE & {unicodedata.name(character, "").split(" ")[0] for character in word}
+        if not word or len(scripts) > 1:
+            raise ValueError(f"has {' and '.join(sorted(scripts)) or 'no'} letters in one word; allowed: letters of one script")
+    return text
+
+
+def name_key(name: str) -> str:
+    """Equal for names that a reader takes for the same."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+
+
+Name = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(_title)]
+"""Begins with a letter; letters, digits, spaces and a few marks."""
+Sentence = Annotated[str, Field(min_length=1, max_length=400), AfterValidator(_plain)]
+Version = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(_plain)]
+
+
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}(-dirty)?$")]
+
+
+class SubmittedRecipe(Plain):
+    """A training recipe as written in YAML. Task and seed come from the suite."""
+
+    name: Name
+    """Name in the table."""
+    authors: Annotated[tuple[Name, ...], Field(max_length=20)] = ()
+    description: Sentence
+    """What it is and where it comes from."""
+    track: Literal["laptop", "gpu"] = "laptop"
+    """The suite and the budget."""
+    model: Shape = Shape()
+    """Architecture of the model."""
+    init: Init = Init()
+    """Initialization of the weights."""
+    optimizer: Optimizer = Optimizer()
+    """AdamW's hyper-parameters and their schedule."""
+    batch: int = Field(default=128, ge=1, le=65_536)
+    """Examples per step."""
+    steps: int = Field(default=2500, ge=1, le=MAX_STEPS)
+    """Training steps per member."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Precision of matmuls in training; auto is bf16 where the machine supports it natively, and never appears in an entry."""
+    data_size: int = Field(default=100_000, ge=1, le=MAX_EXAMPLES)
+    """Training examples, drawn once."""
+
+    @model_validator(mode="after")
+    def _within_budget(self) -> "SubmittedRecipe":
+        track = TRACKS[self.track]
+        for what, value, most in (
+            ("n_layer", self.model.n_layer, track.layers),
+            ("n_head", self.model.n_head, track.heads),
+            ("steps", self.steps, track.steps),
+            ("data_size", self.data_size, track.data_size),
+        ):
+            if value > most:
+                raise ValueError(f"{what} is {value}; allowed in track {self.track}: at most {most}")
+        recipes = [self.recipe(task, 0) for task in track.suite]  # also checks what the fields must be together
+        if (parameters := max(map(parameters_of, recipes))) > track.parameters:
+            raise ValueError(f"the model has {parameters} parameters; allowed in track {self.track}: at most {track.parameters}")
+        products = SEEDS * sum(recipe.steps * products_per_step(recipe) for recipe in recipes)
+        if products > track.products:
+            raise ValueError(
+                f"the suite takes {products:.3g} multiplications; allowed in track {self.track}: at most {track.products:.3g}"
+            )
+        return self
+
+    @property
+    def suite(self) -> tuple[SuiteTask, ...]:
+        return TRACKS[self.track].suite
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The fields that training depends on; the rest are words."""
+        return self.model_dump(exclude={"name", "authors", "description", "track"})
+
+    def recipe(self, task: SuiteTask, seed: int) -> Recipe:
+        """The run that trains a member."""
+        precision = "fp32" if self.precision == "auto" else self.precision
+        chosen = {"task": task.task, "variant": task.variant, "task_config": task.config, "seed": seed, "precision": precision}
+        return parse_recipe(self.training | chosen)
+
+    def seeds(self, task: SuiteTask) -> tuple[int, ...]:
+        """The task's seeds: from the SHA-256 of its name and the training fields, without the precision that a machine has.
+
+        Only fields that differ from the defaults count: a field that is new, and by default does nothing, changes no seed.
+        """
+        content = self.model_dump(mode="json", include=set(self.training) - {"precision"}, exclude_defaults=True)
+        text = canonical(content) + task.name.encode()
+        return tuple(int.from_bytes(hashlib.sha256(text + bytes([i])).digest()[:8], "big") % 2**31 for i in range(SEEDS))
+
+
+def parameters_of(recipe: Recipe) -> int:
+    """Parameters of one member."""
+    shape, task = recipe.model, recipe.load_task()
+    d, width, ff = shape.d_model, shape.n_head * shape.d_head, shape.d_ff
+    biases = 3 * width + 2 * d + ff if shape.bias else 0
+    block = 4 * d * width + 2 * d * ff + biases + 4 * d
+    embeddings = (2 * task.vocab_size + task.seq_len) * d + (task.vocab_size if shape.unembed_bias else 0)
+    return embeddings + shape.n_layer * block + (2 * d if shape.norm == "pre" else 0)
+
+
+class Row(Plain):
+    """One member. Shares are [hits, n]; null where the task does not ask."""
+
+    task: Annotated[str, Field(max_length=60)]
+    variant: Annotated[str, Field(max_length=60)]
+    seed: int = Field(ge=0, lt=2**31)
+    fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    """Fingerprint of the task: equal fingerprints mean equal data."""
+    accuracy_train: Counts
+    """On training examples."""
+    accuracy_iid: Counts
+    """On seen groups at unseen data; on training examples in a task that has none."""
+    rule: Counts
+    """The part of accuracy_iid on groups trained with the rule, without exceptions and memorized answers. A member fits if it is at
+    least 90%."""
+    composes: Counts | None
+    """Held-out groups without a trained mirror, answered by composing."""
+    ordered: Counts | None
+    """The mirror of a trained exception, answered by composing."""
+    symmetric: Counts | None
+    """The mirror of a trained exception, answered as the exception was trained."""
+    verdict: Composition
+    """Derived from the shares."""
+    steps: int = Field(ge=1, le=10_000_000)
+    """Steps trained, as in the recipe."""
+    settled: int = Field(ge=1, le=10_000_000)
+    """First evaluated step from which on the member fitted and its held-out share stayed between the same two thresholds of the
+    verdict; the last step of a member that ends unfit."""
+    seconds: float = Field(ge=1e-6, le=1e9)
+    """Training time: the stack's time divided by its number of members."""
+
+
+class Interval(Plain):
+    """An estimate and its 95% interval."""
+
+    value: float = Field(ge=0, le=1)
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
+
+
+class TaskStatistics(Plain):
+    """Statistics of one task's rows."""
+
+    task: Annotated[str, Field(max_length=60)]
+    variant: Annotated[str, Field(max_length=60)]
+    inferential: Interval
+    """Share of members with the inferential verdict."""
+    held_out: Interval
+    """Mean accuracy on what was held out."""
+    seen: Interval
+    """Mean accuracy on seen groups."""
+    verdicts: tuple[
+        Annotated[int, Field(ge=0, le=SEEDS)],
+        Annotated[int, Field(ge=0, le=SEEDS)],
+        Annotated[int, Field(ge=0, le=SEEDS)],
+        Annotated[int, Field(ge=0, le=SEEDS)],
+    ]
+    """Numbers of members that are inferential, mixed, memorizing and unfit."""
+
+
+class Statistics(Plain):
+    """Statistics of all rows; recomputed whenever an entry is read."""
+
+    inferential: Interval
+    """The score: mean over tasks of the share of inferential members."""
+    held_out: Interval
+    seen: Interval
+    member_steps: int = Field(ge=1, le=10**12)
+    """Steps of all members."""
+    member_steps_to_verdict: int = Field(ge=1, le=10**12)
+    """Steps until each member's verdict was final, summed."""
+    flops: float = Field(gt=0, le=1e24)
+    """FLOPs of the matmuls of all steps of all members: two per multiply-accumulate."""
+    flops_to_verdict: float = Field(gt=0, le=1e24)
+    seconds: float = Field(gt=0, le=1e12)
+    """Training time of all members."""
+    tasks: Annotated[tuple[TaskStatistics, ...], Field(max_length=20)]
+
+    @property
+    def unfit(self) -> float:
+        """Share of members that did not fit what was trained: they lower the score without having memorized."""
+        return sum(task.verdicts[3] for task in self.tasks) / (SEEDS * len(self.tasks))
+
+
+VERDICTS: tuple[Composition, ...] = ("inferential", "mixed", "memorizing", "unfit")
+
+
+Percent = Annotated[int, Field(ge=0, le=100)]
+
+
+class Flow(Plain):
+    """Attention of one member on one held-out sequence (`flow_example`), as an illustration: no statistic uses it."""
+
+    row: int = Field(ge=0, lt=200)
+    """Index of the member's row."""
+    attention: tuple[tuple[tuple[Percent, ...], ...], ...]
+    """[layer][reader][source], sources up to the reader: percent, heads averaged."""
+
+
+class Machine(Plain):
+    """What the times depend on, without names and paths."""
+
+    python: Version
+    machine: Version
+    """Processor architecture."""
+    cores: int = Field(ge=1, le=100_000)
+    threads: Version
+    accelerator: Version
+    anchorbench: Version
+    torch: Version
+    numpy: Version
+    reference_seconds: float = Field(ge=1e-3, le=1e9)
+    """Seconds per member of the laptop preset on this machine, from a few timed steps of a stack of 8."""
+
+
+class Entry(Plain):
+    """A recipe and its results: one JSON file."""
+
+    schema_version: Literal[1] = 1
+    recipe: SubmittedRecipe
+    rows: Annotated[tuple[Row, ...], Field(max_length=200)]
+    """One per member: the suite's tasks in order, each with its seeds in order."""
+    statistics: Statistics
+    flows: Annotated[tuple[Flow, ...], Field(max_length=4)]
+    """At most one per verdict: of the first member with that verdict on a short-sequence task that did not diverge."""
+    machine: Machine
+    git: Commit | None
+    """Commit of the code that trained; null if it was installed from a package."""
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of the other fields as canonical JSON."""
+
+    @classmethod
+    def sealed(cls, **fields: Any) -> "Entry":
+        """An entry of these fields, with its digest."""
+        entry = cls(**fields, digest="0" * 64)
+        return entry.model_copy(update={"digest": digest_of(entry.model_dump(mode="json"))})
+
+    @property
+    def suite(self) -> tuple[SuiteTask, ...]:
+        return self.recipe.suite
+
+    def task_of(self, row: int) -> SuiteTask:
+        """The task of the row with this number, in an entry that is complete."""
+        return self.suite[row // SEEDS]
+
+    def rows_of(self, task: SuiteTask) -> list[Row]:
+        return [row for row in self.rows if (row.task, row.variant) == (task.task, task.variant)]
+
+    def to_json(self) -> bytes:
+        """The file's content."""
+        return (json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False) + "\n").encode()
+
+
+def canonical(content: Any) -> bytes:
+    """JSON with sorted keys and no spaces, ASCII only: the same content, the same bytes."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def digest_of(content: dict[str, Any]) -> str:
+    """The digest of an entry's content, a digest in it left out."""
+    return hashlib.sha256(canonical({key: value for key, value in content.items() if key != "digest"})).hexdigest()
+
+
+def seen_and_held_out(task: SuiteTask, row: Row) -> tuple[Share, Share]:
+    """The two shares that the verdict is read from."""
+    if task.unseen == "iid":
+        return row.accuracy_train, row.accuracy_iid
+    if row.composes is None:
+        raise ValueError(f"a row of {task.name} has no composes; allowed: [hits, n]")
+    return row.rule, row.composes
+
+
+def verdict_of(seen: Share, held_out: Share) -> Composition:
+    """The composition verdict of `anchorbench.verdict`."""
+    nothing: dict[str, Any] = {"ordered": None, "symmetric": None, "commutes": None, "groups": {}, "deviations": {}}
+    verdict = Behaviour(accuracy_train=seen, accuracy_iid=seen, composes=held_out, **nothing).composition
+    if verdict is None:
+        raise ValueError("nothing is held out; allowed: a task with held-out groups")
+    return verdict
+
+
+def flow_rows(recipe: SubmittedRecipe, rows: Sequence[Row]) -> list[int]:
+    """Numbers of the rows whose attention an entry shows: the first of each verdict, in tasks of at most FLOW_LENGTH tokens."""
+    short = [recipe.recipe(task, 0).load_task().seq_len <= FLOW_LENGTH for task in recipe.suite]
+    first: dict[str, int] = {}
+    for number, row in enumerate(rows):
+        if short[number // SEEDS]:
+            first.setdefault(row.verdict, number)
+    return sorted(first.values())
+
+
+def flow_example(suite: SuiteTask, task: Task) -> Int[np.ndarray, "1 seq"]:
+    """The held-out sequence on which a member of `task` shows its attention."""
+    return central(task, task.sample(suite.unseen, 200, seed=0).tokens)

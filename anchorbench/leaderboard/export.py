@@ -1,0 +1,66 @@
+"""An entry for the Hugging Face Hub: `eval.yaml` of the benchmark's data set, and `.eval_results` of a model's repository.
+
+(https://huggingface.co/docs/hub/eval-results.) The Hub's unit is a model with one metric per task. Here a task's value is the
+share of the recipe's members that are inferential, in [0, 1]; `notes` say of how many.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+from anchorbench.leaderboard.entry import TRACKS, Entry, SuiteTask
+from anchorbench.sweeps.run_folder import write_atomically
+
+
+def task_id(task: SuiteTask) -> str:
+    """The task's name on the Hub, which is also the name of its configuration in our data sets."""
+    return f"{task.task}-{task.variant}"
+
+
+def benchmark(track: str) -> dict[str, Any]:
+    """The content of `eval.yaml`: the suite's tasks, and the split whose answers give the verdict."""
+    suite = TRACKS[track].suite
+    special = [task.words for task in suite if task.config]
+    return {
+        "name": f"anchorbench, {track}",
+        "description": "Does a training recipe make a transformer infer the rule, or memorize the table? The value of a task is the"
+        " share of members, from seeds that follow from the recipe, whose answers on held-out groups compose."
+        + (f" Trained and asked are {'; '.join(special)}." if special else ""),
+        "evaluation_framework": "anchorbench",
+        "tasks": [{"id": task_id(task), "config": task_id(task), "split": task.unseen} for task in suite],
+    }
+
+
+def results(entry: Entry, dataset: str) -> list[EvalResultEntry]:
+    """One result per task; `dataset` is the benchmark's repository, OWNER/NAME."""
+    found: list[EvalResultEntry] = []
+    for task, statistics in zip(entry.suite, entry.statistics.tasks, strict=True):
+        share, n = statistics.inferential, sum(statistics.verdicts)
+        notes = (
+            f"{statistics.verdicts[0]} of {n} members inferential, 95% interval {share.low:.3f} to {share.high:.3f};"
+            f" recipe {entry.digest[:12]}"
+        )
+        found.append(EvalResultEntry(dataset_id=dataset, task_id=task_id(task), value=round(share.value, 6), notes=notes))
+    return found
+
+
+def export_entry(entry: Entry, dataset: str, out: Path) -> list[Path]:
+    """Writes `out/eval.yaml` and `out/.eval_results/anchorbench.yaml`; returns their paths.
+
+    Raises ValueError for a `dataset` that the Hub could not have.
+    """
+    try:
+        validate_repo_id(dataset if "/" in dataset else "")
+    except HFValidationError:
+        raise ValueError(f"dataset is {dataset!r}; allowed: OWNER/NAME of letters, digits, '-', '_' and '.'") from None
+    (out / ".eval_results").mkdir(parents=True, exist_ok=True)
+    contents = {
+        out / "eval.yaml": benchmark(entry.recipe.track),
+        out / ".eval_results" / "anchorbench.yaml": eval_result_entries_to_yaml(results(entry, dataset)),
+    }
+    for path, content in contents.items():
+        write_atomically(path, yaml.safe_dump(content, sort_keys=False, width=120).encode())
+    return list(contents)

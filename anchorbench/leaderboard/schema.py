@@ -1,0 +1,200 @@
+"""The form of an entry: its JSON schema, and leaderboard/README.md, which explains it field by field. Both are generated."""
+
+import ast
+import inspect
+import json
+import textwrap
+from typing import Any
+
+from pydantic import BaseModel
+
+from anchorbench.leaderboard.check import MAX_DEPTH, MAX_ENTRY_BYTES
+from anchorbench.leaderboard.entry import (
+    SEEDS,
+    TRACKS,
+    Entry,
+    Flow,
+    Interval,
+    Machine,
+    Row,
+    Statistics,
+    SubmittedRecipe,
+    TaskStatistics,
+)
+from anchorbench.leaderboard.page import LIMITS
+from anchorbench.model.gpt import Shape
+from anchorbench.model.initialize import Init
+from anchorbench.recipe import Optimizer
+
+MODELS: dict[str, tuple[type[BaseModel], str]] = {
+    "The entry": (Entry, ""),
+    "`recipe`": (SubmittedRecipe, "As written in YAML; only `name` and `description` are required."),
+    "`recipe.model`": (Shape, ""),
+    "`recipe.init`": (Init, ""),
+    "`recipe.optimizer`": (Optimizer, ""),
+    "A row of `rows`": (Row, ""),
+    "`statistics`": (Statistics, ""),
+    "An item of `statistics.tasks`": (TaskStatistics, ""),
+    "An interval": (Interval, ""),
+    "An item of `flows`": (Flow, "An illustration; no statistic uses it."),
+    "`machine`": (Machine, ""),
+}
+WORDS = {
+    "schema_version": "Version of this form.",
+    "n_layer": "Layers.",
+    "n_head": "Attention heads per layer.",
+    "d_model": "Width of the residual stream.",
+    "d_head": "Width of a head.",
+    "d_ff": "Width of the feed-forward layer.",
+    "activation": "Activation of the feed-forward layer; GELU is exact, not the tanh approximation.",
+    "unembed_bias": "Whether the output embedding has a bias.",
+    "gamma": "Initialization rate: the standard deviation is the width to the power of -gamma.",
+    "qk": "Rate of the query and key matrices; gamma if null.",
+    "vo": "Rate of the value and output matrices; gamma if null.",
+    "mlp": "Rate of the feed-forward matrices; gamma if null.",
+    "weight_decay": "Weight decay.",
+    "beta1": "AdamW's decay rate of the mean gradient.",
+    "beta2": "AdamW's decay rate of the mean squared gradient.",
+    "eps": "AdamW's epsilon.",
+    "start": "Warm-up starts at lr times this.",
+    "authors": "Authors of the recipe.",
+    "recipe": "The training recipe.",
+    "statistics": "Computed from the rows.",
+    "machine": "The machine that trained it.",
+    "task": "Name of the task.",
+    "variant": "Its variant.",
+    "seed": "One of the seeds derived from the recipe's hash.",
+    "held_out": "Mean over tasks of the accuracy on held-out groups.",
+    "seen": "Mean over tasks of the accuracy on seen groups.",
+    "flops_to_verdict": "FLOPs of the steps until each member's verdict was final.",
+    "tasks": "One per task, in the suite's order.",
+    "value": "The estimate.",
+    "low": "Lower bound.",
+    "high": "Upper bound.",
+    "python": "Version.",
+    "cores": "Logical processors.",
+    "threads": "Threads of torch.",
+    "accelerator": "Name of the GPU, or none.",
+    "anchorbench": "Version.",
+    "torch": "Version.",
+    "numpy": "Version.",
+}
+"""Descriptions of fields that have no docstring in their class."""
+
+
+def descriptions(model: type[BaseModel]) -> dict[str, str]:
+    """Field -> what its docstring in the class says, or else WORDS."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
+    found: dict[str, str] = {}
+    body = definition.body if isinstance(definition, ast.ClassDef) else []
+    for field, after in zip(body, [*body[1:], None], strict=True):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else None
+            found[field.target.id] = " ".join(str(text).split()) if text else WORDS[field.target.id]
+    return found
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of an entry, from the pydantic models, with every field described."""
+    content = Entry.model_json_schema()
+    for model, _ in MODELS.values():
+        definition = content if model is Entry else content["$defs"][model.__name__]
+        for field, text in descriptions(model).items():
+            definition["properties"][field]["description"] = text
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **content}
+
+
+def schema_json() -> bytes:
+    """leaderboard/schema.json."""
+    return (json.dumps(schema(), indent=1, sort_keys=True) + "\n").encode()
+
+
+def readme() -> str:
+    """leaderboard/README.md."""
+    introduction = INTRODUCTION.strip().format(seeds=SEEDS, size=MAX_ENTRY_BYTES // 1024, depth=MAX_DEPTH, limits=LIMITS)
+    lines = [introduction, "", "## Tracks", ""]
+    for name, track in TRACKS.items():
+        suite = ", ".join(task.words for task in track.suite)
+        lines += [
+            f"- `{name}`: {suite}. At most {track.parameters:,} parameters, {track.products:.0e} multiply-accumulates in the"
+            f" matmuls of all members, {track.steps:,} steps, {track.layers} layers, {track.heads} heads and"
+            f" {track.data_size:,} training examples.",
+        ]
+    content = schema()
+    lines += ["", "## The form of an entry", "", "Every field, as in `schema.json`. Fields that are not here are refused."]
+    for title, (model, note) in MODELS.items():
+        definition = content if model is Entry else content["$defs"][model.__name__]
+        lines += ["", f"### {title}", "", *([note, ""] if note else []), "| field | type | meaning |", "|---|---|---|"]
+        for field, form in definition["properties"].items():
+            lines.append(
+                f"| `{field}` | {_type(form).replace('|', chr(92) + '|')} | {form['description'].replace('|', chr(92) + '|')} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _type(form: dict[str, Any]) -> str:
+    """A field's type and bounds in words."""
+    if "anyOf" in form:
+        return " or ".join(map(_type, form["anyOf"]))
+    if "$ref" in form:
+        name = str(form["$ref"]).rpartition("/")[2]
+        return "[hits, n]" if name == "Share" else name
+    if "enum" in form or "const" in form:
+        return " or ".join(f"`{json.dumps(value)}`" for value in form.get("enum", [form.get("const")]))
+    if form.get("type") == "array":
+        if "prefixItems" in form:
+            fixed = {_type(item) for item in form["prefixItems"]}
+            return "[hits, n]" if fixed == {"integer"} else f"list of {len(form['prefixItems'])}: {' or '.join(sorted(fixed))}"
+        return f"list of {_type(form['items'])}" + (f", at most {form['maxItems']}" if "maxItems" in form else "")
+    bounds = [f"{words} {form[key]:,}" for key, words in BOUNDS.items() if key in form]
+    if "maxLength" in form:
+        bounds.append(f"{form.get('minLength', 0)} to {form['maxLength']} characters")
+    if "pattern" in form:
+        bounds.append(f"`{form['pattern']}`")
+    return ", ".join([form.get("type", "object"), *bounds])
+
+
+BOUNDS = {
+    "minimum": "at least",
+    "exclusiveMinimum": "above",
+    "maximum": "at most",
+    "exclusiveMaximum": "below",
+}
+INTRODUCTION = """
+# The leaderboard
+
+Generated by `anchorbench leaderboard schema`; do not edit.
+
+Which training recipe makes a transformer infer the rule rather than memorize the table? An entry is a recipe, not a
+checkpoint: model shape, initialization, optimizer, schedule. It is trained on every task of its track's suite from {seeds}
+seeds each, which are the SHA-256 of the recipe's training fields and the task's name. The score is the mean over tasks of the
+share of members with the inferential verdict.
+
+    anchorbench leaderboard run RECIPE.yaml --out FOLDER      train the suite, write FOLDER/entry.json; a second call resumes
+    anchorbench leaderboard validate ENTRY.json ...           check form, digest, completeness and statistics
+    anchorbench leaderboard verify ENTRY.json --members 3     train some members again: does the claim stand?
+    anchorbench leaderboard render                            entries/*.json -> index.html, table.md
+    anchorbench leaderboard export ENTRY.json --out FOLDER    Hugging Face eval.yaml and .eval_results
+
+To submit, add a recipe to `recipes/` and its `entry.json` under its own name to `entries/`. An entry is untrusted data:
+at most {size} KiB of UTF-8 JSON, nested at most {depth} deep, without duplicate keys, infinities and unknown fields;
+its digest, seeds, data fingerprints and verdicts must be those that this version derives, and its statistics those that its rows
+give. Nothing in it is executed, and no text in it is used as a path. Statistics, ranking and the test behind "better than" are
+defined at the top of `anchorbench/leaderboard_statistics.py`.
+
+## What the score does not show
+
+{limits}
+
+## What `verify` can and cannot see
+
+`verify` trains some of an entry's runs again, from the entry's own seeds. The claim stands if the 95% interval of the retrained
+runs' inferential share overlaps the entry's, and if the runs do not agree with their claimed verdicts significantly less often than
+four times in five (p < 0.01). Processors round differently, so exact agreement is not demanded.
+
+- It can see verdicts that this code does not give, if there are many and enough runs are trained again. An entry that claims
+  100% where the truth is 73% is refused in 13%, 56%, 83% and over 99% of cases with 3 (the default), 6, 12 and 24 members.
+- It cannot see that a recipe is the luckiest of many: its seeds are trained again, so its luck is reproduced exactly. The seeds
+  cannot be set, but any change of a training field redraws them, even one without effect (a learning rate of 0.0010000001).
+- It does not check the times and the steps to the verdict.
+"""

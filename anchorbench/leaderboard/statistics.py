@@ -1,0 +1,137 @@
+"""What the rows of an entry give, and how entries compare.
+
+Statistics      per task, over seeds: the share of inferential members with its Wilson interval; means of held-out and seen accuracy
+    with t-intervals, no narrower than Wilson's of all answers. Overall: means over tasks, weighted equally. The share's interval
+    is Wilson's at the effective number of members, as for a stratified sample: members of one task differ less than members of
+    the suite. (A bootstrap would give no width where all members agree.) Half-widths of the accuracies' intervals add in squares.
+    All are 95%.
+Ranking         by the mean inferential share; a rank is one more than the number of entries whose interval lies wholly above.
+Better than     p < 0.01 in the exact one-sided permutation test that exchanges members between two entries within each task.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+from anchorbench.bench.train import products_per_step
+from anchorbench.leaderboard.entry import (
+    SEEDS,
+    Entry,
+    Interval,
+    Row,
+    Statistics,
+    SubmittedRecipe,
+    TaskStatistics,
+    seen_and_held_out,
+)
+from anchorbench.sweeps.summary import Mean
+from anchorbench.verdict import Share
+
+BETTER = 0.01
+"""The p below which an entry may be called better than another."""
+
+
+def statistics_of(recipe: SubmittedRecipe, rows: Sequence[Row]) -> Statistics:
+    """The statistics of rows that are the suite's."""
+    tasks: list[TaskStatistics] = []
+    flops = flops_to_verdict = 0.0
+    for task in recipe.suite:
+        members = [row for row in rows if (row.task, row.variant) == (task.task, task.variant)]
+        shares = [seen_and_held_out(task, row) for row in members]
+        count = Counter(row.verdict for row in members)
+        inferential = Share(count["inferential"], len(members))
+        low, high = inferential.interval
+        tasks.append(
+            TaskStatistics(
+                task=task.task,
+                variant=task.variant,
+                inferential=Interval(value=inferential.value, low=low, high=high),
+                held_out=_mean([held_out for _, held_out in shares]),
+                seen=_mean([seen for seen, _ in shares]),
+                verdicts=(count["inferential"], count["mixed"], count["memorizing"], count["unfit"]),
+            )
+        )
+        per_step = 2.0 * products_per_step(recipe.recipe(task, 0))
+        flops += per_step * sum(row.steps for row in members)
+        flops_to_verdict += per_step * sum(row.settled for row in members)
+    return Statistics(
+        inferential=share_of_suite([task.verdicts[0] for task in tasks], SEEDS),
+        held_out=mean_of_tasks([task.held_out for task in tasks]),
+        seen=mean_of_tasks([task.seen for task in tasks]),
+        member_steps=sum(row.steps for row in rows),
+        member_steps_to_verdict=sum(row.settled for row in rows),
+        flops=flops,
+        flops_to_verdict=flops_to_verdict,
+        seconds=math.fsum(row.seconds for row in rows),
+        tasks=tuple(tasks),
+    )
+
+
+def _mean(shares: list[Share]) -> Interval:
+    """The mean over seeds with its t-interval, and at least Wilson's of all their answers: seeds that agree are not certain."""
+    mean = Mean.of([share.value for share in shares])
+    low, high = Share(sum(share.hits for share in shares), sum(share.n for share in shares)).interval
+    return Interval(value=mean.value, low=min(mean.low, low), high=max(mean.high, high))
+
+
+def share_of_suite(counts: Sequence[int], n: int) -> Interval:
+    """The mean over tasks of the share of inferential members, of `counts[t]` among `n` in task t.
+
+    The interval is Wilson's at the effective number of members: all of them, divided by the variance that they have within tasks
+    relative to one of members that forget their task. Half a member is added to each side, so that neither is zero.
+    """
+    value = sum(counts) / (n * len(counts))
+    smoothed = [(count + 0.5) / (n + 1) for count in counts]
+    overall = math.fsum(smoothed) / len(smoothed)
+    within = math.fsum(share * (1 - share) for share in smoothed) / len(smoothed)
+    members = n * len(counts) * overall * (1 - overall) / within
+    z2 = float(stats.norm.ppf(0.975)) ** 2
+    middle = (value + z2 / (2 * members)) / (1 + z2 / members)
+    half = math.sqrt(z2 * value * (1 - value) / members + (z2 / (2 * members)) ** 2) / (1 + z2 / members)
+    return Interval(value=value, low=max(0.0, min(value, middle - half)), high=min(1.0, max(value, middle + half)))
+
+
+def mean_of_tasks(intervals: Sequence[Interval]) -> Interval:
+    """The mean of independent estimates; the half-widths of their intervals add in squares, each side for itself."""
+    n = len(intervals)
+    value = math.fsum(each.value for each in intervals) / n
+    below = math.hypot(*(each.value - each.low for each in intervals)) / n
+    above = math.hypot(*(each.high - each.value for each in intervals)) / n
+    return Interval(value=value, low=max(0.0, value - below), high=min(1.0, value + above))
+
+
+def ranking(entries: Sequence[Entry]) -> list[tuple[int, Entry]]:
+    """(rank, entry) by rank, entries of one rank by score; entries of one track."""
+
+    def rank(entry: Entry) -> int:
+        return 1 + sum(other.statistics.inferential.low > entry.statistics.inferential.high for other in entries)
+
+    def key(ranked: tuple[int, Entry]) -> tuple[int, float, float, str]:
+        number, entry = ranked
+        return number, -entry.statistics.inferential.value, -entry.statistics.held_out.value, entry.digest
+
+    return sorted([(rank(entry), entry) for entry in entries], key=key)
+
+
+def better_than(a: Entry, b: Entry) -> float:
+    """The one-sided p of `a` scoring above `b`: below BETTER, it may be called better.
+
+    Under the null hypothesis a task's members could have come from either entry. Given how many of a task's members are
+    inferential in all, the number in `a` is then hypergeometric; the test's statistic is the sum over tasks, so that its exact
+    distribution is a convolution. Raises ValueError for entries of different tracks.
+    """
+    if a.recipe.track != b.recipe.track:
+        raise ValueError(f"entries are of tracks {a.recipe.track} and {b.recipe.track}; allowed: one track")
+    counts = [[entry.statistics.tasks[i].verdicts[0] for i in range(len(a.suite))] for entry in (a, b)]
+    return permutation_p(counts[0], counts[1], SEEDS)
+
+
+def permutation_p(a: Sequence[int], b: Sequence[int], n: int) -> float:
+    """P(sum of `a` at least as large) if, of each task's `a[t] + b[t]` successes among 2n members, any n could be `a`'s."""
+    distribution = np.ones(1)
+    for ours, theirs in zip(a, b, strict=True):
+        distribution = np.convolve(distribution, stats.hypergeom.pmf(np.arange(n + 1), 2 * n, ours + theirs, n))
+    return float(min(1.0, distribution[sum(a) :].sum()))

@@ -1,0 +1,312 @@
+"""Trains what an entry is made of: the suite from the derived seeds, or a random part of it again to check a claim."""
+
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import binom
+
+from anchorbench.files import Plain, read_json, write_atomically
+from anchorbench.inspect.internals import open_internals
+from anchorbench.leaderboard.check import read_recipe
+from anchorbench.leaderboard.entry import (
+    SEEDS,
+    Commit,
+    Entry,
+    Flow,
+    Interval,
+    Machine,
+    Row,
+    SubmittedRecipe,
+    SuiteTask,
+    flow_example,
+    flow_rows,
+    verdict_of,
+)
+from anchorbench.leaderboard.statistics import BETTER, statistics_of
+from anchorbench.probes.attention_flow import attention
+from anchorbench.recipe import PRESETS
+from anchorbench.sweeps.run_folder import Run
+from anchorbench.sweeps.runner import Progress, Sweep, SweepFolder, run_sweep
+from anchorbench.task import Task
+from anchorbench.verdict import FEW, FIT, MOST, Share
+
+TIMED_STEPS = 20
+AGREE = 0.8
+"""How often a member trained elsewhere is at least expected to be inferential, or not, as before: with the same code and kind of
+machine always; of 20 members around the boundary, one more was inferential in bf16 than in fp32."""
+
+
+def run_entry(recipe_yaml: Path, out: Path, report: Callable[[str, str], None] = lambda task, message: None) -> Entry:
+    """Trains the recipe on its track's suite in `out`, a sweep folder a task, and writes `out/entry.json`.
+
+    A second call trains only what is missing. `report` is told a task's name and what became of a stack of its members. Raises
+    ValueError as `read_recipe` does, and for a folder that was begun elsewhere and is not finished.
+    """
+    recipe = resolve(read_recipe(recipe_yaml))
+    sweeps: list[tuple[SuiteTask, Sweep, SweepFolder]] = []
+    for task in recipe.suite:
+        seeds = recipe.seeds(task)
+        sweep = Sweep(recipe.recipe(task, seeds[0]), {"seed": seeds})
+        sweeps.append((task, sweep, SweepFolder(out / task.name.replace("/", "-"), sweep)))
+    origin = _origin(out)
+    finished = (len(folder.finished(sweep.runs())[0]) for _, sweep, folder in sweeps)
+    if (changed := _changed(origin)) and any(n < SEEDS for n in finished):  # an entry names one machine and commit
+        raise ValueError(f"folder {out} was begun with {changed}; choose another --out")
+    runs: list[tuple[SuiteTask, Run]] = []
+    for task, sweep, folder in sweeps:
+        runs += [(task, run) for run in run_sweep(sweep, folder, _teller(task, report))]
+    rows = tuple(row_of(task, run) for task, run in runs)
+    entry = Entry.sealed(
+        recipe=recipe,
+        rows=rows,
+        statistics=statistics_of(recipe, rows),
+        flows=tuple(filter(None, (flow_of(number, *runs[number]) for number in flow_rows(recipe, rows)))),
+        machine=origin.machine,
+        git=origin.git,
+    )
+    write_atomically(out / "entry.json", entry.to_json())
+    return entry
+
+
+class Origin(Plain):
+    """Where an entry's members are trained."""
+
+    machine: Machine
+    git: Commit | None
+
+
+def _origin(out: Path) -> Origin:
+    """What the folder's first call noted in `origin.json`, so that the reference is timed when training is."""
+    note = out / "origin.json"
+    if not note.exists():
+        write_atomically(note, Origin(machine=this_machine(), git=commit()).model_dump_json(indent=1).encode())
+    try:
+        return Origin.model_validate(read_json(note))
+    except ValueError:
+        raise ValueError(f"{note} is damaged; remove it or choose another --out") from None
+
+
+def _changed(origin: Origin) -> str | None:
+    """What is not as it was there, in words."""
+    before, here = origin.machine.model_dump() | {"git": origin.git}, hardware() | {"git": commit()}
+    return next((f"{name} {before[name]}, here it is {here[name]}" for name in here if here[name] != before[name]), None)
+
+
+def _teller(task: SuiteTask, report: Callable[[str, str], None]) -> Callable[[Progress], None]:
+    """What turns a sweep's progress into sentences."""
+
+    def tell(progress: Progress) -> None:
+        if progress.message is not None:
+            report(task.name, progress.message)
+        if progress.finished is not None:
+            verdicts = Counter(row_of(task, run).verdict for run in progress.finished)
+            report(task.name, ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()))
+
+    return tell
+
+
+def resolve(recipe: SubmittedRecipe) -> SubmittedRecipe:
+    """The recipe with the precision that `auto` is on this machine."""
+    return recipe.model_copy(update={"precision": auto_precision()}) if recipe.precision == "auto" else recipe
+
+
+def auto_precision() -> str:
+    """bf16 where the machine multiplies it in hardware."""
+    from anchorbench.train.stack import native_bf16
+
+    return "bf16" if native_bf16() else "fp32"
+
+
+def row_of(suite: SuiteTask, run: Run) -> Row:
+    """What an entry holds of a finished run."""
+    result, task = run.result, run.recipe.load_task()
+    rule = follows_rule(task, result.groups, result.accuracy_iid)
+    seen, held_out = (result.accuracy_train, result.accuracy_iid) if suite.unseen == "iid" else (rule, result.composes)
+    if held_out is None:
+        raise ValueError(f"task {suite.name} holds nothing out; allowed in a suite: tasks with held-out groups")
+    return Row(
+        task=suite.task,
+        variant=suite.variant,
+        seed=run.recipe.seed,
+        fingerprint=result.task_fingerprint,
+        accuracy_train=result.accuracy_train,
+        accuracy_iid=result.accuracy_iid,
+        rule=rule,
+        composes=result.composes,
+        ordered=result.ordered,
+        symmetric=result.symmetric,
+        verdict=verdict_of(seen, held_out),
+        steps=result.steps_trained,
+        settled=settled_at(suite, run),
+        seconds=result.seconds,
+    )
+
+
+def flow_of(number: int, suite: SuiteTask, run: Run) -> Flow | None:
+    """The attention of the member of row `number`; None if it diverged."""
+    tokens = flow_example(suite, run.recipe.load_task())
+    try:
+        layers = attention(open_internals(run), tokens)
+    except ValueError:  # its output is not finite
+        return None
+    percents = [np.rint(100 * layer[0, 0]).astype(int).tolist() for layer in layers]
+    return Flow(row=number, attention=tuple(tuple(tuple(row[: i + 1]) for i, row in enumerate(layer)) for layer in percents))
+
+
+def follows_rule(task: Task, groups: dict[str, Share], seen: Share) -> Share:
+    """Of the seen groups, those that were trained with the rule; all of `seen` in a task without unseen data of seen groups."""
+    if "iid" not in task.splits:
+        return seen
+    shares = [groups[group.name] for group in task.groups if group.role == "trained" and group.name in groups]
+    return Share(sum(share.hits for share in shares), sum(share.n for share in shares))
+
+
+def settled_at(suite: SuiteTask, run: Run) -> int:
+    """The first evaluated step from which on the member was fit and its held-out answers on the same side of the verdict's
+    thresholds as at the end; the last step of a member that ends unfit, as more training might have fit it.
+    """
+    task = run.recipe.load_task()
+    trained = [group.name for group in task.groups if group.role == "trained"]
+
+    def side(point: dict[str, Any]) -> int | None:
+        """None if unfit."""
+        if suite.unseen == "iid":
+            seen, held_out = point["accuracy_train"], point["accuracy_iid"]
+        else:
+            groups = [point["groups"][name] for name in trained if name in point["groups"]]
+            seen = float(np.mean(groups)) if "iid" in task.splits else point["accuracy_iid"]
+            held_out = point["inferential"]
+        return None if seen < FIT else (held_out > FEW) + (held_out > MOST)
+
+    points = run.trajectory()
+    settled = points[-1]["step"]
+    if side(points[-1]) is None:
+        return settled
+    for point in reversed(points):
+        if side(point) != side(points[-1]):
+            break
+        settled = point["step"]
+    return settled
+
+
+def hardware() -> dict[str, Any]:
+    """Versions and hardware."""
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count() or 1,
+        "threads": str(torch.get_num_threads()),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        **{package: version(package) for package in ("anchorbench", "torch", "numpy")},
+    }
+
+
+def this_machine() -> Machine:
+    """Versions, hardware, and the time of the reference recipe."""
+    return Machine.model_validate({**hardware(), "reference_seconds": reference_seconds()})
+
+
+def reference_seconds() -> float:
+    """Seconds that a member of the laptop preset takes here in a stack of SEEDS: the median of TIMED_STEPS, times its steps."""
+    from anchorbench.train.stack import Stack
+
+    recipe = PRESETS["laptop"].override({"precision": auto_precision()})
+    stack = Stack([recipe.override({"seed": seed}) for seed in range(SEEDS)])
+    times: list[float] = []
+    for _ in range(TIMED_STEPS + 1):
+        start = time.perf_counter()
+        stack.advance().sum().item()  # waits for an accelerator
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:]) / SEEDS * recipe.steps
+
+
+def commit() -> str | None:
+    """The commit of this code, with -dirty if tracked files differ from it; None if no repository tracks it."""
+    git = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent)]
+    try:
+        tracked = subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=False)
+        if tracked.returncode:
+            return None
+        describe = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Some of an entry's members, trained again."""
+
+    claim: Interval
+    """The entry's share of inferential members."""
+    claimed: tuple[Row, ...]
+    retrained: tuple[Row, ...]
+
+    @property
+    def share(self) -> Share:
+        """Inferential among the retrained."""
+        return Share(sum(row.verdict == "inferential" for row in self.retrained), len(self.retrained))
+
+    @property
+    def stands(self) -> bool:
+        """Whether the share's Wilson interval meets the entry's, and as many members agree as can be expected."""
+        low, high = self.share.interval
+        meets = low <= self.claim.high and self.claim.low <= high
+        return meets and float(binom.cdf(self.agree, len(self.claimed), AGREE)) >= BETTER
+
+    @property
+    def reproduced(self) -> int:
+        """Members with the very counts that the entry claims, as the same code on the same kind of machine gives."""
+        return sum(_counted(a) == _counted(b) for a, b in zip(self.claimed, self.retrained, strict=True))
+
+    @property
+    def agree(self) -> int:
+        """Members that are inferential as claimed, or not, as claimed."""
+        pairs = zip(self.claimed, self.retrained, strict=True)
+        return sum((a.verdict == "inferential") == (b.verdict == "inferential") for a, b in pairs)
+
+
+def verify(entry: Entry, members: int, seed: int, out: Path) -> Verification:
+    """Trains `members` of a valid entry again in `out`, drawn at random by `seed`, as many as possible from different tasks.
+
+    Whoever submits does not know `seed`. The claim stands if the 95% interval of the retrained members' inferential share meets
+    the entry's, and if the number of members that agree with their claim is not improbable (p < BETTER) where each agrees with
+    probability AGREE. The second can fail from 3 members on, the first alone only if the entry's interval is high. Raises
+    ValueError for a number of members that the entry does not have, and for a negative seed.
+    """
+    if not 1 <= members <= len(entry.rows):
+        raise ValueError(f"members is {members}; allowed: 1 to {len(entry.rows)}")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; allowed: 0 or more")
+    chosen = _drawn(entry, members, seed)
+    retrained: list[Row] = []
+    for task in entry.suite:
+        if seeds := tuple(row.seed for row in chosen if (row.task, row.variant) == (task.task, task.variant)):
+            sweep = Sweep(entry.recipe.recipe(task, seeds[0]), {"seed": seeds})
+            folder = SweepFolder(out / task.name.replace("/", "-"), sweep)
+            retrained += [row_of(task, run) for run in run_sweep(sweep, folder)]
+    return Verification(entry.statistics.inferential, tuple(chosen), tuple(retrained))
+
+
+def _drawn(entry: Entry, members: int, seed: int) -> list[Row]:
+    """Rows in the entry's order: rounds over the tasks in random order, a random member of each."""
+    rng = np.random.default_rng(seed)
+    tasks = len(entry.suite)
+    members_of = np.stack([rng.permutation(SEEDS) for _ in range(tasks)])
+    rounds = [SEEDS * task + int(members_of[task, i]) for i in range(SEEDS) for task in rng.permutation(tasks)]
+    return [entry.rows[row] for row in sorted(rounds[:members])]
+
+
+def _counted(row: Row) -> dict[str, object]:
+    return row.model_dump(exclude={"seconds"})

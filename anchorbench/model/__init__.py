@@ -1,0 +1,1 @@
+"""The GPT that is trained, and how its weights are drawn."""

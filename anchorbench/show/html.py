@@ -1,0 +1,48 @@
+"""Self-contained pages from templates: style and script are inlined, and all text is escaped."""
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from anchorbench.files import write_atomically
+
+MAX_PAGE_BYTES = 2_000_000
+
+
+class PageTooLargeError(ValueError):
+    """A page of more than MAX_PAGE_BYTES."""
+
+
+def write_page(template: str, out: Path, **content: Any) -> Path:
+    """Fills a template of the package and writes it to `out`; style and script are inlined, and allowed by their hashes.
+
+    Raises PageTooLargeError.
+    """
+    environment = Environment(
+        loader=PackageLoader("anchorbench.show"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    filters: dict[str, Any] = environment.filters
+    filters.update(along=along, percent=percent)
+    ours = {}
+    for name, file in (("style", "page.css"), ("script", "page.js")):
+        text = (Path(__file__).parent / "templates" / file).read_text()
+        ours |= {name: Markup(text), f"{name}_hash": base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}  # noqa: S704
+    page = environment.get_template(template).render(**ours, **content).encode()
+    if len(page) > MAX_PAGE_BYTES:
+        raise PageTooLargeError(f"the page has {len(page)} bytes; allowed: at most {MAX_PAGE_BYTES}")
+    write_atomically(out, page)
+    return out
+
+
+def along(value: float | int, start: int, end: int) -> str:
+    """A coordinate: `value` of [0, 1] on the way from `start` to `end`."""
+    return f"{start + value * (end - start):.4g}"
+
+
+def percent(value: float | int) -> str:
+    """A share of 1 in whole per cent."""
+    return f"{100 * value:.0f}%"

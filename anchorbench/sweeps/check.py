@@ -1,0 +1,149 @@
+"""Whether a finished run follows from its recipe: redraw its initial weights, retrain its steps, and evaluate it again.
+
+Bits are compared, so there is no tolerance to choose. A difference is conclusive only on a machine like the one that trained the
+run (`anchorbench.machine`); elsewhere the finding says that it is not.
+"""
+
+import os
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from anchorbench.files import visible
+from anchorbench.machine import this_machine
+from anchorbench.sweeps.run_folder import DamagedRunError, Run, read_run
+from anchorbench.train.stack import Stack, digests
+
+WORDS = {True: "holds", False: "FAILS", None: "unknown"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was checked."""
+
+    what: str
+    holds: bool | None
+    """None if the check is inconclusive here."""
+    why: str
+
+
+def check(folder: Path, steps: int) -> list[Finding]:
+    """Checks the run in `folder`, retraining at most `steps` steps.
+
+    Raises DamagedRunError if the run cannot be read, ValueError for negative `steps`.
+    """
+    if steps < 0:
+        raise ValueError(f"steps is {steps}; allowed: at least 0")
+    run = read_run(folder)
+    found = [Finding("files", True, "every file has the digest recorded when the run was written"), _identity(run)]
+    with _threads(run.result.machines[-1][1].threads):
+        stack = Stack([run.recipe])
+        found.append(_initial(run, stack))
+        found += _trained_again(run, stack, steps)
+        found.append(_answers(run, stack))
+    return found
+
+
+def check_and_show(folder: Path, steps: int) -> bool:
+    """Prints each finding; returns whether none fails."""
+    console = Console(markup=False, highlight=False)
+    found = check(folder, steps)
+    for finding in found:
+        console.print(f"{WORDS[finding.holds]:<8} {finding.what}: {visible(finding.why)}", soft_wrap=True)
+    return all(finding.holds is not False for finding in found)
+
+
+def _identity(run: Run) -> Finding:
+    recipe, result = run.recipe, run.result
+    task = recipe.load_task()
+    same = (recipe.run_id, task.name, task.variant, task.fingerprint) == (
+        result.run_id,
+        result.task,
+        result.variant,
+        result.task_fingerprint,
+    )
+    why = (
+        "run id and data follow from the recipe"
+        if same
+        else f"the recipe's run id is {recipe.run_id}, the result's {result.run_id}"
+    )
+    return Finding("recipe", same, why if same or recipe.run_id != result.run_id else "the result is of another task's data")
+
+
+def _initial(run: Run, stack: Stack) -> Finding:
+    drawn, recorded = stack.initial[0], run.result.initial
+    different = [name for name in drawn if drawn[name] != recorded.get(name)] or sorted(recorded.keys() - drawn.keys())
+    if not different:
+        return Finding("initial weights", True, f"all {len(drawn)} redrawn parameters match step 0")
+    return _differs(run, 0, 0, "initial weights", f"{different[0]}, redrawn, does not match step 0")
+
+
+def _trained_again(run: Run, stack: Stack, steps: int) -> Iterator[Finding]:
+    """The parts between kept steps, the shortest first, as long as `steps` suffice; `stack` is at step 0."""
+    start_state = {name: torch.zeros_like(weight) for name, weight in stack.named(0).items()}
+    first = stack.named(0), {f"{part}.{name}": zeros for part in ("exp_avg", "exp_avg_sq") for name, zeros in start_state.items()}
+    parts = sorted(pairwise([0, *run.result.kept_steps, run.result.steps_trained]), key=lambda part: part[1] - part[0])
+    left = steps
+    for start, end in parts:
+        if end - start > left:
+            more = f"--steps {steps - left + end - start} would include them; --keep-steps at training makes shorter parts"
+            yield Finding("training", None, f"steps {start} to {end} were not retrained: {more}")
+            continue
+        left -= end - start
+        weights, state = (run.weights(start), run.state(start)) if start else first
+        try:
+            stack.load(start, weights, state)
+        except (KeyError, RuntimeError):
+            raise DamagedRunError(f"{run.path} keeps weights at step {start} that do not fit its recipe") from None
+        while stack.step < end:
+            stack.advance()
+        reached = digests(stack.named(0))
+        expected = digests(run.weights(None if end == run.result.steps_trained else end))
+        different = [name for name in reached if reached[name] != expected.get(name)]
+        if different:
+            yield _differs(run, start, end, "training", f"steps {start} to {end}, retrained, end with a different {different[0]}")
+        else:
+            yield Finding("training", True, f"steps {start} to {end}, retrained, end with the same bits")
+
+
+def _answers(run: Run, stack: Stack) -> Finding:
+    last = run.result.steps_trained
+    try:
+        stack.load(last, run.weights(), None)
+    except (KeyError, RuntimeError):
+        raise DamagedRunError(f"{run.path} holds weights that do not fit its recipe") from None
+    [behaviour] = [member.behaviour for member in stack.members()]
+    names = ("accuracy_train", "accuracy_iid", "composes", "ordered", "symmetric", "commutes", "groups", "deviations", "verdict")
+    different = [name for name in names if getattr(behaviour, name) != getattr(run.result, name)]
+    if different:
+        claimed, asked = getattr(run.result, different[0]), getattr(behaviour, different[0])
+        return _differs(run, last, last, "answers", f"evaluated again, {different[0]} is {asked}, not {claimed}")
+    return Finding("answers", True, "accuracies, held-out answers and verdict match when evaluated again")
+
+
+def _differs(run: Run, start: int, end: int, what: str, why: str) -> Finding:
+    """A failure, if it was trained on a machine like this one from `start` to `end`."""
+    machines = run.result.machines
+    begun = next((machine for step, machine in reversed(machines) if step <= start), machines[0][1])
+    if any(start < step < end for step, _ in machines):
+        return Finding(what, None, f"{why}; inconclusive, as training moved to another machine in between")
+    here = this_machine(run.recipe.precision, gpu=torch.cuda.is_available())
+    if difference := begun.differences(here):
+        return Finding(what, None, f"{why}; inconclusive, as results may differ in the last bits here ({difference})")
+    return Finding(what, False, why)
+
+
+@contextmanager
+def _threads(count: int) -> Generator[None]:
+    """As many threads in an operation as the run had, if there are so many processors: bits depend on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(count, os.cpu_count() or 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,411 @@
+"""A run folder: written whole or not at all, and read back whole or refused.
+
+    <run_id>/recipe.json  trajectory.jsonl  weights.safetensors  result.json  digests.json
+
+`digests.json` holds the digests of the others, so that a damaged folder is recognized. Nothing is ever unpickled.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import math
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from anchorbench.files import (
+    Plain,
+    new_folder,
+    open_plain,
+    parse_json,
+    read_bytes,
+    read_json,
+    require_plain,
+    write_atomically,
+)
+from anchorbench.machine import Machine
+from anchorbench.recipe import MAX_STEPS, Recipe, flatten, parse_recipe
+from anchorbench.task import Offset, first_sentence
+from anchorbench.verdict import Count, Counts
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+MAX_TRAJECTORY_BYTES = 2**24
+MAX_STATE_BYTES = 2**25
+MAX_TABLE_BYTES = 2**31
+MECHANISM = "mechanism.json"
+"""Written beside a run when its model was read: not among the files that its digests cover."""
+_FILES = ("recipe.json", "trajectory.jsonl", "weights.safetensors", "result.json")
+
+
+Step = Annotated[int, Field(ge=0, le=MAX_STEPS)]
+Rate = Annotated[float, Field(ge=0, le=1)]
+Word = Annotated[str, Field(max_length=100, pattern=r"^[ -~]*$")]
+"""ASCII only, as it is printed on terminals."""
+
+
+Machines = Annotated[list[tuple[Step, Machine]], Field(min_length=1, max_length=10_000)]
+
+
+class DamagedRunError(ValueError):
+    """A run folder that is incomplete, altered or unreadable."""
+
+
+class Result(Plain):
+    """What a finished run is remembered by. Shares are (hits, n)."""
+
+    schema_version: Literal[2] = 2
+    run_id: Word
+    task: Word
+    variant: Word
+    task_fingerprint: Word
+    seconds: float = Field(ge=0, le=1e9)
+    """Training time; a stack's time divided by its members."""
+    accuracy_train: Counts
+    accuracy_iid: Counts
+    composes: Counts | None
+    ordered: Counts | None
+    symmetric: Counts | None
+    commutes: Counts | None
+    groups: dict[str, Counts]
+    deviations: dict[Offset, Count]
+    """Answer minus composed answer -> how often, over the held-out examples."""
+    inferential: Rate | None
+    verdict: Word | None
+    composition: Word | None
+    exception: Word | None
+    phase: Word | None
+    diverged_at: Step | None
+    steps_trained: Step
+    kept_steps: Annotated[list[Step], Field(max_length=10_000)]
+    """Intermediate steps whose weights and optimizer state the folder holds as well."""
+    initial: dict[str, str]
+    """Parameter -> SHA-256 of its initial weights."""
+    machines: Machines
+    """Where the run was trained, each with the step after which; more than one if training went on elsewhere."""
+
+
+class Reading(Plain):
+    """What the probes found in the model of a run, kept in a file of its own."""
+
+    mechanism: str | None
+    mechanism_probability: float | None = Field(ge=0, le=1)
+
+
+class TrajectoryPoint(Plain):
+    """A line of trajectory.jsonl: the fields of `anchorbench.train.stack.Point`, and whatever other versions add."""
+
+    model_config = ConfigDict(extra="allow")
+
+    step: int = Field(ge=1, le=MAX_STEPS)
+    loss: float | None = Field(ge=-1e300, le=1e300)
+    verdict: Word | None
+    accuracy_train: Rate
+    accuracy_iid: Rate
+    inferential: Rate | None
+    symmetric: Rate | None
+    groups: dict[str, Rate]
+
+
+class CheckpointState(Plain):
+    """What a checkpoint of a stack says beside its tensors; other versions may add to it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    run_ids: Annotated[list[Word], Field(min_length=1)]
+    step: Step
+    seconds: list[Annotated[float, Field(ge=0, le=1e9)]]
+    diverged_at: list[Step | None]
+    initial: list[dict[str, str]]
+    machines: Machines
+    trajectories: list[list[TrajectoryPoint]]
+
+    @classmethod
+    def read(cls, about: str, path: Path) -> "CheckpointState":
+        """From the metadata of the file `path`. Raises ValueError with one sentence, also if members lack something."""
+        try:
+            if len(about) > MAX_STATE_BYTES:
+                raise ValueError
+            content = parse_json(about.encode(), str(path))
+            state = cls.model_validate({**content, **content.pop("seen")})
+            if {len(state.diverged_at), len(state.trajectories), len(state.initial)} != {len(state.seconds)}:
+                raise ValueError
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise ValueError(f"checkpoint {path} is damaged") from None
+        return state
+
+
+_TRAJECTORY = TypeAdapter(Annotated[list[TrajectoryPoint], Field(min_length=1)])
+
+
+class Run(BaseModel):
+    """A finished run as read from its folder."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: Path
+    recipe: Recipe
+    result: Result
+
+    def row(self) -> dict[str, Any]:
+        """The run as one flat row of `results.jsonl`: a share comes with the number of examples that it is of."""
+        recipe, result = self.recipe, self.result
+        shares = {
+            "accuracy_train": result.accuracy_train,
+            "accuracy_iid": result.accuracy_iid,
+            "inferential": result.composes or result.ordered,
+            "symmetric": result.symmetric,
+            "ordered": result.ordered,
+            "commutes": result.commutes,
+        }
+        measured: dict[str, float | int | None] = {}
+        for name, share in shares.items():
+            measured |= {name: share.value if share else None, f"{name}_n": share.n if share else None}
+        return {
+            "run_id": result.run_id,
+            "task": result.task,
+            "variant": result.variant,
+            "norm": recipe.model.norm,
+            "gamma": recipe.init.gamma,
+            "lr": recipe.optimizer.lr,
+            "weight_decay": recipe.optimizer.weight_decay,
+            "seed": recipe.seed,
+            "steps": recipe.steps,
+            "seconds": round(result.seconds, 3),
+            **measured,
+            "verdict": result.verdict,
+            "exception": result.exception,
+            "phase": result.phase,
+            "diverged_at": result.diverged_at,
+            "machines": len(result.machines),
+            **{f"machine.{name}": value for name, value in result.machines[-1][1].model_dump().items()},
+        }
+
+    def mechanism(self) -> dict[str, Any]:
+        """The mechanistic verdict and its probability, where `classify` has read them; else None."""
+        try:
+            found = Reading.model_validate(read_json(self.path / MECHANISM))
+        except ValueError:  # not read yet, or damaged
+            found = Reading(mechanism=None, mechanism_probability=None)
+        return found.model_dump()
+
+    def trajectory(self) -> list[dict[str, Any]]:
+        """The evaluations during training, one dictionary per step. Raises DamagedRunError if they are no evaluations."""
+        path = self.path / "trajectory.jsonl"
+        try:
+            lines = read_bytes(path, most=MAX_TRAJECTORY_BYTES).splitlines()
+            content = [parse_json(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+            return [point.model_dump() for point in _TRAJECTORY.validate_python(content)]
+        except ValidationError as error:
+            raise DamagedRunError(f"{path} is damaged: {first_sentence(error)}") from None
+        except ValueError as error:
+            raise DamagedRunError(str(error)) from None
+
+    def weights(self, step: int | None = None) -> dict[str, Any]:
+        """Name -> tensor, without the member axis; of an intermediate step if given. Raises ValueError if it was not kept."""
+        return load_weights(self.path / ("weights.safetensors" if step is None else kept_name(self._kept(step))))
+
+    def state(self, step: int) -> dict[str, Any]:
+        """The optimizer's state at an intermediate step: `exp_avg.NAME` and `exp_avg_sq.NAME` -> tensor. Raises as `weights`."""
+        return load_weights(self.path / state_name(self._kept(step)))
+
+    def _kept(self, step: int) -> int:
+        if step not in self.result.kept_steps:
+            kept = ", ".join(map(str, self.result.kept_steps)) or "none"
+            raise ValueError(f"step is {step}; the run kept these intermediate steps: {kept}")
+        return step
+
+
+def kept_name(step: int) -> str:
+    """The file that holds the weights of an intermediate step."""
+    return f"weights-{step}.safetensors"
+
+
+def state_name(step: int) -> str:
+    """The file that holds the optimizer's state of an intermediate step."""
+    return f"state-{step}.safetensors"
+
+
+def load_weights(path: Path) -> dict[str, Any]:
+    """Tensors of a safetensors file. Raises DamagedRunError for a file that is truncated or of another format."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        require_plain(path)
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise DamagedRunError(f"{path} is not a complete safetensors file ({error})") from None
+    except ValueError as error:
+        raise DamagedRunError(str(error)) from None
+
+
+def write_run(folder: Path, member: Any) -> None:
+    """Writes a trained member (`anchorbench.train.stack.Member`) to `folder`, replacing what was there."""
+    from safetensors.torch import save
+
+    behaviour, recipe = member.behaviour, member.recipe
+    files = {
+        "recipe.json": _json(recipe.model_dump(mode="json")),
+        "trajectory.jsonl": b"".join(_json(asdict(point)) for point in member.trajectory),
+        "weights.safetensors": save(member.weights),
+        **{kept_name(step): save(weights) for step, weights in member.kept.items()},
+        **{state_name(step): save(state) for step, state in member.states.items()},
+    }
+    result = Result(
+        run_id=recipe.run_id,
+        task=recipe.task,
+        variant=member.task.variant,
+        task_fingerprint=member.task.fingerprint,
+        seconds=member.seconds,
+        accuracy_train=behaviour.accuracy_train,
+        accuracy_iid=behaviour.accuracy_iid,
+        composes=behaviour.composes,
+        ordered=behaviour.ordered,
+        symmetric=behaviour.symmetric,
+        commutes=behaviour.commutes,
+        groups=behaviour.groups,
+        deviations=behaviour.deviations,
+        inferential=behaviour.inferential,
+        verdict=behaviour.verdict,
+        composition=behaviour.composition,
+        exception=behaviour.exception,
+        phase=behaviour.phase,
+        diverged_at=member.diverged_at,
+        steps_trained=member.steps_trained,
+        kept_steps=sorted(member.kept),
+        initial=member.initial,
+        machines=member.machines,
+    )
+    files["result.json"] = _json(result.model_dump(mode="json"))
+    files["digests.json"] = _json({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
+    with new_folder(folder, marker="digests.json", replace=True) as temporary:
+        for name, content in files.items():
+            (temporary / name).write_bytes(content)
+
+
+def read_run(folder: Path) -> Run:
+    """The run in `folder`. Raises DamagedRunError with one sentence if anything is missing, altered or unreadable."""
+    try:
+        return _read_run(folder)
+    except DamagedRunError:
+        raise
+    except ValueError as error:
+        raise DamagedRunError(str(error)) from None
+
+
+def _read_run(folder: Path) -> Run:
+    if folder.exists() and not folder.is_dir():
+        raise DamagedRunError(f"{folder} is not a folder; allowed: the folder of a finished run")
+    if missing := [name for name in ("digests.json", *_FILES) if not (folder / name).exists()]:
+        raise DamagedRunError(f"{folder} is incomplete: {missing[0]} is missing")
+    digests = read_json(folder / "digests.json")
+    try:
+        result = Result.model_validate(read_json(folder / "result.json"))
+    except ValidationError as error:
+        raise DamagedRunError(f"{folder / 'result.json'} is damaged: {first_sentence(error)}") from None
+    for name in (*_FILES, *(of(step) for step in result.kept_steps for of in (kept_name, state_name))):
+        with open_plain(folder / name) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if not isinstance(digests, dict) or digests.get(name) != digest:
+            raise DamagedRunError(f"{folder / name} is damaged: its digest is not the one recorded when it was written")
+    try:
+        recipe = parse_recipe(read_json(folder / "recipe.json"))
+    except ValueError as error:  # whole, but of a version with other fields
+        raise DamagedRunError(f"{folder / 'recipe.json'} is damaged: {error}") from None
+    return Run(path=folder, recipe=recipe, result=result)
+
+
+NAMED_FIELDS = {
+    "task": "task",
+    "variant": "variant",
+    "model.norm": "norm",
+    "init.gamma": "gamma",
+    "optimizer.lr": "lr",
+    "optimizer.weight_decay": "weight_decay",
+    "seed": "seed",
+    "steps": "steps",
+}
+"""Fields of a recipe that every row has -> their column."""
+
+
+def write_tables(out: Path, runs: Iterable[Run]) -> None:
+    """Derives `results.jsonl` and `results.csv` from run folders: one row per member, with every field in which recipes differ."""
+    runs = list(runs)
+    recipes = [flatten(run.recipe.model_dump(mode="json")) for run in runs]
+    paths = dict.fromkeys(path for recipe in recipes for path in recipe if path not in NAMED_FIELDS)
+    varying = [path for path in paths if len({json.dumps(recipe.get(path)) for recipe in recipes}) > 1]
+    _write_rows(
+        out,
+        [
+            run.row() | run.mechanism() | {path: recipe.get(path) for path in varying}
+            for run, recipe in zip(runs, recipes, strict=True)
+        ],
+    )
+
+
+def _write_rows(out: Path, rows: list[dict[str, Any]]) -> None:
+    write_atomically(out / "results.jsonl", b"".join(_json(row) for row in rows))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["run_id"])
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(out / "results.csv", text.getvalue().encode())
+
+
+def record_mechanism(run: Run, verdict: str | None, probability: float | None) -> None:
+    """Keeps what the probes found beside the run and in its sweep's tables, if these can be written."""
+    found = Reading(mechanism=verdict, mechanism_probability=probability)
+    with suppress(OSError, ValueError):
+        write_atomically(run.path / MECHANISM, _json(found.model_dump()))
+        out = run.path.parent.parent
+        rows = _read_rows(out)
+        mine = [row for row in rows if row.get("run_id") == run.result.run_id]
+        for row in mine:
+            row.update(found.model_dump())
+        if mine:
+            _write_rows(out, rows)
+
+
+def _read_rows(out: Path) -> list[dict[str, Any]]:
+    path = out / "results.jsonl"
+    lines = read_bytes(path, most=MAX_TABLE_BYTES).splitlines()
+    rows = [parse_json(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"{path} is damaged: a line is no row")
+    return rows
+
+
+def load_results(out: Path | str) -> "DataFrame":
+    """The results of a sweep's folder as a pandas DataFrame: one row per run, the columns of `results.csv`.
+
+        runs = anchorbench.load_results("anchorbench-out/composite-heldout-both-laptop")
+        runs.groupby("gamma").inferential.mean()
+
+    Raises ValueError with one sentence if the folder holds no results.
+    """
+    import pandas as pd
+
+    try:
+        return pd.DataFrame(_read_rows(Path(out)))
+    except ValueError as error:
+        raise ValueError(f"{out} holds no results of a sweep: {error}") from None
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(_finite(value), allow_nan=False) + "\n").encode()
+
+
+def _finite(value: Any) -> Any:
+    """`value` with NaN and infinities, which JSON does not have, as null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,351 @@
+"""A sweep: axes become runs, runs become stacks, stacks are trained; what is finished is never trained again."""
+
+import copy
+import hashlib
+import itertools
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anchorbench.files import read_json, remove, require_plain, write_atomically
+from anchorbench.recipe import SCHEMA, Recipe, parse_recipe
+from anchorbench.sweeps.lock import STALE, RunLock, nobody_inside
+from anchorbench.sweeps.run_folder import CheckpointState, DamagedRunError, Run, read_run, write_run, write_tables
+from anchorbench.train.memory import free_memory
+
+STACK_MEMBERS = 8
+"""Members trained at once: enough to fill two cores; results come stack by stack."""
+GPU_STACK_MEMBERS = 256
+"""The same on a GPU, which small models fill only by the hundred."""
+MAX_RUNS = 100_000
+"""More than any machine trains: a slip in a recipe."""
+LEFTOVERS = (
+    "runs/.*.*",
+    "checkpoints/.*.safetensors.*",
+    ".sweep.json.*",
+    ".results.*.*",
+    ".phase.*.*",
+    ".attention_flow.*.*",
+    ".report.html.*",
+    ".boundary.json.*",
+)
+"""What is called so in an output folder was not renamed to its own name: the writing process was killed."""
+POLL_SECONDS = 2.0
+"""How often is looked after runs that another process trains."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A base recipe and the values of its axes; runs are all combinations.
+
+    An axis is a field of the recipe by its dotted path: `init.gamma`, `model.n_layer`, `optimizer.weight_decay`, `seed`, ...
+    """
+
+    base: Recipe
+    axes: dict[str, tuple[Any, ...]]
+
+    def runs(self) -> list[Recipe]:
+        """Every run, the last axis varying fastest. Raises ValueError with one sentence if a value makes no sense."""
+        for path, values in self.axes.items():
+            if not values:
+                raise ValueError(f"axis {path} has no values; allowed: at least 1")
+        if (count := math.prod(map(len, self.axes.values()))) > MAX_RUNS:
+            raise ValueError(f"the axes make {count} runs; allowed: at most {MAX_RUNS}")
+        combinations = itertools.product(*self.axes.values())
+        recipes = [self.base.override(dict(zip(self.axes, values, strict=True))) for values in combinations]
+        return list({recipe.run_id: recipe for recipe in recipes}.values())
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What happened: a stack began or went on one step (`recipes`, `step`), ended (`finished`), or something is to be said."""
+
+    recipes: list[Recipe]
+    step: int = 0
+    finished: list[Run] | None = None
+    message: str | None = None
+
+
+class SweepFolder:
+    """An output folder: `sweep.json` says whose it is, `runs/` holds a folder a run, the tables are derived."""
+
+    def __init__(self, out: Path, sweep: Sweep) -> None:
+        """Opens or makes the folder. Raises ValueError if it is another recipe's, holds other things, or cannot be written."""
+        self.out = out
+        marker = out / "sweep.json"
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            # Looked at before the marker: another process may be making the folder. A kill -9 may leave the rest of a marker, and
+            # a file system of its own has its own folder.
+            strange = any(not path.name.startswith(".sweep.json.") and path.name != "lost+found" for path in out.iterdir())
+            if marker.exists():
+                self._require_same(marker, sweep)
+            elif strange:
+                raise ValueError(f"folder {out} is not empty and holds no sweep; choose another --out")
+            else:
+                content = {"schema": SCHEMA, "axes": list(sweep.axes), "base": sweep.base.model_dump(mode="json")}
+                write_atomically(marker, (json.dumps(content, indent=1) + "\n").encode())
+            (out / "runs").mkdir(exist_ok=True)
+            (out / "checkpoints").mkdir(exist_ok=True)
+            with tempfile.TemporaryFile(dir=out / "runs"):  # permissions alone do not tell
+                pass
+        except OSError as error:
+            where = out if error.filename is None else error.filename
+            raise ValueError(f"{where} cannot be written: {error.strerror}; choose another --out") from None
+
+    def _require_same(self, marker: Path, sweep: Sweep) -> None:
+        """Axes may be added or left out between calls; all else must be the same, what the marker lacks at its default."""
+        try:
+            known = read_json(marker)
+            if not isinstance(known, dict) or not isinstance(axes := known.get("axes"), list):
+                raise ValueError("no axes")
+            schema = known.get("schema", 1)
+            base = parse_recipe(known.get("base"))
+        except ValueError:
+            raise ValueError(f"{marker} is damaged; remove it or choose another --out") from None
+        if schema != SCHEMA:
+            raise ValueError(f"folder {self.out} is of a version of anchorbench with other run ids; choose another --out")
+        varying = {*map(str, axes), *sweep.axes}
+        there, here = (_without(recipe.model_dump(mode="json"), varying) for recipe in (base, sweep.base))
+        if difference := _difference(there, here):
+            raise ValueError(f"folder {self.out} belongs to another recipe ({difference}); choose another --out")
+
+    def path(self, recipe: Recipe) -> Path:
+        return self.out / "runs" / recipe.run_id
+
+    def checkpoint(self, stack: list[Recipe]) -> Path:
+        """Where the state of a stack in training is kept."""
+        name = hashlib.sha256(" ".join(recipe.run_id for recipe in stack).encode()).hexdigest()[:16]
+        return self.out / "checkpoints" / f"{name}.safetensors"
+
+    def remove_checkpoints(self, finished: set[str]) -> None:
+        """Removes the checkpoints of stacks that are finished, and damaged ones."""
+        for path in (self.out / "checkpoints").glob("*.safetensors"):
+            if finished >= set(checkpoint_runs(path)):
+                remove(path)
+
+    def remove_leftovers(self) -> None:
+        """Removes what kills left behind if nobody trains here: dead locks, and files and folders that were half written."""
+        with suppress(OSError), nobody_inside(self.out / "locks") as now:
+            for path in itertools.chain.from_iterable(map(self.out.glob, LEFTOVERS if now is not None else ())):
+                # Tables and figures are written without a lock: what is fresh is perhaps written now.
+                if path.parent != self.out or abs((now or 0.0) - path.stat().st_mtime) > STALE:
+                    remove(path)
+
+    def require_free(self, recipes: Sequence[Recipe]) -> None:
+        """Raises ValueError, before they are trained, if something else than a folder lies where one of the runs is to be."""
+        for path in map(self.path, recipes):
+            if path.is_symlink() or (path.exists() and not path.is_dir()):
+                raise ValueError(f"{path} is a link or a file where a run is to be; remove it or choose another --out")
+
+    def others(self, known: set[str]) -> list[Run]:
+        """The finished runs in the folder, of earlier calls with other axes, that are not `known`."""
+        runs: list[Run] = []
+        for path in sorted((self.out / "runs").iterdir()):
+            if path.name not in known and not path.name.startswith("."):
+                with suppress(DamagedRunError):
+                    run = read_run(path)
+                    if run.recipe.run_id == path.name:
+                        runs.append(run)
+        return runs
+
+    def finished(self, recipes: Sequence[Recipe], keep_steps: Sequence[int] = ()) -> tuple[list[Run], list[str]]:
+        """The finished runs among `recipes` that also kept the weights at `keep_steps`, and a sentence for each damaged folder."""
+        runs: list[Run] = []
+        problems: list[str] = []
+        for recipe in recipes:
+            if self.path(recipe).exists():
+                try:
+                    run = read_run(self.path(recipe))
+                    if run.recipe != recipe or run.result.run_id != recipe.run_id:
+                        raise DamagedRunError(f"{self.path(recipe)} holds another run's recipe")
+                    if {step for step in keep_steps if step < run.result.steps_trained} <= set(run.result.kept_steps):
+                        runs.append(run)
+                except DamagedRunError as problem:
+                    problems.append(str(problem))
+        return runs, problems
+
+
+def stacks(recipes: Sequence[Recipe], memory: float | None = None) -> list[list[Recipe]]:
+    """Groups runs of one structure into stacks, the longest first: at most STACK_MEMBERS (GPU_STACK_MEMBERS), and as many as fit
+    in `memory` bytes (by default 60% of what is free, on the GPU where there is one). Raises ValueError if not even one fits.
+    """
+    import torch
+
+    from anchorbench.train.stack import memory_of_member
+
+    on_gpu = torch.cuda.is_available()
+    free = torch.cuda.mem_get_info()[0] if on_gpu else free_memory()
+    budget = 0.6 * free if memory is None else memory
+    most = GPU_STACK_MEMBERS if on_gpu else STACK_MEMBERS
+    grouped: list[tuple[float, list[Recipe]]] = []
+    for alike in _by_structure(recipes):
+        each = memory_of_member(alike[0])
+        if 2 * each > budget:  # a lone member is trained as two
+            raise ValueError(
+                f"the smallest stack takes {2 * each / 2**30:.2f} GiB of memory; allowed here: {budget / 2**30:.2f} GiB (--memory)"
+            )
+        count = -(-len(alike) // int(min(most, budget / each)))  # balanced, none larger than allowed
+        edges = [len(alike) * i // count for i in range(count + 1)]
+        grouped += [(each * alike[0].steps, alike[left:right]) for left, right in itertools.pairwise(edges)]
+    return [stack for _, stack in sorted(grouped, key=lambda item: -item[0])]
+
+
+def run_sweep(
+    sweep: Sweep,
+    folder: SweepFolder,
+    report: Callable[[Progress], None] = lambda progress: None,
+    *,
+    memory: float | None = None,
+    keep_steps: Sequence[int] = (),
+    strict_bits: bool = False,
+) -> list[Run]:
+    """Trains what is missing and returns all runs in the sweep's order; damaged folders are reported and trained again.
+
+    Runs that another process trains on the same folder are waited for. `keep_steps` are steps whose weights are kept as well.
+    With `strict_bits`, a stack is restarted rather than resumed on a machine where its bits may differ.
+    """
+    recipes = sweep.runs()
+    runs, problems = folder.finished(recipes, keep_steps)
+    done = {run.result.run_id: run for run in runs}
+    folder.require_free([recipe for recipe in recipes if recipe.run_id not in done])
+    for problem in problems:
+        report(Progress([], message=f"{problem}; it is trained again"))
+    warnings: set[str] = set()
+
+    def warn(sentence: str) -> None:
+        if sentence not in warnings:
+            report(Progress([], message=sentence))
+        warnings.add(sentence)
+
+    waiting = 0
+    while missing := [recipe for recipe in recipes if recipe.run_id not in done]:
+        busy = 0
+        for stack, checkpoint in _planned(missing, recipes, folder, memory):
+            with ExitStack() as held:
+                locks = {recipe.run_id: lock for recipe in stack if (lock := _lock(folder, recipe, held))}
+                mine = [recipe for recipe in stack if recipe.run_id in locks]
+                busy += len(stack) - len(mine)
+                if checkpoint.exists() and len(mine) < len(stack):
+                    continue  # another process goes on with this stack
+                meanwhile, _ = folder.finished([recipe for recipe in mine if recipe.run_id not in done], keep_steps)
+                done |= {run.result.run_id: run for run in meanwhile}
+                if any(recipe.run_id not in done for recipe in mine):
+                    trained = _train(mine, folder, report, keep_steps, checkpoint, locks, warn, strict_bits=strict_bits)
+                    done |= {run.result.run_id: run for run in trained}
+        if busy:
+            if busy != waiting:
+                report(Progress([], message=f"waiting for {busy} runs that another process trains"))
+            waiting = busy
+            time.sleep(POLL_SECONDS)
+            runs, _ = folder.finished(missing, keep_steps)
+            done |= {run.result.run_id: run for run in runs}
+    ordered = [done[recipe.run_id] for recipe in recipes]
+    folder.remove_checkpoints(set(done))
+    folder.remove_leftovers()
+    write_tables(folder.out, [*ordered, *folder.others(set(done))])
+    return ordered
+
+
+def _by_structure(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
+    from anchorbench.train.stack import structure
+
+    alike: dict[Any, list[Recipe]] = {}
+    for recipe in recipes:
+        alike.setdefault(structure(recipe), []).append(recipe)
+    return list(alike.values())
+
+
+def _lock(folder: SweepFolder, recipe: Recipe, held: ExitStack) -> RunLock | None:
+    """Takes the run's lock until `held` is closed; None if another process has it."""
+    lock = RunLock.acquire(folder.out / "locks" / recipe.run_id)
+    return None if lock is None else held.enter_context(lock)
+
+
+def _planned(
+    missing: list[Recipe], recipes: list[Recipe], folder: SweepFolder, memory: float | None
+) -> Iterator[tuple[list[Recipe], Path]]:
+    """The stacks to train, each with its checkpoint: first those that a checkpoint holds, just as they were, then the rest."""
+    known = {recipe.run_id: recipe for recipe in recipes}
+    wanted = {recipe.run_id for recipe in missing}
+    for path in sorted((folder.out / "checkpoints").glob("*.safetensors")):
+        held = checkpoint_runs(path)
+        if wanted & set(held) and known.keys() >= set(held):
+            wanted -= set(held)
+            yield [known[run_id] for run_id in held], path
+    if wanted:
+        for stack in stacks([recipe for recipe in missing if recipe.run_id in wanted], memory):
+            yield stack, folder.checkpoint(stack)
+
+
+def _train(
+    stack: list[Recipe],
+    folder: SweepFolder,
+    report: Callable[[Progress], None],
+    keep_steps: Sequence[int],
+    checkpoint: Path,
+    locks: dict[str, RunLock],
+    warn: Callable[[str], None],
+    *,
+    strict_bits: bool,
+) -> list[Run]:
+    from anchorbench.train.stack import train
+
+    failures: list[OSError | ValueError] = []
+
+    def write(member: Any) -> None:
+        written = folder.finished([member.recipe], keep_steps)[0]  # by this stack before it was interrupted
+        if not written and locks[member.recipe.run_id].still_mine():
+            try:
+                write_run(folder.path(member.recipe), member)
+            except (OSError, ValueError) as failure:  # the others may have better luck
+                failures.append(failure)
+
+    report(Progress(stack))
+    train(stack, lambda step: report(Progress(stack, step)), checkpoint, keep_steps, write, warn, strict_bits=strict_bits)
+    if failures:
+        raise failures[0]
+    for path in (checkpoint, *checkpoint.parent.glob(f".{checkpoint.name}.*")):  # and what kills while saving left behind
+        remove(path)
+    finished, _ = folder.finished(stack, keep_steps)  # all, unless a lock was lost
+    report(Progress(stack, stack[0].steps, finished))
+    return finished
+
+
+def checkpoint_runs(path: Path) -> list[str]:
+    """The ids of the runs whose training a checkpoint holds; none if it cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        require_plain(path)
+        with safe_open(path, "np") as file:
+            return CheckpointState.read(file.metadata()["anchorbench"], path).run_ids
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _without(content: Any, paths: set[str]) -> Any:
+    """`content` without the fields at dotted `paths`."""
+    kept = copy.deepcopy(content)
+    for path in paths:
+        *parents, leaf = path.split(".")
+        inner = kept
+        for parent in parents:
+            inner = inner.get(parent, {})
+        inner.pop(leaf, None)
+    return kept
+
+
+def _difference(known: Any, new: Any, where: str = "") -> str | None:
+    """The first field in which two recipes differ, in words; None if they are equal."""
+    if isinstance(known, dict) and isinstance(new, dict):
+        for key in [*new, *known]:
+            if known.get(key) != new.get(key):
+                return _difference(known.get(key), new.get(key), f"{where}.{key}" if where else key)
+    return None if known == new else f"{where}: {known!r} there, {new!r} here"

@@ -1,0 +1,85 @@
+"""A sweep's runs summarized by condition: means over seeds with 95% intervals, and counts of verdicts."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from anchorbench.recipe import SEEDS, flatten
+from anchorbench.sweeps.run_folder import Run
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over seeds and its 95% t-interval, cut to [0, 1]; of one seed the interval is all of it."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Mean":
+        mean = float(np.mean(values))
+        if len(values) < 2:
+            return cls(mean, 0.0, 1.0)
+        half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+        return cls(mean, max(0.0, mean - half), min(1.0, mean + half))
+
+
+@dataclass(frozen=True)
+class Condition:
+    """The members that differ only in their seeds."""
+
+    axes: dict[str, Any]
+    """Dotted path of a field of the recipe -> its value here: gamma, and whatever else differs among the runs."""
+    runs: tuple[Run, ...]
+
+    @property
+    def gamma(self) -> float:
+        return self.axes["init.gamma"]
+
+    @property
+    def others(self) -> str:
+        """The axes other than gamma, in words: `pre-LN, n_layer 3`."""
+        return ", ".join(_words(path, value) for path, value in self.axes.items() if path != "init.gamma")
+
+    def mean(self, field: str) -> Mean | None:
+        """The mean of a field of `Run.row`, or None if the task does not have it."""
+        values = [value for run in self.runs if (value := run.row()[field]) is not None]
+        return Mean.of(values) if values else None
+
+    @property
+    def verdicts(self) -> Counter[str]:
+        return Counter(run.result.verdict for run in self.runs if run.result.verdict is not None)
+
+    @property
+    def exceptions(self) -> Counter[str]:
+        return Counter(run.result.exception for run in self.runs if run.result.exception is not None)
+
+    @property
+    def seconds(self) -> float:
+        return sum(run.result.seconds for run in self.runs)
+
+
+def conditions(runs: Iterable[Run]) -> list[Condition]:
+    """The runs grouped by all that differs among them except seeds; ordered by gamma within the other axes."""
+    flat = [(run, flatten(run.recipe.model_dump())) for run in runs]
+    varying = [path for path in flat[0][1] if path not in SEEDS and len({str(fields.get(path)) for _, fields in flat}) > 1]
+    paths = [*(path for path in varying if path != "init.gamma"), "init.gamma"]
+    grouped: dict[str, tuple[dict[str, Any], list[Run]]] = {}
+    for run, fields in flat:
+        values = {path: fields.get(path) for path in paths}
+        grouped.setdefault(str(values), (values, []))[1].append(run)  # values may be lists
+    found = [Condition(values, tuple(members)) for values, members in grouped.values()]
+    order = {others: i for i, others in enumerate(dict.fromkeys(condition.others for condition in found))}
+    return sorted(found, key=lambda condition: (order[condition.others], condition.gamma))
+
+
+def _words(path: str, value: Any) -> str:
+    if path == "model.norm":
+        return f"{value}-LN"
+    name = path.rpartition(".")[2].replace("_", " ")
+    return f"{name} {value:g}" if isinstance(value, int | float) else f"{name} {value}"

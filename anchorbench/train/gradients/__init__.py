@@ -1,0 +1,1 @@
+"""Ways to get losses and gradients of a stack."""
