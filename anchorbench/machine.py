@@ -16,7 +16,8 @@ class Machine(Plain):
     """Where and by what a run was trained. The same recipe gives the same weights where all of this is the same."""
 
     gradient: str
-    """How gradients were computed: `backprop` is the hand-written backward pass on torch."""
+    """How gradients were computed: `backprop` is the hand-written backward pass on torch, `autograd` automatic
+    differentiation."""
     precision: str
     """Data type of activations and matmuls."""
     cpu: str
@@ -69,6 +70,16 @@ def this_machine(precision: str, *, gpu: bool, gradient: str = "backprop") -> Ma
         numpy=version("numpy"),
         anchorbench=version("anchorbench"),
     )
+
+
+def native_bf16() -> bool:
+    """Whether this machine multiplies bf16 in hardware; elsewhere it is emulated, slowly."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_capability() >= (8, 0)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 @cache

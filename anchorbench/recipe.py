@@ -1,4 +1,4 @@
-"""What is trained how: one run as data, its presets, and the hash that names it."""
+"""What is trained how: one run as data, and the hash that names it."""
 
 import hashlib
 import json
@@ -6,17 +6,29 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import to_jsonable_python
 
 from anchorbench.files import Plain
-from anchorbench.model.gpt import Shape
-from anchorbench.model.initialize import Init
+from anchorbench.model.counts import macs_per_step
+from anchorbench.model.gpt import ModelConfig
+from anchorbench.parts import (
+    MAX_STEPS,
+    Config,
+    InitConfig,
+    OptimizerConfig,
+    Part,
+    changes,
+    estimators,
+    initializers,
+    models,
+    optimizers,
+    penalties,
+)
 from anchorbench.task import Task, first_sentence, load_task
 
-MAX_STEPS = 100_000_000
 MAX_EXAMPLES = 100_000_000
-"""More than any machine trains or draws: beyond them is a slip, or no recipe."""
+"""More than any machine draws: beyond it is a slip, or no recipe."""
 SCHEMA = 2
 """Enters every run id. It is raised when the default of a field changes, as the same fields then describe another training; a
 new field whose default does nothing needs no new number and changes no id."""
@@ -34,45 +46,30 @@ class Seeds(NamedTuple):
     order: int
 
 
-class Optimizer(Plain):
-    """AdamW on all parameters, with linear warm-up, cosine decay and gradient clipping."""
-
-    lr: float = Field(default=1e-3, gt=0, le=100)
-    """Peak learning rate."""
-    weight_decay: float = Field(default=0.01, ge=0, le=1000)
-    decay: Literal["scaled", "unscaled", "coupled"] = "scaled"
-    """What a step of rate lr does with weight w: w -= lr * weight_decay * w (AdamW); w -= weight_decay * w (one reading of
-    2605.04396); or gradient += weight_decay * w after clipping (Adam with L2)."""
-    decay_from: int = Field(default=0, ge=0, le=MAX_STEPS)
-    """The decay acts after this step ..."""
-    decay_until: int | None = Field(default=None, ge=0, le=MAX_STEPS)
-    """... and until this one, or to the end."""
-    decay_embeddings: bool = True
-    """Whether it acts on token, position and output embeddings too."""
-    beta1: float = Field(default=0.9, ge=0, lt=1)
-    beta2: float = Field(default=0.999, ge=0, lt=1)
-    eps: float = Field(default=1e-8, gt=0, le=1)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """From the peak down to `lr * end`; constant stays at the peak."""
-    warmup: int = Field(default=200, ge=0, le=MAX_STEPS)
-    """Steps of linear growth from `lr * start` to `lr`."""
-    start: float = Field(default=0.0, ge=0, le=1)
-    end: float = Field(default=0.05, ge=0, le=1)
-    """The schedule falls to `lr * end` at the last step."""
-    clip: float = Field(default=1.0, gt=0, le=1e9)
-    """Largest gradient norm, per member."""
+_MODEL, _INIT, _OPTIMIZER = (
+    Part(models, "gpt", brief=False),
+    Part(initializers, "rate", brief=False),
+    Part(optimizers, "adamw", brief=False),
+)
+_ESTIMATOR, _PENALTY = Part(estimators, "plain"), Part(penalties, "l1", brief=False)
 
 
 class Recipe(Plain):
     """One run, complete: the same recipe on the same machine gives the same weights."""
 
+    model_config = ConfigDict(defer_build=True)  # its parts are loaded when the first recipe is made
+
     task: str = "composite"
     variant: str | None = None
     task_config: dict[str, Any] = {}
     """Fields of the task's configuration that differ from the variant's."""
-    model: Shape = Shape()
-    init: Init = Init()
-    optimizer: Optimizer = Optimizer()
+    model: Annotated[ModelConfig, _MODEL] = Field(default_factory=_MODEL.default)
+    init: Annotated[InitConfig, _INIT] = Field(default_factory=_INIT.default)
+    optimizer: Annotated[OptimizerConfig, _OPTIMIZER] = Field(default_factory=_OPTIMIZER.default)
+    estimator: Annotated[Config, _ESTIMATOR] = Field(default_factory=_ESTIMATOR.default)
+    """What the optimizer takes for the gradient: by default that of the step's batch."""
+    penalties: Annotated[list[Annotated[Config, _PENALTY]], Field(max_length=10)] = []
+    """Terms of the loss that depend on the weights alone."""
     batch: int = Field(default=128, ge=1, le=1_000_000)
     steps: int = Field(default=1800, ge=1, le=MAX_STEPS)
     stop: Literal["end", "settled"] = "end"
@@ -110,6 +107,12 @@ class Recipe(Plain):
     def _task(self) -> Task:
         return load_task(self.task, self.variant, **self.task_config).for_seed(self.seed)
 
+    def macs_per_step(self) -> int:
+        """Multiply-accumulates in the matmuls of a member's training step, with all passes of its estimator."""
+        task = self.load_task()
+        each = macs_per_step(self.model, self.batch, task.vocab_size, task.seq_len)
+        return round(estimators[self.estimator.kind].passes_of(self.estimator) * each)
+
     @property
     def seeds(self) -> Seeds:
         """The seed of each random stream: its own, or `seed`."""
@@ -120,7 +123,7 @@ class Recipe(Plain):
         """What sets this run apart: the fields that differ from their defaults (in `task_config`: from the variant's), with the
         variant by name. Two recipes that say the same training in different words have one canonical form.
         """
-        content = self.model_dump(mode="json", exclude_defaults=True)
+        content = changes(self)
         variant = load_task(self.task, self.variant)
         chosen, usual = (
             task.config.model_dump(mode="json") for task in (load_task(self.task, self.variant, **self.task_config), variant)
@@ -140,14 +143,16 @@ class Recipe(Plain):
 
     def override(self, fields: Mapping[str, Any]) -> "Recipe":
         """A copy with the fields at dotted paths (`optimizer.lr`) replaced, checked again. Raises ValueError with one sentence."""
-        content = self.model_dump()
+        content = changes(self, mode="python")
         for path, value in fields.items():
             *parents, leaf = path.split(".")
-            inner = content
+            inner: dict[str, Any] = content
+            owner: Any = self
             for parent in parents:
-                if not isinstance(inner.get(parent), dict):
+                owner = owner.get(parent) if isinstance(owner, dict) else getattr(owner, parent, None)
+                if not isinstance(owner, BaseModel | dict):
                     raise ValueError(f"a recipe has no field {path!r}")
-                inner = inner[parent]
+                inner = inner.setdefault(parent, {})
             inner[leaf] = value
         return _validated(type(self), content)
 
@@ -171,35 +176,3 @@ def _validated(kind: type[Recipe], content: Any) -> Recipe:
         return kind.model_validate(content)
     except ValidationError as error:
         raise ValueError(first_sentence(error)) from None
-
-
-_NEURIPS_STEPS_PER_EPOCH, _PAMI_STEPS_PER_EPOCH = 370, 76
-
-PRESETS: dict[str, Recipe] = {
-    # The phase diagram of 2501.08537 on a laptop: without weight decay the boundary lies well inside the range of good fit.
-    "laptop": Recipe(optimizer=Optimizer(weight_decay=0.0), steps=2500),
-    # 2405.05409, appendix A: 759,375 training sequences, 210 epochs, warm-up of 10 epochs from 1e-5 to 2.5e-4 and cosine back.
-    "paper-neurips": Recipe(
-        variant="conflict",
-        task_config={"vocab_size": 201},
-        model=Shape(
-            n_layer=2, n_head=1, d_model=400, d_head=200, d_ff=1200, norm="post", activation="relu", bias=False, unembed_bias=True
-        ),
-        init=Init(gamma=0.5, fan="own", depth_scale=False, unembed_bias="uniform"),
-        optimizer=Optimizer(lr=2.5e-4, weight_decay=0.01, warmup=10 * _NEURIPS_STEPS_PER_EPOCH, start=0.04, end=0.04),
-        batch=2048,
-        steps=210 * _NEURIPS_STEPS_PER_EPOCH,
-        data_size=759_375,
-    ),
-    # 2501.08537, phase diagram over gamma and weight decay: 157,500 training sequences, 1050 epochs, both mirrored pairs held out.
-    "paper-pami": Recipe(
-        variant="heldout-both",
-        task_config={"vocab_size": 201},
-        model=Shape(n_layer=10, n_head=10, d_model=640, d_head=64, d_ff=1280, norm="pre", activation="gelu"),
-        init=Init(gamma=0.5, fan="d_model", depth_scale=True),
-        optimizer=Optimizer(lr=3e-5, weight_decay=0.01, warmup=50 * _PAMI_STEPS_PER_EPOCH, start=1 / 3, end=1 / 3),
-        batch=2048,
-        steps=1050 * _PAMI_STEPS_PER_EPOCH,
-        data_size=157_500,
-    ),
-}

@@ -5,15 +5,11 @@ memorizes the table differ on inputs that are never trained on (anchor functions
 anchor functions, arXiv 2405.05409). The engine knows what a task is, never which tasks exist.
 """
 
-import difflib
-import functools
 import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -21,6 +17,7 @@ from jaxtyping import Bool, Int
 from pydantic import Field, ValidationError
 
 from anchorbench.files import Plain
+from anchorbench.registry import Registry, did_you_mean
 
 Split = Literal["train", "iid", "ood"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -321,30 +318,13 @@ class Task(ABC):
         return f"<task {self.name}, variant {self.variant}, fingerprint {self.fingerprint}>"
 
 
-_registry: dict[str, type[Task]] = {}
-
-
-def register(task: type[Task]) -> type[Task]:
-    """Class decorator: makes a task loadable by its name. Raises ValueError if the name is taken by another class."""
-    known = _registry.get(task.name)
-    if known is not None and known.__qualname__ + known.__module__ != task.__qualname__ + task.__module__:
-        raise ValueError(f"two tasks are called {task.name!r}: {known.__module__} and {task.__module__}")
-    _registry[task.name] = task
-    return task
-
-
-@functools.cache  # looking for entry points takes as long as everything else
-def _load_registry() -> dict[str, type[Task]]:
-    """Imports our tasks and those of other packages' entry points `anchorbench.tasks`; returns name -> class."""
-    import_module("anchorbench.tasks")  # registers on import; not at our import, to avoid a cycle
-    for entry in entry_points(group="anchorbench.tasks"):
-        entry.load()
-    return _registry
+tasks: Registry[type[Task]] = Registry("task", "anchorbench.tasks", lambda task: task.name)
+register = tasks.register
 
 
 def list_tasks() -> list[tuple[str, str]]:
     """Every registered (task name, variant), in order."""
-    return [(name, variant) for name, task in sorted(_load_registry().items()) for variant in task.variants]
+    return [(name, variant) for name, task in sorted(tasks.all.items()) for variant in task.variants]
 
 
 def load_task(name: str, variant: str | None = None, **config: Any) -> Task:
@@ -352,22 +332,14 @@ def load_task(name: str, variant: str | None = None, **config: Any) -> Task:
 
     Raises ValueError with one sentence for an unknown name, variant or field, or a configuration that makes no sense.
     """
-    registry = _load_registry()
-    if name not in registry:
-        raise ValueError(f"unknown task {name!r}; {_did_you_mean(name, registry)}")
-    task = registry[name]
+    task = tasks[name]
     variant = variant if variant is not None else next(iter(task.variants))
     if variant not in task.variants:
-        raise ValueError(f"task {name} has no variant {variant!r}; {_did_you_mean(variant, task.variants)}")
+        raise ValueError(f"task {name} has no variant {variant!r}; {did_you_mean(variant, task.variants)}")
     try:
         return task(variant, task.Config(**{**task.variants[variant], **config}))
     except ValidationError as error:
         raise ValueError(f"task {name}: {first_sentence(error)}") from None
-
-
-def _did_you_mean(name: str, known: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return (f"did you mean {close[0]!r}? " if close else "") + "allowed: " + ", ".join(sorted(known))
 
 
 def _is_count(value: object) -> bool:
@@ -377,7 +349,7 @@ def _is_count(value: object) -> bool:
 def first_sentence(error: ValidationError) -> str:
     """The first problem of a pydantic error, in one sentence: field, value, what is allowed."""
     problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"])
+    where = ".".join(str(part) for part in problem["loc"] if not str(part).startswith("["))  # without the kinds of parts
     message = problem["msg"].removeprefix("Value error, ")
     if not where:
         return message

@@ -4,10 +4,9 @@ A probe is `probe(model, task) -> Result`, a frozen dataclass with `scores()`, `
 add theirs through the entry-point group `anchorbench.probes`.
 """
 
-import functools
 from collections.abc import Callable
-from importlib.metadata import entry_points
 
+from anchorbench.registry import Registry
 from anchorbench.task import Task
 
 from .anchor_value import AnchorValue, anchor_value
@@ -21,25 +20,18 @@ from .score import Result, Score
 
 Probe = Callable[[object, Task], Result]
 
-_OURS: tuple[Probe, ...] = (attention_flow, fused_vector, anchor_value, condensation, embedding_order, commutativity, patching)
+probes: Registry[Probe] = Registry("probe", __name__, lambda probe: probe.__name__)
+for _probe in (attention_flow, fused_vector, anchor_value, condensation, embedding_order, commutativity, patching):
+    probes.register(_probe)
 
 
-@functools.cache
 def list_probes() -> dict[str, Probe]:
     """Name -> probe: ours, then those of other packages. Raises ValueError if two have the same name."""
-    probes = {probe.__name__: probe for probe in _OURS}
-    for entry in entry_points(group="anchorbench.probes"):
-        if entry.name in probes:
-            raise ValueError(f"two probes are called {entry.name!r}; the second is {entry.value}")
-        probes[entry.name] = entry.load()
-    return probes
+    return probes.all
 
 
 def run_probe(name: str, model: object, task: Task) -> Result:
     """The probe `name` on anything that `anchorbench.classify` takes. Raises ValueError for an unknown name, or as the probe."""
-    probes = list_probes()
-    if name not in probes:
-        raise ValueError(f"unknown probe {name!r}; allowed: {', '.join(probes)}")
     return probes[name](model, task)
 
 

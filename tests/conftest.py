@@ -16,17 +16,20 @@ import pytest
 import shapes  # noqa: F401 - before the package, whose functions it wraps
 import torch
 
-from anchorbench.model.gpt import GPT, Shape
-from anchorbench.model.initialize import Init, initialize
-from anchorbench.recipe import PRESETS, Optimizer, Recipe
+from anchorbench.model.gpt import GPT, ModelConfig
+from anchorbench.model.initialize import initialize
+from anchorbench.model.initializers.rate import Rate
+from anchorbench.presets import PRESETS
+from anchorbench.recipe import Recipe
 from anchorbench.sweeps.run_folder import Run, read_run
+from anchorbench.train.optimizers.adamw import AdamW
 
 hypothesis.settings.register_profile("no clock", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("no clock")
 
 TINY = Recipe(
-    model=Shape(n_layer=2, n_head=2, d_model=8, d_head=4, d_ff=16),
-    optimizer=Optimizer(warmup=2),
+    model=ModelConfig(n_layer=2, n_head=2, d_model=8, d_head=4, d_ff=16),
+    optimizer=AdamW.Config(warmup=2),
     batch=16,
     steps=6,
     data_size=500,
@@ -39,7 +42,7 @@ SWEEP = ("run", "--gamma", "0.5,0.7", "--seeds", "2")
 RUNS = 4
 
 
-class WiderOptimizer(Optimizer):
+class WiderOptimizer(AdamW.Config):
     lookahead: int | None = None
 
 
@@ -59,6 +62,12 @@ class Outcome(NamedTuple):
 
 
 Cli = Callable[..., Outcome]
+
+
+def patch_training(patch: pytest.MonkeyPatch, **constants: object) -> None:
+    """Sets constants of the training loop and of its evaluations."""
+    for name, value in constants.items():
+        patch.setattr(f"anchorbench.train.{'loop' if name == 'CHECKPOINT_SECONDS' else 'evaluation'}.{name}", value)
 
 
 def require_one_sentence(err: str) -> None:
@@ -84,8 +93,8 @@ def sign(folder: Path) -> None:
 
 def random_gpt(seed: int = 0, vocab_size: int = 120, seq_len: int = 9, members: int = 1, **shape: object) -> GPT:
     """A stack with large random weights and biases, so that every part of it shows in the logits."""
-    model = GPT(Shape(**shape), members=members, vocab_size=vocab_size, seq_len=seq_len)
-    initialize(model, [Init(gamma=0.3)] * members, list(range(seed, seed + members)))
+    model = GPT(ModelConfig(**shape), members=members, vocab_size=vocab_size, seq_len=seq_len)
+    initialize(model, [Rate.Config(gamma=0.3)] * members, list(range(seed, seed + members)))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -107,7 +116,7 @@ def _offline() -> Iterator[None]:
 def _fp32() -> Iterator[None]:
     """The same precision on every machine, unless a test asks for another."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("anchorbench.train.stack.native_bf16", lambda: False)
+        patch.setattr("anchorbench.machine.native_bf16", lambda: False)
         yield
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anchorbench.model.gpt import GPT, Shape
+from anchorbench.model.gpt import GPT, ModelConfig
 
 SHAPES = {
     "pre gelu": {},
@@ -25,13 +25,13 @@ SHAPES = {
     "post, 3 layers, 2 heads": {"norm": "post", "n_layer": 3, "n_head": 2, "d_head": 3},
     "post, 1 layer": {"norm": "post", "n_layer": 1},
 }
-"""Every branch of the model, small: name -> fields of Shape."""
+"""Every branch of the model, small: name -> fields of ModelConfig."""
 VOCAB_SIZE, SEQ_LEN = 11, 5
 
 
 def small_stack(shape_name: str, members: int, seed: int = 0) -> GPT:
     """A stack of a shape of SHAPES whose every parameter, norms and biases included, is random."""
-    shape = Shape(**{"n_layer": 2, "n_head": 1, "d_model": 6, "d_head": 4, "d_ff": 9} | SHAPES[shape_name])
+    shape = ModelConfig(**{"n_layer": 2, "n_head": 1, "d_model": 6, "d_head": 4, "d_ff": 9} | SHAPES[shape_name])
     model = GPT(shape, members=members, vocab_size=VOCAB_SIZE, seq_len=SEQ_LEN)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
@@ -45,7 +45,7 @@ def random_tokens(*shape: int, seed: int = 0) -> Tensor:
 
 
 class PlainBlock(nn.Module):
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: ModelConfig) -> None:
         super().__init__()
         self.shape = shape
         d, width = shape.d_model, shape.n_head * shape.d_head
@@ -93,7 +93,7 @@ class PlainBlock(nn.Module):
 class PlainGPT(nn.Module):
     """A single GPT; `weights` (name -> tensor without a member axis) are those of one member of a stack."""
 
-    def __init__(self, shape: Shape, weights: dict[str, Tensor]) -> None:
+    def __init__(self, shape: ModelConfig, weights: dict[str, Tensor]) -> None:
         super().__init__()
         vocab_size, d = weights["token_embedding"].shape
         self.token, self.position = nn.Embedding(vocab_size, d), nn.Embedding(len(weights["position_embedding"]), d)

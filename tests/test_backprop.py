@@ -9,8 +9,9 @@ from oracle import SEQ_LEN, SHAPES, VOCAB_SIZE, plain_member, random_tokens, sma
 from torch import Tensor
 from torch.nn import functional as F
 
-from anchorbench.model.gpt import GPT, Shape
-from anchorbench.model.initialize import Init, initialize
+from anchorbench.model.gpt import GPT, ModelConfig
+from anchorbench.model.initialize import initialize
+from anchorbench.model.initializers.rate import Rate
 from anchorbench.train.gradients.backprop import Backprop
 
 MEMBERS, BATCH = 3, 6
@@ -152,8 +153,8 @@ def test_bf16_loses_only_rounding(shape: str) -> None:
     """
     bound = 0.95 if "relu" in shape else 0.999
     fields = {"n_layer": 2, "n_head": 1, "d_model": 16, "d_head": 16, "d_ff": 32} | SHAPES[shape]
-    model = GPT(Shape(**fields), members=MEMBERS, vocab_size=VOCAB_SIZE, seq_len=SEQ_LEN)
-    initialize(model, [Init(gamma=0.5)] * MEMBERS, list(range(MEMBERS)))
+    model = GPT(ModelConfig(**fields), members=MEMBERS, vocab_size=VOCAB_SIZE, seq_len=SEQ_LEN)
+    initialize(model, [Rate.Config(gamma=0.5)] * MEMBERS, list(range(MEMBERS)))
     tokens, labels = random_tokens(MEMBERS, 64, SEQ_LEN), random_tokens(MEMBERS, 64, seed=1)
     exact, rounded = exact_gradients(model, tokens, labels), rounded_gradients(model, tokens, labels)
     compared = 0

@@ -17,11 +17,11 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from anchorbench.bench import train as module
-from anchorbench.bench.train import Case, Row, bench_train, cases, loop_steps, paper_days, paper_runs, products_per_step
+from anchorbench.bench.train import Case, Row, bench_train, cases, loop_steps, paper_days, paper_runs
 from anchorbench.model.gpt import GPT
-from anchorbench.recipe import PRESETS
+from anchorbench.presets import PRESETS
+from anchorbench.train.evaluation import evaluation_steps
 from anchorbench.train.gradients.backprop import Backprop
-from anchorbench.train.stack import evaluation_steps
 
 BASE = TINY.override({"variant": "heldout-both"})
 FIELDS = {"shape", "k", "precision", "member_steps_per_s", "loop_member_steps_per_s", "ratio", "floor_share"}
@@ -41,7 +41,7 @@ def test_products_of_a_step_by_hand() -> None:
     answer:                                                8 x 120        = 960     in all 8544, thrice, for 16 sequences
     """
     assert (BASE.load_task().seq_len, BASE.load_task().vocab_size) == (9, 120)
-    assert products_per_step(BASE) == 3 * 16 * 8544
+    assert BASE.macs_per_step() == 3 * 16 * 8544
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_products_are_those_that_the_step_runs(fields: dict[str, object]) -> Non
     tokens = torch.zeros(1, recipe.batch, task.seq_len, dtype=torch.long)
     with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: adding}) as counter:
         backprop(tokens, tokens[:, :, 0])
-    assert products_per_step(recipe) * 2 == counter.get_total_flops()
+    assert recipe.macs_per_step() * 2 == counter.get_total_flops()
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_the_file_holds_a_row_a_shape_and_stack(cli: Cli, tiny: None, tmp_path: 
         assert row["loop_member_steps_per_s"] == pytest.approx(steps)
         assert row["member_steps_per_s"] == pytest.approx(steps * row["k"])
         assert row["ratio"] == pytest.approx(row["k"])
-        floor = 2 * products_per_step(recipe) / rate
+        floor = 2 * recipe.macs_per_step() / rate
         assert row["floor_share"] == pytest.approx(floor * row["member_steps_per_s"])
     lines = [line.split() for line in shown.out.splitlines()]
     assert [line for line in lines if line[:1] == ["one"] and "bf16" in line] == [
@@ -184,8 +184,8 @@ def test_the_papers_diagram_is_projected_by_its_products() -> None:
     runs = paper_runs()
     assert len(runs) == 108
     row = Row(LARGE_SHAPE, 1, "fp32", 1.0, 1.0, 1.0, 1.0)
-    measured = products_per_step(cases(large=True)[LARGE_SHAPE].recipe)
-    days = sum(77_700 * products_per_step(run) / measured for run in runs) / 86_400
+    measured = cases(large=True)[LARGE_SHAPE].recipe.macs_per_step()
+    days = sum(77_700 * run.macs_per_step() / measured for run in runs) / 86_400
     assert paper_days(row) == pytest.approx(days)
 
 

@@ -1,16 +1,18 @@
 """A member of a stack ends with the bits that it would have alone: at every width, and wherever its stack is resumed."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import TINY
 
 from anchorbench.machine import Machine, this_machine
-from anchorbench.model.gpt import Shape
+from anchorbench.model.gpt import ModelConfig
 from anchorbench.recipe import Recipe
 from anchorbench.sweeps.run_folder import read_run
 from anchorbench.sweeps.runner import Progress, Sweep, SweepFolder, run_sweep
+from anchorbench.train.checkpoint import resume, save
 from anchorbench.train.gradients.backprop import aligned
 from anchorbench.train.stack import Stack
 
@@ -26,7 +28,7 @@ def trained(recipes: list[Recipe]) -> list[dict[str, torch.Tensor]]:
 def test_a_member_ends_as_it_would_alone_at_every_width(width: int) -> None:
     """Matmul libraries choose kernels by the alignment of addresses, which at odd widths differs from member to member."""
     norm, heads = [("pre", 1), ("post", 3), ("pre", 2), ("post", 1)][width % 4]
-    shape = Shape(
+    shape = ModelConfig(
         n_layer=2,
         n_head=heads,
         d_model=width,
@@ -46,8 +48,8 @@ def test_a_member_ends_as_it_would_alone_at_every_width(width: int) -> None:
 def test_usual_shapes_are_trained_in_one_batched_matmul() -> None:
     for recipe in (TINY, Recipe()):
         assert aligned(recipe.model, recipe.batch, 120, 9)
-    assert not aligned(Shape(d_model=7), 16, 120, 9)
-    assert not aligned(Shape(d_model=64), 3, 121, 9)
+    assert not aligned(ModelConfig(d_model=7), 16, 120, 9)
+    assert not aligned(ModelConfig(d_model=64), 3, 121, 9)
 
 
 STACK = Sweep(TINY.override({"variant": "heldout-both", "data_size": 200}), {"seed": (0, 1)})
@@ -60,7 +62,7 @@ class StopError(Exception):
 @pytest.fixture
 def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A sweep's folder with a checkpoint of step 4 of 6; from now on the processor is another one."""
-    monkeypatch.setattr("anchorbench.train.stack.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("anchorbench.train.loop.CHECKPOINT_SECONDS", 0.0)
 
     def strike(event: Progress) -> None:
         if event.step == 5:
@@ -69,8 +71,8 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with pytest.raises(StopError):
         run_sweep(STACK, SweepFolder(tmp_path / "out", STACK), strike)
 
-    def elsewhere(precision: str, *, gpu: bool) -> Machine:
-        return this_machine(precision, gpu=gpu).model_copy(update={"cpu": "Another", "threads": 64})
+    def elsewhere(precision: str, **options: Any) -> Machine:
+        return this_machine(precision, **options).model_copy(update={"cpu": "Another", "threads": 64})
 
     monkeypatch.setattr("anchorbench.train.stack.this_machine", elsewhere)
     return tmp_path / "out"
@@ -106,7 +108,7 @@ def test_resuming_on_the_same_machine_records_nothing_new(tmp_path: Path, monkey
     recipes = STACK.runs()
     stack = Stack(recipes)
     stack.advance()
-    stack.save(tmp_path / "checkpoint")
-    resumed = Stack.resume(recipes, tmp_path / "checkpoint")
+    save(stack, tmp_path / "checkpoint")
+    resumed = resume(recipes, tmp_path / "checkpoint")
     assert resumed.machines == stack.machines
     assert [machine.gradient for _, machine in resumed.machines] == ["backprop"]

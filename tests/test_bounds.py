@@ -47,9 +47,18 @@ def numbers(form: Any, where: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def test_the_models_are_all_there() -> None:
-    assert {"Recipe", "Optimizer", "Shape", "Init", "Result", "Entry", "Manifest", "Owner", "ScanConfig", "KeyConfig"} <= {
-        model.__name__ for model in MODELS
-    }
+    assert {
+        "Recipe",
+        "OptimizerConfig",
+        "ModelConfig",
+        "InitConfig",
+        "Result",
+        "Entry",
+        "Manifest",
+        "Owner",
+        "ScanConfig",
+        "KeyConfig",
+    } <= {model.__name__ for model in MODELS}
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)

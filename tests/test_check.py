@@ -84,7 +84,7 @@ LIES: dict[str, tuple[Callable[[Path], None], set[str]]] = {
         {"training steps 0 to 2", "training steps 2 to 5"},
     ),
     "state at a kept step": (
-        lambda run: change_file(run, "state-5.safetensors", lambda state: state["exp_avg.unembedding.weight"].mul_(2)),
+        lambda run: change_file(run, "state-5.safetensors", lambda state: state["optimizer.exp_avg"].mul_(2)),
         {"training steps 5 to 6"},
     ),
     "step 0": (

@@ -12,7 +12,7 @@ import pytest
 from conftest import RUNS, SWEEP, TINY, Cli, bytes_of, require_one_sentence
 from PIL import Image
 
-from anchorbench.recipe import PRESETS
+from anchorbench.presets import PRESETS
 from anchorbench.sweeps.run_folder import Run, read_run
 
 HEAVY = ("torch", "transformers", "transformer_lens", "matplotlib", "datasets", "scipy", "numpy", "pydantic")

@@ -27,10 +27,12 @@ from anchorbench.inspect.examine import _task_of as task_of
 from anchorbench.inspect.mechanism import WEIGHTS, load_classifier
 from anchorbench.leaderboard.check import read_entry, read_recipe
 from anchorbench.leaderboard.submit import Origin, _origin
-from anchorbench.recipe import PRESETS
+from anchorbench.presets import PRESETS
 from anchorbench.sweeps.run_folder import read_run
 from anchorbench.sweeps.runner import Sweep, SweepFolder, checkpoint_runs
-from anchorbench.train.stack import Stack, _digest
+from anchorbench.train import checkpoint
+from anchorbench.train.checkpoint import _digest, resume
+from anchorbench.train.stack import Stack
 
 TIMES = int(os.environ.get("ANCHORBENCH_CORPUS", "1"))
 SECONDS = 2.0
@@ -187,13 +189,13 @@ def test_stack_checkpoint(tmp_path: Path) -> None:
     recipes = [TINY, TINY.model_copy(update={"seed": 1})]
     stack, path = Stack(recipes), tmp_path / "checkpoint.safetensors"
     stack.advance()
-    stack.save(path)
+    checkpoint.save(stack, path)
     with safe_open(path, "pt") as file:
         about: str = file.metadata()["anchorbench"]
     state = load(path.read_bytes())
 
     def read() -> object:
-        return checkpoint_runs(path), Stack.resume(recipes, path)
+        return checkpoint_runs(path), resume(recipes, path)
 
     def signed() -> Iterator[bytes]:
         for content in corpus.changed(about.encode(), 50 * TIMES // 3):

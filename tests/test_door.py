@@ -34,8 +34,8 @@ ALLOWED = {
     ("show/report.py", "read_bytes"): "a figure that was just drawn",
     ("sweeps/run_folder.py", "load_file"): "after `require_plain`",
     ("sweeps/runner.py", "safe_open"): "after `require_plain`",
-    ("task.py", "load"): "an entry point of an installed package",
-    ("train/stack.py", "safe_open"): "after `require_plain`",
+    ("registry.py", "load"): "an entry point of an installed package",
+    ("train/checkpoint.py", "safe_open"): "after `require_plain`",
 }
 WRITES = {
     "write_text", "write_bytes", "savefig", "mkdtemp", "mkstemp", "NamedTemporaryFile", "dump", "chmod", "copystat", "save_file",

@@ -249,7 +249,7 @@ def test_unsupported_by_transformer_lens_is_one_sentence(cli: Cli, tmp_path: Pat
         (("classify", "{model}"), "does not say which task it was trained on; give --task"),
         (("classify", "{model}", "--task", "composit"), "unknown task 'composit'"),
         (("classify", "{model}", *NAME, "--figures", "page.jpg"), "allowed: a file that ends in .pdf or .svg or .png"),
-        (("probe", "attention", "{model}", *NAME), "unknown probe 'attention'; allowed: attention_flow, "),
+        (("probe", "attention", "{model}", *NAME), "unknown probe 'attention'; did you mean 'attention_flow'? allowed: "),
         (("classify", "{model}", *NAME, "--figures", "{empty}/none/page.pdf"), "does not exist; choose another --figures"),
         (("probe", "fit", "{empty}"), "holds no finished runs"),
         (("probe", "validate", "--json", "{empty}/none/out.json"), "does not exist"),

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from conftest import TINY, patch_training
 
 from anchorbench.sweeps import runner as module
 from anchorbench.sweeps.lock import STALE, RunLock
 from anchorbench.sweeps.run_folder import DamagedRunError, read_run
 from anchorbench.sweeps.runner import LEFTOVERS, Progress, Sweep, SweepFolder, run_sweep
-from anchorbench.train import stack as trainer
+from anchorbench.train.stack import Member
 
 TWO_STACKS = Sweep(TINY.override({"variant": "heldout-both"}), {"model.norm": ("pre", "post"), "seed": (0, 1)})
 RECIPES = TWO_STACKS.runs()
@@ -22,8 +22,7 @@ RECIPES = TWO_STACKS.runs()
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"CHECKPOINT_SECONDS": 0.0, "EVALUATION_SIZE": 32, "FINAL_SIZE": 60}.items():
-        monkeypatch.setattr(trainer, name, value)
+    patch_training(monkeypatch, CHECKPOINT_SECONDS=0.0, EVALUATION_SIZE=32, FINAL_SIZE=60)
 
 
 def finish(out: Path, at_step: Callable[[Progress], None] = lambda event: None) -> tuple[dict[str, bytes], list[str], int]:
@@ -45,7 +44,7 @@ def finish(out: Path, at_step: Callable[[Progress], None] = lambda event: None) 
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finished") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "FINAL_SIZE", 60)
+        patch_training(patch, FINAL_SIZE=60)
         run_sweep(TWO_STACKS, SweepFolder(out, TWO_STACKS))
     return out
 
@@ -163,7 +162,7 @@ def test_one_run_that_cannot_be_written_costs_no_other(
     out = tmp_path / "out"
     real = module.write_run
 
-    def write_run(folder: Path, member: trainer.Member) -> None:
+    def write_run(folder: Path, member: Member) -> None:
         if folder.name == RECIPES[0].run_id:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(folder, member)

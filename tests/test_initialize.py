@@ -10,14 +10,16 @@ from pydantic import ValidationError
 from scipy import stats
 from torch import Tensor
 
-from anchorbench.model.gpt import GPT, Shape
-from anchorbench.model.initialize import Init, initialize, stream_seed
+from anchorbench.model.gpt import GPT, ModelConfig
+from anchorbench.model.initialize import initialize
+from anchorbench.model.initializers.rate import Rate
+from anchorbench.seeds import stream_seed
 
 STRICT = 1e-6
 """Level of each test of a distribution."""
 
 # Powers of two, so that every size below is exact: 16^-.5 = 1/4, attention's own output fan-in 4 * 16 = 64, sqrt(2L) = 2.
-SHAPE = Shape(n_layer=2, n_head=4, d_model=16, d_head=16, d_ff=256, unembed_bias=True)
+SHAPE = ModelConfig(n_layer=2, n_head=4, d_model=16, d_head=16, d_ff=256, unembed_bias=True)
 HALF = {"token": 1 / 4, "position": 1 / 4, "query": 1 / 4, "key": 1 / 4, "value": 1 / 4, "ff_in": 1 / 4, "unembedding": 1 / 4}
 SIZES: list[tuple[dict[str, object], dict[str, float]]] = [
     ({"gamma": 0.5}, HALF | {"output": 1 / 16, "ff_out": 1 / 32}),
@@ -34,7 +36,7 @@ SIZES: list[tuple[dict[str, object], dict[str, float]]] = [
 ]
 
 
-def draw(inits: list[Init], seeds: list[int], shape: Shape = SHAPE) -> list[dict[str, Tensor]]:
+def draw(inits: list[Rate.Config], seeds: list[int], shape: ModelConfig = SHAPE) -> list[dict[str, Tensor]]:
     """The initial weights of a stack's members. What `initialize` does not touch stays NaN, but for the norms."""
     model = GPT(shape, members=len(inits), vocab_size=120, seq_len=9)
     for name, parameter in model.named_parameters():
@@ -50,7 +52,7 @@ def matrices(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(("fields", "sizes"), SIZES)
 def test_every_matrix_is_normal_with_the_size_worked_by_hand(fields: dict[str, object], sizes: dict[str, float]) -> None:
-    drawn = matrices(draw([Init.model_validate(fields)], [5])[0])
+    drawn = matrices(draw([Rate.Config.model_validate(fields)], [5])[0])
     assert len(drawn) == 3 + 6 * SHAPE.n_layer
     parts = set()
     for name, values in drawn.items():
@@ -65,7 +67,7 @@ def test_every_matrix_is_normal_with_the_size_worked_by_hand(fields: dict[str, o
 
 
 def test_biases_start_at_zero_and_norms_at_one() -> None:
-    [weights] = draw([Init()], [0])
+    [weights] = draw([Rate.Config()], [0])
     vectors = {name: weight for name, weight in weights.items() if weight.ndim == 1}
     assert len(vectors) == 10 * SHAPE.n_layer + 2 + 1
     for name, vector in vectors.items():
@@ -73,16 +75,16 @@ def test_biases_start_at_zero_and_norms_at_one() -> None:
 
 
 def test_uniform_unembedding_bias() -> None:
-    bias = torch.cat([draw([Init(unembed_bias="uniform")], [seed])[0]["unembedding.bias"] for seed in range(20)])
+    bias = torch.cat([draw([Rate.Config(unembed_bias="uniform")], [seed])[0]["unembedding.bias"] for seed in range(20)])
     assert stats.kstest(bias.numpy(), stats.uniform(-1 / 4, 1 / 2).cdf).pvalue > STRICT
     assert bias.abs().max() <= 1 / 4
-    [without] = draw([Init(unembed_bias="uniform")], [0], SHAPE.model_copy(update={"unembed_bias": False}))
+    [without] = draw([Rate.Config(unembed_bias="uniform")], [0], SHAPE.model_copy(update={"unembed_bias": False}))
     assert "unembedding.bias" not in without
 
 
 def test_equal_seeds_share_draws_scaled_by_their_rates() -> None:
     """With powers of two as sizes, scaling is exact."""
-    half, one = (matrices(weights) for weights in draw([Init(gamma=0.5), Init(gamma=1.0)], [3, 3]))
+    half, one = (matrices(weights) for weights in draw([Rate.Config(gamma=0.5), Rate.Config(gamma=1.0)], [3, 3]))
     for name, values in half.items():
         fan_in = 256 if "ff_out" in name else 64 if ".output." in name else 16
         assert torch.equal(values, one[name] * fan_in**0.5), name
@@ -90,7 +92,7 @@ def test_equal_seeds_share_draws_scaled_by_their_rates() -> None:
 
 def test_a_rate_of_one_part_changes_that_part_only() -> None:
     parts = {"embedding": ("embedding", "unembedding"), "qk": ("query", "key"), "vo": ("value", "output"), "mlp": ("ff_",)}
-    inits = [Init(), *(Init.model_validate({part: 0.9}) for part in parts)]
+    inits = [Rate.Config(), *(Rate.Config.model_validate({part: 0.9}) for part in parts)]
     base, *changed = (matrices(weights) for weights in draw(inits, [1] * 5))
     for names, weights in zip(parts.values(), changed, strict=True):
         for name, values in weights.items():
@@ -99,16 +101,16 @@ def test_a_rate_of_one_part_changes_that_part_only() -> None:
 
 @pytest.mark.parametrize("seed", [0, 4])
 def test_a_member_does_not_depend_on_its_stack(seed: int) -> None:
-    init = Init(gamma=0.6, unembed_bias="uniform")
+    init = Rate.Config(gamma=0.6, unembed_bias="uniform")
     [alone] = draw([init], [seed])
-    stacked = draw([Init(), init, Init(gamma=0.9)], [seed, seed, seed + 1])[1]
+    stacked = draw([Rate.Config(), init, Rate.Config(gamma=0.9)], [seed, seed, seed + 1])[1]
     assert alone.keys() == stacked.keys()
     assert all(torch.equal(alone[name], stacked[name]) for name in alone)
 
 
 def test_the_norms_place_does_not_change_the_draws() -> None:
-    [pre] = draw([Init()], [2])
-    [post] = draw([Init()], [2], SHAPE.model_copy(update={"norm": "post"}))
+    [pre] = draw([Rate.Config()], [2])
+    [post] = draw([Rate.Config()], [2], SHAPE.model_copy(update={"norm": "post"}))
     shared = matrices(post)
     assert shared.keys() == matrices(pre).keys()
     assert all(torch.equal(matrices(pre)[name], values) for name, values in shared.items())
@@ -117,7 +119,10 @@ def test_the_norms_place_does_not_change_the_draws() -> None:
 def test_no_two_matrices_of_adjacent_seeds_are_correlated() -> None:
     """Matrices of one size, of two members with adjacent seeds: every pair of them."""
     same_size = [
-        values for weights in draw([Init(), Init()], [7, 8]) for values in matrices(weights).values() if len(values) == 16 * 64
+        values
+        for weights in draw([Rate.Config(), Rate.Config()], [7, 8])
+        for values in matrices(weights).values()
+        if len(values) == 16 * 64
     ]
     assert len(same_size) == 16
     for i, first in enumerate(same_size):
@@ -139,4 +144,4 @@ def test_stream_seeds_are_63_bits_and_differ(seed: int, stream: str) -> None:
 )
 def test_impossible_rates_are_refused(fields: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match=r"finite number|greater than or equal to -10|'own' or 'd_model'"):
-        Init.model_validate(fields)
+        Rate.Config.model_validate(fields)

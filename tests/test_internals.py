@@ -7,17 +7,18 @@ import torch
 from anchorbench import load_task
 from anchorbench.hub.models import to_transformers
 from anchorbench.inspect.internals import Internals, open_internals, side_by_side, stack_internals
-from anchorbench.model.gpt import GPT, Shape
-from anchorbench.model.initialize import Init, initialize
+from anchorbench.model.gpt import GPT, ModelConfig
+from anchorbench.model.initialize import initialize
+from anchorbench.model.initializers.rate import Rate
 
 TASK = load_task("composite")
 TOKENS = torch.from_numpy(TASK.sample("iid", 6, 0).tokens)
 
 
 def stack(norm: str, members: int = 1, n_layer: int = 3, n_head: int = 2) -> GPT:
-    shape = Shape.model_validate({"norm": norm, "n_layer": n_layer, "n_head": n_head, "d_model": 16, "d_head": 8, "d_ff": 32})
+    shape = ModelConfig.model_validate({"norm": norm, "n_layer": n_layer, "n_head": n_head, "d_model": 16, "d_head": 8, "d_ff": 32})
     model = GPT(shape, members=members, vocab_size=TASK.vocab_size, seq_len=TASK.seq_len)
-    initialize(model, [Init(gamma=0.3)] * members, list(range(members)))
+    initialize(model, [Rate.Config(gamma=0.3)] * members, list(range(members)))
     return model.requires_grad_(False)
 
 
@@ -48,7 +49,7 @@ class TestOneModelTwoWays:
         together = stack_internals(stack(norm, members=3)).run(TOKENS)
         for member in range(3):
             alone = stack(norm)
-            initialize(alone, [Init(gamma=0.3)], [member])
+            initialize(alone, [Rate.Config(gamma=0.3)], [member])
             torch.testing.assert_close(together.logits[member], open_internals(alone).run(TOKENS).logits[0], atol=1e-5, rtol=1e-5)
 
     def test_the_logits_are_those_of_the_model(self, norm: str) -> None:

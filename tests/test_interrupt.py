@@ -14,13 +14,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import Cli
+from conftest import Cli, patch_training
 
 from anchorbench import __main__ as program
 from anchorbench.sweeps import lock as lock_module
 from anchorbench.sweeps.lock import RunLock
 from anchorbench.sweeps.run_folder import read_run
-from anchorbench.train import stack as trainer
 
 RUN = ("run", "--precision", "fp32", "--gamma", "0.5", "--seeds", "2")
 DRAWING = [("anchorbench.show.figures.phase_figure", 1), ("matplotlib.figure.Figure.savefig", 1)]
@@ -35,7 +34,7 @@ MOMENTS = [
     ("anchorbench.train.stack.Stack.__init__", 1),
     ("anchorbench.train.stack.Stack.advance", 3),
     ("anchorbench.train.stack.Stack.evaluate", 1),
-    ("anchorbench.train.stack.Stack.save", 2),
+    ("anchorbench.train.checkpoint.save", 2),
     ("anchorbench.train.stack.Stack.members", 1),
     ("anchorbench.sweeps.runner.write_run", 2),
     ("os.fsync", 2),
@@ -70,8 +69,7 @@ def strike(patch: pytest.MonkeyPatch, place: str, number: int) -> list[int]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"CHECKPOINT_SECONDS": 0.0, "EVALUATION_SIZE": 32, "FINAL_SIZE": 60}.items():
-        monkeypatch.setattr(trainer, name, value)
+    patch_training(monkeypatch, CHECKPOINT_SECONDS=0.0, EVALUATION_SIZE=32, FINAL_SIZE=60)
 
 
 def weights(out: Path) -> dict[str, bytes]:

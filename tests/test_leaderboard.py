@@ -22,7 +22,7 @@ from anchorbench.leaderboard.export import export_entry
 from anchorbench.leaderboard.schema import MODELS, readme, schema_json
 from anchorbench.leaderboard.statistics import BETTER, better_than, mean_of_tasks, permutation_p, ranking, share_of_suite
 from anchorbench.model.gpt import GPT
-from anchorbench.model.initialize import stream_seed
+from anchorbench.seeds import stream_seed
 from anchorbench.show.catalogue import find_tasks
 from anchorbench.task import load_task
 from anchorbench.verdict import EvalSet, Share

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anchorbench.recipe import PRESETS
+from anchorbench.presets import PRESETS
 from anchorbench.sweeps.runner import stacks
 from anchorbench.train.memory import free_memory
 

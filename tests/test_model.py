@@ -9,7 +9,7 @@ from oracle import SEQ_LEN, SHAPES, VOCAB_SIZE, plain_member, random_tokens, sma
 from pydantic import ValidationError
 from torch import Tensor
 
-from anchorbench.model.gpt import GPT, Shape
+from anchorbench.model.gpt import GPT, ModelConfig
 
 MEMBERS, BATCH = 3, 4
 TOKENS = random_tokens(MEMBERS, BATCH, SEQ_LEN)
@@ -63,7 +63,7 @@ def test_float32_loses_only_rounding(shape: str) -> None:
 
 def test_worked_by_hand() -> None:
     """Attention sees nothing but averages; the residual stream (3, 1) becomes (1, -1) in the last LayerNorm."""
-    model = GPT(Shape(n_layer=2, d_model=2, d_head=3, d_ff=4, unembed_bias=True), members=1, vocab_size=3, seq_len=4)
+    model = GPT(ModelConfig(n_layer=2, d_model=2, d_head=3, d_ff=4, unembed_bias=True), members=1, vocab_size=3, seq_len=4)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
@@ -122,4 +122,4 @@ def test_a_member_reads_only_its_own_tokens(shape: str) -> None:
 )
 def test_impossible_shapes_are_refused(fields: dict[str, object], problem: str) -> None:
     with pytest.raises(ValidationError, match=problem):
-        Shape.model_validate(fields)
+        ModelConfig.model_validate(fields)

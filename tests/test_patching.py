@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from anchorbench import load_task
 from anchorbench.inspect.internals import stack_internals
 from anchorbench.inspect.planted import key_to_anchors, key_to_anchors_lookup, pair_lookup
-from anchorbench.model.gpt import GPT, Shape
-from anchorbench.model.initialize import Init, initialize
+from anchorbench.model.gpt import GPT, ModelConfig
+from anchorbench.model.initialize import initialize
+from anchorbench.model.initializers.rate import Rate
 from anchorbench.probes.patching import PATCHES, carried, exception_in_order, exception_pair, followed, patching, write_swaps
 
 TASK = load_task("composite")
@@ -75,9 +76,9 @@ class TestPlanted:
 
 
 def random_stack(members: int, n_layer: int = 3) -> GPT:
-    shape = Shape(n_layer=n_layer, n_head=2, d_model=16, d_head=8, d_ff=32)
+    shape = ModelConfig(n_layer=n_layer, n_head=2, d_model=16, d_head=8, d_ff=32)
     model = GPT(shape, members=members, vocab_size=TASK.vocab_size, seq_len=TASK.seq_len)
-    initialize(model, [Init(gamma=0.2)] * members, list(range(members)))
+    initialize(model, [Rate.Config(gamma=0.2)] * members, list(range(members)))
     return model.requires_grad_(False)
 
 

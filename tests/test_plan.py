@@ -6,7 +6,7 @@ import pytest
 from conftest import TINY, Cli, require_one_sentence
 
 from anchorbench.cli.plan import load_sweep
-from anchorbench.recipe import PRESETS
+from anchorbench.presets import PRESETS
 from anchorbench.sweeps.run_folder import read_run
 from anchorbench.sweeps.runner import Sweep, stacks
 from anchorbench.sweeps.summary import conditions

@@ -71,7 +71,7 @@ def require_result(result: Result) -> None:
 
 def test_the_registry() -> None:
     assert list(list_probes())[: len(NAMES)] == NAMES
-    with pytest.raises(ValueError, match=r"^unknown probe 'flow'; allowed: attention_flow, fused_vector, "):
+    with pytest.raises(ValueError, match=r"^unknown probe 'flow'; (did you mean .*)?allowed: anchor_value, attention_flow, "):
         run_probe("flow", MODEL, TASK)
 
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from anchorbench import load_task
 from anchorbench.inspect.internals import Activations, Internals
-from anchorbench.model.gpt import GPT, Shape
-from anchorbench.model.initialize import Init, initialize
+from anchorbench.model.gpt import GPT, ModelConfig
+from anchorbench.model.initialize import initialize
+from anchorbench.model.initializers.rate import Rate
 from anchorbench.probes import anchor_value, fused_vector
 from anchorbench.probes.anchor_value import similarities as anchor_similarities
 from anchorbench.probes.fused_vector import mirror_distance, similarities
@@ -192,8 +193,8 @@ class TestFusedVector:
     def test_untrained_models_have_no_composed_value(self) -> None:
         found: list[float] = []
         for seed in range(1, 6):
-            model = GPT(Shape(n_head=1, d_model=32, d_head=32, d_ff=64), members=1, vocab_size=120, seq_len=9)
-            initialize(model, [Init()], [seed])
+            model = GPT(ModelConfig(n_head=1, d_model=32, d_head=32, d_ff=64), members=1, vocab_size=120, seq_len=9)
+            initialize(model, [Rate.Config()], [seed])
             found.append(fused_vector(model.requires_grad_(False), TASK).scores()["equal_minus_unequal"].value)
         assert max(map(abs, found)) < 0.1  # embeddings are similar by chance: 32 dimensions
         assert abs(np.mean(found)) < 0.03

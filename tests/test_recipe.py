@@ -11,9 +11,11 @@ from conftest import WiderRecipe
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anchorbench.model.gpt import Shape
-from anchorbench.recipe import PRESETS, Optimizer, Recipe, parse_recipe
+from anchorbench.model.gpt import ModelConfig
+from anchorbench.presets import PRESETS
+from anchorbench.recipe import Recipe, parse_recipe
 from anchorbench.tasks.composite import Composite
+from anchorbench.train.optimizers.adamw import AdamW
 
 BASE = Recipe(variant="heldout-both")
 OTHER: dict[str, Any] = {
@@ -53,6 +55,10 @@ OTHER: dict[str, Any] = {
     "optimizer.start": 0.1,
     "optimizer.end": 0.1,
     "optimizer.clip": 2.0,
+    "model.kind": "rms-norm",
+    "optimizer.kind": "sgd",
+    "estimator": "svrg",
+    "penalties": ["l1"],
     "batch": 64,
     "steps": 1801,
     "stop": "settled",
@@ -80,7 +86,7 @@ def changed(field: str) -> Recipe:
 
 
 def test_the_table_above_names_every_field() -> None:
-    assert OTHER.keys() == fields_of(BASE.model_dump())
+    assert OTHER.keys() | {"init.kind"} == fields_of(BASE.model_dump(mode="json"))
 
 
 def test_every_field_changes_the_run_id() -> None:
@@ -172,13 +178,17 @@ def test_a_task_configuration_survives_json() -> None:
     assert again.load_task().fingerprint == recipe.load_task().fingerprint
 
 
-@given(st.sampled_from(sorted(OTHER)), st.sampled_from(sorted(OTHER)))
+FIELDS = sorted(OTHER.keys() - {"optimizer.kind"})
+"""All but a kind, which has other fields."""
+
+
+@given(st.sampled_from(FIELDS), st.sampled_from(FIELDS))
 def test_overrides_change_nothing_else(first: str, second: str) -> None:
     if "task" in (first, second):
         return
     both = BASE.override({first: OTHER[first], second: OTHER[second]}) if compatible(first, second) else changed(first)
-    content, base = both.model_dump(), BASE.model_dump()
-    different = {path for path in OTHER if at(content, path) != at(base, path)}
+    content, base = both.model_dump(mode="json"), BASE.model_dump(mode="json")
+    different = {path for path in FIELDS if at(content, path) != at(base, path)}
     assert different == ({first, second} if compatible(first, second) else {first})
     assert BASE.override({}) == BASE
 
@@ -208,7 +218,7 @@ def at(content: Any, path: str) -> Any:
         ({"optimizer.lr": 0.0}, "optimizer.lr is 0.0; input should be greater than 0"),
         ({"optimizer.weight_decay": -0.1}, "optimizer.weight_decay is -0.1; input should be greater than or equal to 0"),
         ({"optimizer.weight_decay": math.inf}, "optimizer.weight_decay is inf; input should be a finite number"),
-        ({"optimizer.clip": 0}, "optimizer.clip is 0; input should be greater than 0"),
+        ({"optimizer.clip": 0}, "optimizer.clip.most is 0; input should be greater than 0"),
         ({"optimizer.beta2": 1}, "optimizer.beta2 is 1; input should be less than 1"),
         ({"optimizer.warmup": 1801}, "warmup is 1801 steps; allowed: at most steps, 1800"),
         ({"steps": 0}, "steps is 0; input should be greater than or equal to 1"),
@@ -259,7 +269,7 @@ def test_paper_neurips() -> None:
     pairs, per_pair = 15, 50_625
     epoch = pairs * per_pair // 2048
     assert (pairs * per_pair, epoch) == (759_375, 370)
-    assert recipe.model == Shape(
+    assert recipe.model == ModelConfig(
         n_layer=2,
         n_head=1,
         d_model=400,
@@ -274,7 +284,7 @@ def test_paper_neurips() -> None:
     init = recipe.init
     assert (init.fan, init.depth_scale, init.unembed_bias) == ("own", False, "uniform")
     assert (init.embedding, init.qk, init.vo, init.mlp) == (None, None, None, None)
-    expected = Optimizer(
+    expected = AdamW.Config(
         lr=25 * 1e-5,
         weight_decay=0.01,
         beta1=0.9,
@@ -305,7 +315,7 @@ def test_paper_pami() -> None:
     init = recipe.init
     assert (init.fan, init.depth_scale) == ("d_model", True)
     assert (init.embedding, init.qk, init.vo, init.mlp) == (None, None, None, None)
-    expected = Optimizer(
+    expected = AdamW.Config(
         lr=3 * 1e-5,
         weight_decay=0.01,
         beta1=0.9,
@@ -324,8 +334,8 @@ def test_paper_pami() -> None:
     check_composite(task, exceptions={}, held_out={(3, 4), (4, 3)})
 
 
-def check_optimizer(optimizer: Optimizer, expected: Optimizer) -> None:
-    for name, value in expected.model_dump().items():
+def check_optimizer(optimizer: AdamW.Config, expected: AdamW.Config) -> None:
+    for name, value in expected:
         close = pytest.approx(value, rel=1e-12) if isinstance(value, float) else value  # 3 * 1e-5 is not quite 3e-5
         assert getattr(optimizer, name) == close, name
 

@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from conftest import TINY, Cli, require_one_sentence
+from conftest import TINY, Cli, patch_training, require_one_sentence
 from safetensors.torch import load_file
 
 from anchorbench.sweeps.lock import RunLock
 from anchorbench.sweeps.run_folder import Run, read_run
 from anchorbench.sweeps.runner import Progress, Sweep, SweepFolder, checkpoint_runs, run_sweep
-from anchorbench.train import stack as trainer
+from anchorbench.train.checkpoint import resume
+from anchorbench.train.evaluation import evaluation_steps
 from anchorbench.train.stack import Stack
 
 BASE = TINY.override({"variant": "heldout-both", "steps": 16})
@@ -35,12 +36,12 @@ import json, os, random, select, signal, sys, traceback
 from pathlib import Path
 from anchorbench import recipe
 from anchorbench.sweeps import runner as sweeps
-from anchorbench.train import stack as train
+from anchorbench.train import checkpoint, evaluation, loop, stack as train
 
 root, base, axes, quick = Path(sys.argv[1]), *json.loads(sys.argv[2])
 sweep = sweeps.Sweep(recipe.parse_recipe(base), {path: tuple(values) for path, values in axes.items()})
 for name, value in quick.items():
-    setattr(train, name, value)
+    setattr(loop if name == "CHECKPOINT_SECONDS" else evaluation, name, value)
 sweeps.POLL_SECONDS = 0.01
 
 def fork(job):
@@ -111,7 +112,7 @@ def once(out, *hooks, **constants):
     """One kill at a chosen moment; then the folder as it is left is listed."""
     def job():
         for name, value in constants.items():
-            setattr(train, name, value)
+            setattr(loop if name == "CHECKPOINT_SECONDS" else evaluation, name, value)
         for owner, name, before, after in hooks:
             hook(owner, name, before, after)
         run(out)
@@ -121,7 +122,7 @@ def once(out, *hooks, **constants):
     for path in (root / out / "checkpoints").glob("*.safetensors"):
         run_ids = sweeps.checkpoint_runs(path)
         stack = [one for run_id in run_ids for one in sweep.runs() if one.run_id == run_id]
-        steps[path.name] = train.Stack.resume(stack, path).step
+        steps[path.name] = checkpoint.resume(stack, path).step
     return code, left, steps
 
 nothing = lambda *args: None
@@ -261,7 +262,7 @@ def test_the_uninterrupted_sweep_is_worth_comparing(plain: Path, quick: None) ->
     assert len({(run.path / "weights.safetensors").read_bytes() for run in runs}) == 6
     for run in runs:
         steps = [point["step"] for point in run.trajectory()]
-        assert steps == sorted(trainer.evaluation_steps(run.recipe))
+        assert steps == sorted(evaluation_steps(run.recipe))
         assert len(steps) > 5
 
 
@@ -349,8 +350,7 @@ class StoppedError(Exception):
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    for name, value in QUICK.items():
-        monkeypatch.setattr(trainer, name, value)
+    patch_training(monkeypatch, **QUICK)
     yield
     torch.set_num_threads(threads)
 
@@ -392,8 +392,7 @@ def finish(out: Path, keep_steps: tuple[int, ...] = (), sweep: Sweep = ONE) -> t
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Weights:
     """The weights of the sweep ONE, trained without an interruption."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in QUICK.items():
-            patch.setattr(trainer, name, value)
+        patch_training(patch, **QUICK)
         return weights_of(finish(tmp_path_factory.mktemp("whole"))[0])
 
 
@@ -423,7 +422,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "a header of the largest length": lambda content: b"\xff" * 8 + content[8:],
     "another step": lambda content: content.replace(b'\\"step\\": 4, \\"machines', b'\\"step\\": 3, \\"machines'),
     "another type": lambda content: content.replace(b'"F32"', b'"I32"', 1),
-    "another name": lambda content: content.replace(b'"exp_avg"', b'"exp_awg"', 1),
+    "another name": lambda content: content.replace(b'"optimizer.exp_avg"', b'"optimizer.exp_awg"', 1),
     "another run": lambda content: content.replace(ONE.runs()[0].run_id.encode(), b"0" * 16),
     "a weight's lowest bit": lambda content: content[:-4] + bytes([content[-4] ^ 1]) + content[-3:],
 }
@@ -436,7 +435,7 @@ def test_a_damaged_checkpoint_is_refused(stopped: Stop) -> None:
         path.write_bytes(damage(content))
         assert path.read_bytes() != content, name
         with pytest.raises(ValueError, match=r"^checkpoint [^\n]* is damaged$"):
-            Stack.resume(ONE.runs(), path)
+            resume(ONE.runs(), path)
 
 
 @pytest.mark.parametrize("name", ["half", "another step"])
@@ -457,7 +456,7 @@ def test_no_flipped_bit_goes_unnoticed(stopped: Stop) -> None:
     for place in places:
         path.write_bytes(content[:place] + bytes([content[place] ^ (1 << place % 8)]) + content[place + 1 :])
         with pytest.raises(ValueError, match=r"^checkpoint [^\n]* is damaged$"):
-            Stack.resume(ONE.runs(), path)
+            resume(ONE.runs(), path)
 
 
 def test_another_stacks_checkpoint_is_not_gone_on_from(stopped: Stop, whole: Weights, tmp_path: Path) -> None:
@@ -465,7 +464,7 @@ def test_another_stacks_checkpoint_is_not_gone_on_from(stopped: Stop, whole: Wei
     another = stopped(Sweep(BASE.override({"optimizer.lr": 0.1}), ONE.axes), out="another")
     path.write_bytes(another.read_bytes())
     with pytest.raises(ValueError, match=r"^checkpoint [^\n]* belongs to another stack$"):
-        Stack.resume(ONE.runs(), path)
+        resume(ONE.runs(), path)
     runs, steps = finish(path.parent.parent)
     assert steps == list(range(1, 17))
     assert weights_of(runs) == whole

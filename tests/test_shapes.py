@@ -6,7 +6,7 @@ import torch
 from conftest import random_gpt
 
 from anchorbench import Examples, load_task
-from anchorbench.train.stack import evaluation_steps
+from anchorbench.train.evaluation import evaluation_steps
 from anchorbench.verdict import EvalSet
 
 

@@ -19,20 +19,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import anchorbench
-from anchorbench.files import MAX_JSON_BYTES
+from anchorbench.files import MAX_JSON_BYTES, write_atomically
 from anchorbench.hub.models import load_member
 from anchorbench.machine import this_machine
-from anchorbench.sweeps.run_folder import (
-    DamagedRunError,
-    Run,
-    load_weights,
-    read_run,
-    record_mechanism,
-    write_atomically,
-    write_run,
-    write_tables,
-)
-from anchorbench.train.stack import Member, Stack, digests, train
+from anchorbench.sweeps.run_folder import DamagedRunError, Run, load_weights, read_run, record_mechanism, write_run, write_tables
+from anchorbench.train.loop import train
+from anchorbench.train.stack import Member, Stack, digests
 
 FILES = ("recipe.json", "trajectory.jsonl", "weights.safetensors", "result.json", "digests.json")
 

@@ -14,7 +14,8 @@ from conftest import RUNS, SWEEP, TINY, Cli, WiderRecipe, bytes_of, require_one_
 from anchorbench.sweeps.run_folder import DamagedRunError, read_run
 from anchorbench.sweeps.runner import STACK_MEMBERS, Sweep, SweepFolder, run_sweep, stacks
 from anchorbench.sweeps.summary import conditions
-from anchorbench.train.stack import Stack, memory_of_member, structure
+from anchorbench.train.memory import memory_of_member
+from anchorbench.train.stack import Stack, structure
 
 BASE = TINY.override({"variant": "heldout-both"})
 SMALL = Sweep(BASE, {"init.gamma": (0.5, 0.7), "seed": (0, 1)})
@@ -30,16 +31,16 @@ INTERRUPTIONS = {
 CHILD = '''
 import json, os, signal, sys
 from pathlib import Path
-import anchorbench.train.stack
-from anchorbench import recipe
+import anchorbench.machine
+from anchorbench import presets, recipe
 from anchorbench.cli import main as cli
 from anchorbench.cli import run
 from anchorbench.sweeps import run_folder as store
 from anchorbench.sweeps import runner as sweep
 
 tiny, names, root, arguments = json.loads(sys.argv[1])
-recipe.PRESETS["laptop"] = recipe.parse_recipe(tiny)
-anchorbench.train.stack.native_bf16 = lambda: False  # as in this process
+presets.PRESETS["laptop"] = recipe.parse_recipe(tiny)
+anchorbench.machine.native_bf16 = lambda: False  # as in this process
 
 def stop_at(module, name, call, number, first=True):
     """Sends the signal to this process at the call-th call of a function, before or after it does its work."""
@@ -136,7 +137,7 @@ def test_a_second_call_trains_nothing(sweep: Path, cli: Cli, monkeypatch: pytest
     before = bytes_of(sweep / "runs")
     rows = (sweep / "results.jsonl").read_bytes()
     (sweep / "results.jsonl").unlink()
-    monkeypatch.setattr("anchorbench.train.stack.train", None)  # whoever calls it fails
+    monkeypatch.setattr("anchorbench.train.loop.train", None)  # whoever calls it fails
     again = cli(*SWEEP, "--out", sweep)
     assert again.code == 0
     assert f"All {RUNS} runs are finished; nothing is trained." in again.out
@@ -267,7 +268,7 @@ def test_a_folder_is_opened_by_a_version_with_another_field(sweep: Path, monkeyp
     base = TINY.override({"variant": "heldout-both", "model.norm": "pre"})
     narrow = Sweep(base, {"init.gamma": (0.5, 0.7), "seed": (0, 1)})
     monkeypatch.setattr("anchorbench.recipe.Recipe", WiderRecipe)
-    monkeypatch.setattr("anchorbench.train.stack.train", lambda *_: pytest.fail("a finished run is trained again"))
+    monkeypatch.setattr("anchorbench.train.loop.train", lambda *_: pytest.fail("a finished run is trained again"))
     wide = Sweep(WiderRecipe.model_validate(base.model_dump()), narrow.axes)
     runs = run_sweep(wide, SweepFolder(sweep, wide))
     assert [run.result.run_id for run in runs] == [recipe.run_id for recipe in narrow.runs()]

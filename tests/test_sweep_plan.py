@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 
 from anchorbench.cli.plan import TIMED_STEPS, load_sweep, parse_axis
 from anchorbench.files import MAX_YAML_BYTES
-from anchorbench.recipe import PRESETS, Recipe
+from anchorbench.presets import PRESETS
+from anchorbench.recipe import Recipe
 from anchorbench.sweeps.locate import FIRST, locate
 from anchorbench.sweeps.run_folder import Run
 from anchorbench.sweeps.runner import STACK_MEMBERS, Sweep, SweepFolder, stacks
-from anchorbench.train.stack import Stack, memory_of_member
+from anchorbench.train.memory import memory_of_member
+from anchorbench.train.stack import Stack
 
 BASE = TINY.override({"variant": "heldout-both"})
 
@@ -192,7 +194,7 @@ def rows_of(text: str) -> list[list[str]]:
 @pytest.fixture
 def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever trains or writes a run fails."""
-    for name in ("anchorbench.train.stack.train", "anchorbench.sweeps.runner.write_run", "anchorbench.cli.plan.run_sweep"):
+    for name in ("anchorbench.train.loop.train", "anchorbench.sweeps.runner.write_run", "anchorbench.cli.plan.run_sweep"):
         monkeypatch.setattr(name, None)
 
 
@@ -329,7 +331,7 @@ NUMBER = {id(run): number for number, runs in enumerate(POOL) for run in runs}
 def stacks_of(recipes: list[Recipe], memory: float) -> list[list[Recipe]]:
     """Stacks of runs of POOL, whose memory is known."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("anchorbench.train.stack.memory_of_member", lambda recipe: EACH[NUMBER[id(recipe)]])
+        patch.setattr("anchorbench.train.memory.memory_of_member", lambda recipe: EACH[NUMBER[id(recipe)]])
         return stacks(recipes, memory)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from test_tasks import TASKS, assert_one_sentence, check_reads_back
 
 from anchorbench import load_task
-from anchorbench.task import _load_registry as registry
+from anchorbench.task import tasks
 
 SECONDS, ROWS = 2.0, 20
 
@@ -35,7 +35,7 @@ VALUES = st.one_of(
 @given(data=st.data())
 def test_a_working_task_or_one_sentence(name: str, data: st.DataObject) -> None:
     variant = data.draw(st.sampled_from([variant for task, variant in TASKS if task == name]), "variant")
-    fields = st.sampled_from(sorted(registry()[name].Config.model_fields))
+    fields = st.sampled_from(sorted(tasks.all[name].Config.model_fields))
     try_config(name, variant, data.draw(st.dictionaries(fields, VALUES, min_size=1, max_size=4), "config"))
 
 
@@ -43,12 +43,12 @@ LARGE = {"key_min": 100, "key_max": 2000, "seq_len": 1024, "vocab_size": 4096}
 WIDE = {"key_min": 100, "key_max": 32_000, "seq_len": 64, "vocab_size": 32_768, "modulus": 16_000}
 
 
-FIRST = {name: variant for name, variant in reversed(TASKS) if "vocab_size" in registry()[name].Config.model_fields}
+FIRST = {name: variant for name, variant in reversed(TASKS) if "vocab_size" in tasks.all[name].Config.model_fields}
 
 
 @pytest.mark.parametrize(("name", "variant"), sorted(FIRST.items()))
 def test_the_largest_tables(name: str, variant: str) -> None:
-    fields = registry()[name].Config.model_fields
+    fields = tasks.all[name].Config.model_fields
     for config in (LARGE, WIDE):
         try_config(name, variant, {field: value for field, value in config.items() if field in fields})
 

@@ -14,22 +14,19 @@ from oracle import PlainGPT
 from scipy.stats import chisquare
 from torch import Tensor
 
+from anchorbench.machine import native_bf16
 from anchorbench.model.gpt import GPT
 from anchorbench.model.initialize import initialize
-from anchorbench.recipe import PRESETS, Optimizer, Recipe
+from anchorbench.presets import PRESETS
+from anchorbench.recipe import Recipe
 from anchorbench.sweeps.run_folder import read_run
 from anchorbench.train.batches import Batches
-from anchorbench.train.stack import (
-    Member,
-    Point,
-    Stack,
-    evaluation_steps,
-    learning_rate,
-    native_bf16,
-    structure,
-    train,
-    weight_decay,
-)
+from anchorbench.train.checkpoint import resume, save
+from anchorbench.train.evaluation import Point, evaluation_steps
+from anchorbench.train.loop import train
+from anchorbench.train.optimizers.adamw import AdamW
+from anchorbench.train.rates import decay_amounts, learning_rate
+from anchorbench.train.stack import Member, Stack, structure
 
 TINY = Recipe().override(
     {
@@ -53,8 +50,8 @@ def _quick() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("anchorbench.train.stack.EVALUATION_SIZE", 64)
-        patch.setattr("anchorbench.train.stack.FINAL_SIZE", 150)
+        patch.setattr("anchorbench.train.evaluation.EVALUATION_SIZE", 64)
+        patch.setattr("anchorbench.train.evaluation.FINAL_SIZE", 150)
         yield
     torch.set_num_threads(threads)
 
@@ -80,15 +77,15 @@ def double() -> Iterator[None]:
     ],
 )
 def test_learning_rate(schedule: Any, expected: dict[int, float]) -> None:
-    optimizer = Optimizer(lr=3.0, warmup=4, start=0.2, end=0.1, schedule=schedule)
+    optimizer = AdamW.Config(lr=3.0, warmup=4, start=0.2, end=0.1, schedule=schedule)
     rates = {step: learning_rate(optimizer, step, 12) / 3 for step in expected}
     assert rates == pytest.approx(expected, abs=1e-7)
 
 
 def test_learning_rate_at_the_edges() -> None:
-    without = Optimizer(lr=1.0, warmup=0, start=0.0, end=0.0)
+    without = AdamW.Config(lr=1.0, warmup=0, start=0.0, end=0.0)
     assert [learning_rate(without, step, 2) for step in (1, 2)] == pytest.approx([0.5, 0.0], abs=1e-15)
-    throughout = Optimizer(lr=1.0, warmup=5, start=0.0, end=0.0)
+    throughout = AdamW.Config(lr=1.0, warmup=5, start=0.0, end=0.0)
     assert [learning_rate(throughout, step, 5) for step in range(1, 6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
 
 
@@ -97,8 +94,10 @@ def test_learning_rate_at_the_edges() -> None:
     [(0, None, {1, 2, 3, 4, 5, 6}), (2, None, {3, 4, 5, 6}), (2, 4, {3, 4}), (0, 0, set()), (3, 3, set())],
 )
 def test_weight_decay_acts_in_its_window(start: int, until: int | None, active: set[int]) -> None:
-    optimizer = Optimizer(weight_decay=0.3, decay_from=start, decay_until=until)
-    assert {step: weight_decay(optimizer, step) for step in range(1, 7)} == {step: 0.3 * (step in active) for step in range(1, 7)}
+    optimizer = AdamW.Config(weight_decay=0.3, decay="unscaled", decay_from=start, decay_until=until)
+    assert {step: decay_amounts(optimizer, step, 6) for step in range(1, 7)} == {
+        step: (0.0, 0.3 * (step in active)) for step in range(1, 7)
+    }
 
 
 def test_evaluation_steps_are_evenly_spaced_in_their_logarithm() -> None:
@@ -129,19 +128,19 @@ def plainly_trained(recipe: Recipe) -> PlainGPT:
     decayed = [parameter for parameter in model.parameters() if o.decay_embeddings or parameter not in embeddings]
     spared = [parameter for parameter in model.parameters() if not o.decay_embeddings and parameter in embeddings]
     groups = [{"params": parameters} for parameters in (decayed, spared) if parameters]
-    kind = torch.optim.Adam if o.decay == "coupled" else torch.optim.AdamW
+    kind = torch.optim.Adam if o.decay.kind == "coupled" else torch.optim.AdamW
     adam = kind(groups, betas=(o.beta1, o.beta2), eps=o.eps, weight_decay=0.0)
     data = Batches([recipe], [recipe.load_task()], torch.device("cpu"), 10)
     for step in range(1, recipe.steps + 1):
         tokens, labels = data.batch(step)
         adam.zero_grad()
         model.loss(tokens[0], labels[0]).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), o.clip)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), o.clip.most)
         inside = step > o.decay_from and (o.decay_until is None or step <= o.decay_until)
         for group in adam.param_groups:
             group["lr"] = learning_rate(o, step, recipe.steps)
         strength = o.weight_decay if inside else 0.0
-        if o.decay == "unscaled":
+        if o.decay.kind == "unscaled":
             with torch.no_grad():
                 for parameter in decayed:
                     parameter.sub_(strength * parameter)
@@ -427,8 +426,8 @@ def recipes() -> list[Recipe]:
 def test_a_resumed_run_ends_with_the_same_bits(recipes: list[Recipe], tmp_path: Path) -> None:
     stack = advanced(Stack(recipes), 20)
     stack.keep()
-    stack.save(tmp_path / "checkpoint")
-    resumed = Stack.resume(recipes, tmp_path / "checkpoint")
+    save(stack, tmp_path / "checkpoint")
+    resumed = resume(recipes, tmp_path / "checkpoint")
     assert resumed.step == 20
     for one, other in zip(advanced(stack, 30).members(), advanced(resumed, 30).members(), strict=True):
         assert same_bits(one.weights, other.weights)
@@ -442,21 +441,21 @@ def test_a_resumed_run_ends_with_the_same_bits(recipes: list[Recipe], tmp_path: 
 def test_a_truncated_checkpoint_is_refused_and_training_starts_over(recipes: list[Recipe], tmp_path: Path) -> None:
     """All other damage: test_resume.py."""
     path = tmp_path / "checkpoint"
-    advanced(Stack(recipes), 3).save(path)
+    save(advanced(Stack(recipes), 3), path)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"^checkpoint [^\n]*checkpoint is damaged$"):
-        Stack.resume(recipes, path)
+        resume(recipes, path)
     for member, fresh in zip(train(recipes, checkpoint=path), train(recipes), strict=True):
         assert same_bits(member.weights, fresh.weights)
         assert [point.step for point in member.trajectory] == [50]
 
 
 def test_another_stacks_checkpoint_is_refused(recipes: list[Recipe], tmp_path: Path) -> None:
-    advanced(Stack(recipes), 1).save(tmp_path / "checkpoint")
+    save(advanced(Stack(recipes), 1), tmp_path / "checkpoint")
     for others in (recipes[::-1], recipes[:1], [recipes[0], recipes[1].override({"optimizer.lr": 1e-4})]):
         with pytest.raises(ValueError, match=r"^checkpoint [^\n]* belongs to another stack$"):
-            Stack.resume(others, tmp_path / "checkpoint")
+            resume(others, tmp_path / "checkpoint")
 
 
 # bf16: products in half precision, everything that is kept in float32
@@ -471,7 +470,7 @@ def test_bf16_keeps_weights_and_moments_in_float32() -> None:
     assert gains.eq(1).all()
     for _ in range(2):
         stack.advance()
-    for rows in (stack.weights, stack.gradients, stack.exp_avg, stack.exp_avg_sq, gains):
+    for rows in (stack.weights, stack.gradients, *stack.state().values(), gains):
         assert rows.dtype == torch.float32
     # two small steps of the warm-up, far below the 2^-8 = .004 by which bf16 could move a weight of 1
     moved = (gains - 1).abs()
@@ -512,8 +511,8 @@ def test_bf16_trains_as_fp32_does() -> None:
 def test_in_bf16_a_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     recipes = [BF16, BF16.override({"seed": 1})]
     stack = advanced(Stack(recipes), 20)
-    stack.save(tmp_path / "checkpoint")
-    resumed = Stack.resume(recipes, tmp_path / "checkpoint")
+    save(stack, tmp_path / "checkpoint")
+    resumed = resume(recipes, tmp_path / "checkpoint")
     for one, other in zip(advanced(stack, 20).members(), advanced(resumed, 20).members(), strict=True):
         assert same_bits(one.weights, other.weights)
 
@@ -534,7 +533,7 @@ CAPABILITIES: dict[str, tuple[dict[str, bool], bool]] = {
 def set_processor(monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool]) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
-    monkeypatch.setattr("anchorbench.train.stack.native_bf16", native_bf16)  # which the other tests pin
+    monkeypatch.setattr("anchorbench.machine.native_bf16", native_bf16)  # which the other tests pin
 
 
 @pytest.mark.parametrize("name", CAPABILITIES)

@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from rich import box
@@ -19,10 +20,14 @@ from rich.console import Console
 from rich.table import Table
 
 from anchorbench.cli.run import AXES
-from anchorbench.model.gpt import Shape
-from anchorbench.recipe import PRESETS, Recipe
+from anchorbench.machine import native_bf16
+from anchorbench.model.gpt import ModelConfig
+from anchorbench.presets import PRESETS
+from anchorbench.recipe import Recipe
 from anchorbench.sweeps.runner import Sweep
-from anchorbench.train.stack import PRECISIONS, Stack, evaluation_steps, native_bf16
+from anchorbench.train.evaluation import evaluation_steps
+from anchorbench.train.gradients.choice import PRECISIONS
+from anchorbench.train.stack import Stack
 
 TURNS = 7
 LARGE = 2048
@@ -62,7 +67,7 @@ def cases(*, large: bool) -> dict[str, Case]:
     found = {"A": Case(laptop, sizes, steps=10)}
     if large:
         # One head of the model's width, as GPT-2 has no other; the paper's is half as wide.
-        wide = laptop.override({"model": Shape(d_model=400, d_head=400, d_ff=1200).model_dump(), "batch": 2048})
+        wide = laptop.override({"model": ModelConfig(d_model=400, d_head=400, d_ff=1200).model_dump(), "batch": 2048})
         found["B"] = Case(wide, [("fp32", 2)] + [("bf16", 2)] * bf16, steps=1)
     return found
 
@@ -98,7 +103,7 @@ def bench_train(console: Console, *, large: bool = True, turns: int = TURNS) -> 
         single = statistics.median(loops)
         for (precision, k), seconds in zip(case.stacks, times, strict=True):
             each = statistics.median(seconds) / k
-            floor = 2 * products_per_step(case.recipe) * statistics.median(products[precision]) / (2 * LARGE**3)
+            floor = 2 * case.recipe.macs_per_step() * statistics.median(products[precision]) / (2 * LARGE**3)
             rows.append(Row(name, k, precision, 1 / each, 1 / single, single / each, floor / each))
             cells = (f"{1000 * each:.2f}", f"{1000 * single:.1f}", f"{single / each:.1f}", f"{floor / each:.0%}")
             table.add_row(name, precision, str(k), *cells)
@@ -128,23 +133,12 @@ def paper_runs() -> list[Recipe]:
 
 def paper_days(row: Row) -> float:
     """How long they would take at the products per second of a measured row."""
-    rate = row.member_steps_per_s * products_per_step(cases(large=True)[row.shape].recipe)
-    return sum(run.steps * products_per_step(run) for run in paper_runs()) / rate / 86_400
+    rate = row.member_steps_per_s * cases(large=True)[row.shape].recipe.macs_per_step()
+    return sum(run.steps * run.macs_per_step() for run in paper_runs()) / rate / 86_400
 
 
 def as_json(rows: list[Row]) -> list[dict[str, object]]:
     return [asdict(row) for row in rows]
-
-
-def products_per_step(recipe: Recipe) -> int:
-    """Multiplications in a member-step's matrix products, forward and backward; the last layer answers one position."""
-    shape, task = recipe.model, recipe.load_task()
-    width, d, seq = shape.n_head * shape.d_head, shape.d_model, task.seq_len
-    total = 0
-    for layer in range(shape.n_layer):
-        answered = 1 if layer == shape.n_layer - 1 else seq
-        total += 2 * seq * d * width + answered * (2 * d * width + 2 * d * shape.d_ff) + 2 * answered * seq * width
-    return 3 * recipe.batch * (total + d * task.vocab_size)  # backward is twice forward
 
 
 def loop_steps(recipe: Recipe) -> Iterator[None]:
@@ -174,11 +168,12 @@ def loop_steps(recipe: Recipe) -> Iterator[None]:
         )
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.optimizer.lr, weight_decay=recipe.optimizer.weight_decay)
+    clip: Any = recipe.optimizer.clip
     for tokens, labels in itertools.chain.from_iterable(itertools.repeat(loader)):
         loss = cross_entropy(model(tokens, logits_to_keep=1).logits[:, -1], labels)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.optimizer.clip)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), clip.most)
         optimizer.step()
         yield
 

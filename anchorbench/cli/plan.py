@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from anchorbench.files import parse_yaml, read_yaml, write_atomically
-from anchorbench.recipe import PRESETS, SEEDS, Recipe, flatten
+from anchorbench.presets import PRESETS
+from anchorbench.recipe import SEEDS, Recipe, flatten
 from anchorbench.sweeps.run_folder import Run, write_tables
 from anchorbench.sweeps.runner import MAX_RUNS, Sweep, SweepFolder, run_sweep, stacks
 
@@ -76,7 +77,8 @@ def _values(path: Any, values: Any) -> tuple[Any, ...]:
 
 def plan(sweep: Sweep, out: Path, memory: float | None) -> None:
     """Prints runs, stacks, memory, and an estimate of the time from a few steps of each kind of stack; starts nothing."""
-    from anchorbench.train.stack import Stack, memory_of_member, structure
+    from anchorbench.train.memory import memory_of_member
+    from anchorbench.train.stack import Stack, structure
 
     console = Console(markup=False, highlight=False)
     recipes = sweep.runs()

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from anchorbench.cli.plan import parse_axis
 from anchorbench.files import visible
-from anchorbench.recipe import PRESETS
+from anchorbench.presets import PRESETS
 from anchorbench.show.canvas import draw_all
 from anchorbench.sweeps.run_folder import Run
 from anchorbench.sweeps.runner import MAX_RUNS, Sweep, SweepFolder, run_sweep
@@ -65,7 +65,7 @@ def make_sweep(
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; allowed: {', '.join(PRECISIONS)}")
     if precision == "auto":
-        from anchorbench.train.stack import native_bf16
+        from anchorbench.machine import native_bf16
 
         precision = "bf16" if native_bf16() else "fp32"
     fields["precision"] = precision

@@ -22,8 +22,10 @@ from torch import Tensor, nn
 
 from anchorbench.files import new_folder, read_json
 from anchorbench.hub.checkpoint import CONFIG, fetch, load_checkpoint, plain_session
-from anchorbench.model.gpt import GPT
-from anchorbench.model.initialize import Init, initialize
+from anchorbench.model.gpt import GPT, new_model
+from anchorbench.model.initialize import initialize
+from anchorbench.model.initializers.rate import Rate
+from anchorbench.parts import InitConfig
 from anchorbench.sweeps.run_folder import DamagedRunError, Run, read_run
 from anchorbench.task import Task
 
@@ -116,7 +118,7 @@ def open_model(model: object) -> OpenModel:
         return _open_gpt(load_member(loaded), loaded.recipe.init)
     loaded = in_fp32(loaded)
     if isinstance(loaded, GPT):
-        return _open_gpt(loaded, Init())
+        return _open_gpt(loaded, Rate.Config())
     return _open_bridge(loaded) if hasattr(loaded, "original_model") else _open_transformers(loaded)
 
 
@@ -177,7 +179,7 @@ def load_member(run: Run, step: int | None = None) -> GPT:
     """
     task = run.recipe.load_task()
     with plain_session():
-        model = GPT(run.recipe.model, members=1, vocab_size=task.vocab_size, seq_len=task.seq_len)
+        model = new_model(run.recipe.model, members=1, vocab_size=task.vocab_size, seq_len=task.seq_len)
     try:
         model.load_state_dict({name: tensor[None] for name, tensor in run.weights(step).items()})
     except RuntimeError as error:
@@ -187,7 +189,7 @@ def load_member(run: Run, step: int | None = None) -> GPT:
     return model.eval().requires_grad_(False)
 
 
-def _open_gpt(model: GPT, init: Init) -> OpenModel:
+def _open_gpt(model: GPT, init: InitConfig) -> OpenModel:
     device = model.token_embedding.device
 
     def logits(tokens: Tensor) -> Tensor:
@@ -200,7 +202,7 @@ def _open_gpt(model: GPT, init: Init) -> OpenModel:
 
     def untrained(seed: int) -> OpenModel:
         with plain_session():
-            fresh = GPT(model.shape, members=1, vocab_size=model.vocab_size, seq_len=model.seq_len)
+            fresh = model.like(members=1)
             initialize(fresh, [init], [seed])
         return _open_gpt(fresh.requires_grad_(False), init)
 
@@ -344,6 +346,8 @@ def to_transformers(model: GPT) -> Any:
     from anchorbench.hf import AnchorGPTConfig, AnchorGPTForCausalLM
 
     shape = model.shape
+    if type(model) is not GPT:
+        raise ValueError(f"a model of kind {shape.kind!r} has no Hugging Face counterpart and cannot be exported")
     if shape.query_norm_only:
         raise ValueError("a model with query_norm_only has no Hugging Face counterpart and cannot be exported")
     if shape.d_model % shape.n_head or shape.d_head * shape.n_head > shape.d_model:

@@ -16,7 +16,7 @@ from anchorbench.inspect.internals import Internals, open_internals, stack_inter
 from anchorbench.inspect.mechanism import Mechanism, mechanism
 from anchorbench.model.gpt import GPT
 from anchorbench.model.scale import Scale, in_words, scales
-from anchorbench.probes import Result, list_probes, run_probe
+from anchorbench.probes import Result, list_probes, probes, run_probe
 from anchorbench.recipe import parse_recipe
 from anchorbench.show.canvas import plain_matplotlib, save
 from anchorbench.sweeps.run_folder import Run, record_mechanism
@@ -47,8 +47,8 @@ def examine(source: str, task_name: str | None = None, only: str | None = None) 
 
     Raises ValueError with one sentence if it cannot be opened, its task is not known, or it does not fit the task.
     """
-    if only is not None and only not in list_probes():
-        raise ValueError(f"unknown probe {only!r}; allowed: {', '.join(list_probes())}")
+    if only is not None:
+        probes[only]  # an unknown one is refused before the model is opened
     loaded = load_model(source)
     loaded, task = with_own_task(loaded, _task_of(source, loaded, task_name))
     run = inits = None

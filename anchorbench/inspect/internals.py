@@ -27,7 +27,8 @@ from anchorbench.hub.models import (
     run_module,
 )
 from anchorbench.model.gpt import GPT
-from anchorbench.model.initialize import Init, initialize
+from anchorbench.model.initialize import initialize
+from anchorbench.model.initializers.rate import Rate
 from anchorbench.sweeps.run_folder import Run
 
 Edits = Mapping[int, Callable[[Tensor], Tensor]]
@@ -114,21 +115,21 @@ def runs_internals(runs: Sequence[Run], step: int | None = None) -> Internals:
     return side_by_side([load_member(run, step) for run in runs], [run.recipe.init for run in runs])
 
 
-def side_by_side(models: Sequence[GPT], inits: Sequence[Init] | None = None) -> Internals:
+def side_by_side(models: Sequence[GPT], inits: Sequence[Rate.Config] | None = None) -> Internals:
     """Stacks of one, of one shape, as one. Raises ValueError if they differ in shape, vocabulary or length."""
     if len({(model.shape, model.vocab_size, model.seq_len) for model in models}) != 1:
         raise ValueError("the models differ in shape, vocabulary or length; allowed: models of one shape")
     first = models[0]
     with plain_session():
-        stack = GPT(first.shape, members=len(models), vocab_size=first.vocab_size, seq_len=first.seq_len)
+        stack = first.like(members=len(models))
     states = [model.state_dict() for model in models]
     stack.load_state_dict({name: torch.cat([state[name] for state in states]) for name in states[0]})
     return stack_internals(stack, inits)
 
 
-def stack_internals(model: GPT, inits: Sequence[Init] | None = None) -> Internals:
+def stack_internals(model: GPT, inits: Sequence[Rate.Config] | None = None) -> Internals:
     """The inside of a stack; `inits` are what its members' untrained counterparts are drawn by, gamma 0.5 if not given."""
-    drawn_by = list(inits or [Init()] * model.members)
+    drawn_by = list(inits or [Rate.Config()] * model.members)
     device = model.token_embedding.device
 
     def forward(tokens: Tensor, edits: Edits) -> Activations:
@@ -148,7 +149,7 @@ def stack_internals(model: GPT, inits: Sequence[Init] | None = None) -> Internal
 
     def untrained(seed: int) -> Internals:
         with plain_session():
-            fresh = GPT(model.shape, members=model.members, vocab_size=model.vocab_size, seq_len=model.seq_len)
+            fresh = model.like(members=model.members)
             initialize(fresh, drawn_by, [seed] * model.members)
         return stack_internals(fresh, drawn_by)
 

@@ -48,8 +48,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from anchorbench.model.gpt import GPT, Block, Shape
-from anchorbench.model.initialize import stream_seed
+from anchorbench.model.gpt import GPT, Block, ModelConfig
+from anchorbench.seeds import stream_seed
 from anchorbench.task import Task
 from anchorbench.tasks.composite import CompositeConfig
 
@@ -217,7 +217,9 @@ class _Plan:
         d_model = 64 * math.ceil((sum(sizes.values()) + 1) / 64)
         d_head = 64 * math.ceil((len(config.keys) + len(config.offsets)) / 64)
         self.unordered = list(itertools.combinations_with_replacement(config.offsets, 2))
-        shape = Shape(d_model=d_model, d_head=d_head, d_ff=len(self.unordered) * len(config.keys), norm=norm, activation="relu")
+        shape = ModelConfig(
+            d_model=d_model, d_head=d_head, d_ff=len(self.unordered) * len(config.keys), norm=norm, activation="relu"
+        )
         self.model = GPT(shape, members=1, vocab_size=vocab, seq_len=seq).requires_grad_(False)
         for name, parameter in self.model.named_parameters():
             parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import binomtest
 
+from anchorbench import machine
 from anchorbench.files import require_place, visible, write_atomically
 from anchorbench.inspect.internals import runs_internals, side_by_side, stack_internals
 from anchorbench.inspect.mechanism import (
@@ -33,13 +34,15 @@ from anchorbench.inspect.mechanism import (
     read_features,
 )
 from anchorbench.inspect.planted import key_to_anchors, key_to_anchors_lookup, pair_lookup, rotated, with_noise
-from anchorbench.model.gpt import GPT, Shape
-from anchorbench.model.initialize import Init, initialize, stream_seed
-from anchorbench.recipe import PRESETS, SEEDS, Recipe
+from anchorbench.model.gpt import GPT, ModelConfig
+from anchorbench.model.initialize import initialize
+from anchorbench.model.initializers.rate import Rate
+from anchorbench.presets import PRESETS
+from anchorbench.recipe import SEEDS, Recipe
+from anchorbench.seeds import stream_seed
 from anchorbench.sweeps.run_folder import Run, read_run
 from anchorbench.sweeps.runner import Progress, Sweep, SweepFolder, run_sweep
 from anchorbench.task import Task, load_task
-from anchorbench.train import stack as train
 from anchorbench.verdict import FIT
 
 KEEP_STEPS = (150, 300, 600, 900, 1200, 1500, 2000, 2500)
@@ -61,7 +64,7 @@ MEMBERS = 8
 
 def sweeps(*, quick: bool) -> dict[str, Sweep]:
     """Name -> sweep: pre- and post-LN, over gamma, weight decay, learning rate, depth, seeds; 280 runs, or 6 for a quick look."""
-    pre = PRESETS["laptop"].override({"precision": "bf16" if train.native_bf16() else "fp32"})
+    pre = PRESETS["laptop"].override({"precision": "bf16" if machine.native_bf16() else "fp32"})
     post = pre.override({"model.norm": "post", "steps": 3000, "optimizer.warmup": 500, "optimizer.weight_decay": 0.01})
     if quick:
         return {
@@ -254,8 +257,8 @@ def nothing(classifier: Classifier, members: int) -> list[dict[str, Any]]:
     task = load_task("composite")
     rows: list[dict[str, Any]] = []
     for norm in ("pre", "post"):
-        stack = GPT(Shape(norm=norm), members=members, vocab_size=task.vocab_size, seq_len=task.seq_len)
-        initialize(stack, [Init(gamma=0.4 + 0.4 * member / members) for member in range(members)], list(range(members)))
+        stack = GPT(ModelConfig(norm=norm), members=members, vocab_size=task.vocab_size, seq_len=task.seq_len)
+        initialize(stack, [Rate.Config(gamma=0.4 + 0.4 * member / members) for member in range(members)], list(range(members)))
         for kind in ("untrained", "shuffled labels"):
             if kind == "shuffled labels":
                 _train_on_shuffled_labels(stack, task)

@@ -23,10 +23,10 @@ from anchorbench.leaderboard.entry import (
     verdict_of,
 )
 from anchorbench.leaderboard.statistics import statistics_of
-from anchorbench.model.initialize import stream_seed
 from anchorbench.recipe import Recipe
+from anchorbench.seeds import stream_seed
 from anchorbench.task import NO_ANSWER, Task, first_sentence
-from anchorbench.train.stack import FINAL_SIZE
+from anchorbench.train.evaluation import FINAL_SIZE
 from anchorbench.verdict import Share
 
 MAX_ENTRY_BYTES = 2**17

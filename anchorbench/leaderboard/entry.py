@@ -27,12 +27,13 @@ import numpy as np
 from jaxtyping import Int
 from pydantic import AfterValidator, Field, model_validator
 
-from anchorbench.bench.train import products_per_step
 from anchorbench.files import Plain
-from anchorbench.model.gpt import Shape
-from anchorbench.model.initialize import Init
+from anchorbench.model.counts import parameters
+from anchorbench.model.gpt import ModelConfig
+from anchorbench.model.initializers.rate import Rate
+from anchorbench.parts import MAX_STEPS
 from anchorbench.probes.attention_flow import central
-from anchorbench.recipe import MAX_EXAMPLES, MAX_STEPS, Optimizer, Recipe, parse_recipe
+from anchorbench.recipe import MAX_EXAMPLES, Recipe, parse_recipe
 from anchorbench.task import Task
 from anchorbench.verdict import Behaviour, Composition, Counts, Share
 
@@ -143,6 +144,37 @@ Version = Annotated[str, Field(min_length=1, max_length=60), AfterValidator(_pla
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}(-dirty)?$")]
 
 
+class SubmittedOptimizer(Plain):
+    """AdamW on all parameters, with linear warm-up, cosine decay and gradient clipping: the board's own form, whatever else the
+    package can train with.
+    """
+
+    lr: float = Field(default=1e-3, gt=0, le=100)
+    """Peak learning rate."""
+    weight_decay: float = Field(default=0.01, ge=0, le=1000)
+    decay: Literal["scaled", "unscaled", "coupled"] = "scaled"
+    """What a step of rate lr does with weight w: w -= lr * weight_decay * w (AdamW); w -= weight_decay * w (one reading of
+    2605.04396); or gradient += weight_decay * w after clipping (Adam with L2)."""
+    decay_from: int = Field(default=0, ge=0, le=MAX_STEPS)
+    """The decay acts after this step ..."""
+    decay_until: int | None = Field(default=None, ge=0, le=MAX_STEPS)
+    """... and until this one, or to the end."""
+    decay_embeddings: bool = True
+    """Whether it acts on token, position and output embeddings too."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    eps: float = Field(default=1e-8, gt=0, le=1)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """From the peak down to `lr * end`; constant stays at the peak."""
+    warmup: int = Field(default=200, ge=0, le=MAX_STEPS)
+    """Steps of linear growth from `lr * start` to `lr`."""
+    start: float = Field(default=0.0, ge=0, le=1)
+    end: float = Field(default=0.05, ge=0, le=1)
+    """The schedule falls to `lr * end` at the last step."""
+    clip: float = Field(default=1.0, gt=0, le=1e9)
+    """Largest gradient norm, per member."""
+
+
 class SubmittedRecipe(Plain):
     """A training recipe as written in YAML. Task and seed come from the suite."""
 
@@ -153,11 +185,11 @@ class SubmittedRecipe(Plain):
     """What it is and where it comes from."""
     track: Literal["laptop", "gpu"] = "laptop"
     """The suite and the budget."""
-    model: Shape = Shape()
+    model: ModelConfig = ModelConfig()
     """Architecture of the model."""
-    init: Init = Init()
+    init: Rate.Config = Rate.Config()
     """Initialization of the weights."""
-    optimizer: Optimizer = Optimizer()
+    optimizer: SubmittedOptimizer = SubmittedOptimizer()
     """AdamW's hyper-parameters and their schedule."""
     batch: int = Field(default=128, ge=1, le=65_536)
     """Examples per step."""
@@ -180,9 +212,9 @@ class SubmittedRecipe(Plain):
             if value > most:
                 raise ValueError(f"{what} is {value}; allowed in track {self.track}: at most {most}")
         recipes = [self.recipe(task, 0) for task in track.suite]  # also checks what the fields must be together
-        if (parameters := max(map(parameters_of, recipes))) > track.parameters:
-            raise ValueError(f"the model has {parameters} parameters; allowed in track {self.track}: at most {track.parameters}")
-        products = SEEDS * sum(recipe.steps * products_per_step(recipe) for recipe in recipes)
+        if (count := max(map(parameters_of, recipes))) > track.parameters:
+            raise ValueError(f"the model has {count} parameters; allowed in track {self.track}: at most {track.parameters}")
+        products = SEEDS * sum(recipe.steps * recipe.macs_per_step() for recipe in recipes)
         if products > track.products:
             raise ValueError(
                 f"the suite takes {products:.3g} multiplications; allowed in track {self.track}: at most {track.products:.3g}"
@@ -216,12 +248,8 @@ class SubmittedRecipe(Plain):
 
 def parameters_of(recipe: Recipe) -> int:
     """Parameters of one member."""
-    shape, task = recipe.model, recipe.load_task()
-    d, width, ff = shape.d_model, shape.n_head * shape.d_head, shape.d_ff
-    biases = 3 * width + 2 * d + ff if shape.bias else 0
-    block = 4 * d * width + 2 * d * ff + biases + 4 * d
-    embeddings = (2 * task.vocab_size + task.seq_len) * d + (task.vocab_size if shape.unembed_bias else 0)
-    return embeddings + shape.n_layer * block + (2 * d if shape.norm == "pre" else 0)
+    task = recipe.load_task()
+    return parameters(recipe.model, task.vocab_size, task.seq_len)
 
 
 class Row(Plain):

@@ -11,8 +11,8 @@ import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+from anchorbench.files import write_atomically
 from anchorbench.leaderboard.entry import TRACKS, Entry, SuiteTask
-from anchorbench.sweeps.run_folder import write_atomically
 
 
 def task_id(task: SuiteTask) -> str:

@@ -1,9 +1,6 @@
 """The form of an entry: its JSON schema, and leaderboard/README.md, which explains it field by field. Both are generated."""
 
-import ast
-import inspect
 import json
-import textwrap
 from typing import Any
 
 from pydantic import BaseModel
@@ -18,20 +15,20 @@ from anchorbench.leaderboard.entry import (
     Machine,
     Row,
     Statistics,
+    SubmittedOptimizer,
     SubmittedRecipe,
     TaskStatistics,
 )
 from anchorbench.leaderboard.page import LIMITS
-from anchorbench.model.gpt import Shape
-from anchorbench.model.initialize import Init
-from anchorbench.recipe import Optimizer
+from anchorbench.model.gpt import ModelConfig
+from anchorbench.model.initializers.rate import Rate
 
 MODELS: dict[str, tuple[type[BaseModel], str]] = {
     "The entry": (Entry, ""),
     "`recipe`": (SubmittedRecipe, "As written in YAML; only `name` and `description` are required."),
-    "`recipe.model`": (Shape, ""),
-    "`recipe.init`": (Init, ""),
-    "`recipe.optimizer`": (Optimizer, ""),
+    "`recipe.model`": (ModelConfig, ""),
+    "`recipe.init`": (Rate.Config, ""),
+    "`recipe.optimizer`": (SubmittedOptimizer, ""),
     "A row of `rows`": (Row, ""),
     "`statistics`": (Statistics, ""),
     "An item of `statistics.tasks`": (TaskStatistics, ""),
@@ -41,6 +38,7 @@ MODELS: dict[str, tuple[type[BaseModel], str]] = {
 }
 WORDS = {
     "schema_version": "Version of this form.",
+    "kind": "What it is; nothing else is allowed on the board yet.",
     "n_layer": "Layers.",
     "n_head": "Attention heads per layer.",
     "d_model": "Width of the residual stream.",
@@ -82,25 +80,13 @@ WORDS = {
 """Descriptions of fields that have no docstring in their class."""
 
 
-def descriptions(model: type[BaseModel]) -> dict[str, str]:
-    """Field -> what its docstring in the class says, or else WORDS."""
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
-    found: dict[str, str] = {}
-    body = definition.body if isinstance(definition, ast.ClassDef) else []
-    for field, after in zip(body, [*body[1:], None], strict=True):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-            text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else None
-            found[field.target.id] = " ".join(str(text).split()) if text else WORDS[field.target.id]
-    return found
-
-
 def schema() -> dict[str, Any]:
     """The JSON schema of an entry, from the pydantic models, with every field described."""
     content = Entry.model_json_schema()
     for model, _ in MODELS.values():
         definition = content if model is Entry else content["$defs"][model.__name__]
-        for field, text in descriptions(model).items():
-            definition["properties"][field]["description"] = text
+        for field, form in definition["properties"].items():
+            form["description"] = " ".join((form.get("description") or WORDS[field]).split())
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **content}
 
 

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from anchorbench.bench.train import products_per_step
 from anchorbench.leaderboard.entry import (
     SEEDS,
     Entry,
@@ -54,7 +53,7 @@ def statistics_of(recipe: SubmittedRecipe, rows: Sequence[Row]) -> Statistics:
                 verdicts=(count["inferential"], count["mixed"], count["memorizing"], count["unfit"]),
             )
         )
-        per_step = 2.0 * products_per_step(recipe.recipe(task, 0))
+        per_step = 2.0 * recipe.recipe(task, 0).macs_per_step()
         flops += per_step * sum(row.steps for row in members)
         flops_to_verdict += per_step * sum(row.settled for row in members)
     return Statistics(

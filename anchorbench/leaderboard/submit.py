@@ -34,8 +34,8 @@ from anchorbench.leaderboard.entry import (
     verdict_of,
 )
 from anchorbench.leaderboard.statistics import BETTER, statistics_of
+from anchorbench.presets import PRESETS
 from anchorbench.probes.attention_flow import attention
-from anchorbench.recipe import PRESETS
 from anchorbench.sweeps.run_folder import Run
 from anchorbench.sweeps.runner import Progress, Sweep, SweepFolder, run_sweep
 from anchorbench.task import Task
@@ -123,7 +123,7 @@ def resolve(recipe: SubmittedRecipe) -> SubmittedRecipe:
 
 def auto_precision() -> str:
     """bf16 where the machine multiplies it in hardware."""
-    from anchorbench.train.stack import native_bf16
+    from anchorbench.machine import native_bf16
 
     return "bf16" if native_bf16() else "fp32"
 

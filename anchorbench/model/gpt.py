@@ -6,7 +6,8 @@ operation is batched over the member axis.
 """
 
 import math
-from typing import Literal, cast
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -14,15 +15,17 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anchorbench.files import Plain
+from anchorbench.model.roles import Part, Role
+from anchorbench.parts import Config, models
 
 EPSILON = 1e-5
 """Of LayerNorm."""
 
 
-class Shape(Plain):
+class ModelConfig(Config):
     """The structure of a model; vocabulary and length come from the task."""
 
+    kind: Literal["gpt"] = "gpt"
     n_layer: int = Field(default=2, ge=1, le=200)
     n_head: int = Field(default=1, ge=1, le=1024)
     d_model: int = Field(default=64, ge=1, le=65_536)
@@ -38,10 +41,15 @@ class Shape(Plain):
     """A quirk of the authors' pre-LN code: keys and values read the residual stream without the LayerNorm."""
 
     @model_validator(mode="after")
-    def _quirk_has_a_norm(self) -> "Shape":
+    def _quirk_has_a_norm(self) -> "ModelConfig":
         if self.query_norm_only and self.norm == "post":
             raise ValueError("query_norm_only is a quirk of pre-LN blocks; with norm 'post' there is no LayerNorm before attention")
         return self
+
+    @property
+    def structure(self) -> tuple[Any, ...]:
+        """All of it: a stack holds models of one shape."""
+        return tuple(self.model_dump().values())
 
 
 class LayerNorm(nn.Module):
@@ -70,18 +78,30 @@ class Linear(nn.Module):
 
 
 class Block(nn.Module):
-    """Causal self-attention and a feed-forward layer, each with a residual."""
+    """Causal self-attention and a feed-forward layer, each with a residual. A variant overrides one of its methods."""
 
-    def __init__(self, members: int, shape: Shape) -> None:
+    make_norm: ClassVar[Callable[[int, int], Any]] = LayerNorm
+    """(members, width) -> a norm."""
+    parts: ClassVar[dict[str, tuple[Part, bool]]] = {
+        "query": ("qk", False),
+        "key": ("qk", False),
+        "value": ("vo", False),
+        "output": ("vo", True),
+        "ff_in": ("mlp", False),
+        "ff_out": ("mlp", True),
+    }
+    """Map -> the part that it belongs to, and whether it writes into the residual stream."""
+
+    def __init__(self, members: int, shape: ModelConfig) -> None:
         super().__init__()
         self.shape = shape
         d, width = shape.d_model, shape.n_head * shape.d_head
-        self.norm_1 = LayerNorm(members, d)
+        self.norm_1 = type(self).make_norm(members, d)
         self.query = Linear(members, d, width, bias=shape.bias)
         self.key = Linear(members, d, width, bias=shape.bias)
         self.value = Linear(members, d, width, bias=shape.bias)
         self.output = Linear(members, width, d, bias=shape.bias)
-        self.norm_2 = LayerNorm(members, d)
+        self.norm_2 = type(self).make_norm(members, d)
         self.ff_in = Linear(members, d, shape.d_ff, bias=shape.bias)
         self.ff_out = Linear(members, shape.d_ff, d, bias=shape.bias)
 
@@ -111,9 +131,20 @@ class Block(nn.Module):
     def feed_forward(self, x: Float[Tensor, "members rows d"]) -> Float[Tensor, "members rows d"]:
         """The second half: the stream after the feed-forward layer."""
         pre = self.shape.norm == "pre"
-        hidden = self.ff_in(self.norm_2(x) if pre else x)
-        x = x + self.ff_out(F.gelu(hidden) if self.shape.activation == "gelu" else F.relu(hidden))
+        x = x + self.mlp(self.norm_2(x) if pre else x)
         return x if pre else self.norm_2(x)
+
+    def mlp(self, x: Float[Tensor, "members rows d"]) -> Float[Tensor, "members rows d"]:
+        """The feed-forward layer alone."""
+        return self.ff_out(self.activation(self.ff_in(x)))
+
+    def activation(self, x: Float[Tensor, "members rows d_ff"]) -> Float[Tensor, "members rows d_ff"]:
+        """The non-linearity of the feed-forward layer."""
+        return F.gelu(x) if self.shape.activation == "gelu" else F.relu(x)
+
+    def pattern(self, scores: Float[Tensor, "heads query key"]) -> Float[Tensor, "heads query key"]:
+        """Attention from scores, in which what a position must not see is -inf; `heads` counts members, sequences and heads."""
+        return scores.softmax(-1)
 
     def _attention(self, attended: Tensor, source: Tensor, seq: int) -> tuple[Tensor, Tensor]:
         members, batch = source.shape[0], source.shape[1] // seq
@@ -126,22 +157,61 @@ class Block(nn.Module):
         length = query.shape[1]
         mask = torch.full((length, seq), -math.inf, device=query.device, dtype=query.dtype).triu(seq - length + 1)
         scores = torch.bmm(query, key.transpose(1, 2)) * (1 / math.sqrt(d_head)) + mask
-        pattern = scores.softmax(-1)
+        pattern = self.pattern(scores)
         mixed = torch.bmm(pattern, value).view(members * batch, head, length, d_head).transpose(1, 2)
         return mixed.reshape(members, batch * length, head * d_head), pattern.view(members, batch, head, length, seq)
 
 
+def new_model(shape: ModelConfig, *, members: int, vocab_size: int, seq_len: int) -> "GPT":
+    """An uninitialized stack of the registered kind of model that `shape` configures."""
+    return models[shape.kind](shape, members=members, vocab_size=vocab_size, seq_len=seq_len)
+
+
+@models.register
 class GPT(nn.Module):
     """`members` GPTs of one shape. Weights are uninitialized until `initialize` fills them."""
 
-    def __init__(self, shape: Shape, *, members: int, vocab_size: int, seq_len: int) -> None:
+    Config: ClassVar[type[ModelConfig]] = ModelConfig
+    block: ClassVar[type[Block]] = Block
+    """What its layers are."""
+
+    def __init__(self, shape: ModelConfig, *, members: int, vocab_size: int, seq_len: int) -> None:
         super().__init__()
         self.shape, self.members, self.vocab_size, self.seq_len = shape, members, vocab_size, seq_len
         self.token_embedding = nn.Parameter(torch.empty(members, vocab_size, shape.d_model))
         self.position_embedding = nn.Parameter(torch.empty(members, seq_len, shape.d_model))
-        self.blocks = nn.ModuleList(Block(members, shape) for _ in range(shape.n_layer))
-        self.final_norm = LayerNorm(members, shape.d_model) if shape.norm == "pre" else None
+        self.blocks = nn.ModuleList(self.block(members, shape) for _ in range(shape.n_layer))
+        self.final_norm = self.block.make_norm(members, shape.d_model) if shape.norm == "pre" else None
         self.unembedding = Linear(members, shape.d_model, vocab_size, bias=shape.unembed_bias)
+
+    def like(self, *, members: int) -> "GPT":
+        """An uninitialized stack of the same kind and shape with other members."""
+        return type(self)(self.shape, members=members, vocab_size=self.vocab_size, seq_len=self.seq_len)
+
+    @classmethod
+    def forward_macs(cls, shape: ModelConfig, vocab_size: int, seq_len: int) -> int:
+        """Multiply-accumulates in the matmuls of one sequence; the last layer answers one position."""
+        width, d = shape.n_head * shape.d_head, shape.d_model
+        total = d * vocab_size
+        for layer in range(shape.n_layer):
+            answered = 1 if layer == shape.n_layer - 1 else seq_len
+            total += 2 * seq_len * d * width + answered * (2 * d * width + 2 * d * shape.d_ff) + 2 * answered * seq_len * width
+        return total
+
+    def roles(self) -> dict[str, Role]:
+        """Parameter -> what it is for, in the order of `named_parameters`."""
+        found: dict[str, Role] = {}
+        for name, parameter in self.named_parameters():
+            _, owner, leaf = f"..{name}".rsplit(".", 2)
+            if leaf in ("token_embedding", "position_embedding"):
+                found[name] = Role("embedding", "matrix", self.shape.d_model, residual=False)
+            elif "norm" in owner:
+                found[name] = Role("norm", "gain" if leaf == "weight" else "bias", 1, residual=False)
+            else:
+                part, residual = self.block.parts.get(owner, ("embedding", False))
+                matrix = leaf == "weight"
+                found[name] = Role(part, "matrix" if matrix else "bias", parameter.shape[1] if matrix else 1, residual)
+        return found
 
     @torch.no_grad()
     def load_member(self, stack: "GPT", member: int) -> "GPT":

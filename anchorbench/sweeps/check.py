@@ -85,8 +85,7 @@ def _initial(run: Run, stack: Stack) -> Finding:
 
 def _trained_again(run: Run, stack: Stack, steps: int) -> Iterator[Finding]:
     """The parts between kept steps, the shortest first, as long as `steps` suffice; `stack` is at step 0."""
-    start_state = {name: torch.zeros_like(weight) for name, weight in stack.named(0).items()}
-    first = stack.named(0), {f"{part}.{name}": zeros for part in ("exp_avg", "exp_avg_sq") for name, zeros in start_state.items()}
+    first = stack.named(0), stack.state_of(0)
     parts = sorted(pairwise([0, *run.result.kept_steps, run.result.steps_trained]), key=lambda part: part[1] - part[0])
     left = steps
     for start, end in parts:

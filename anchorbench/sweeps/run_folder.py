@@ -28,29 +28,19 @@ from anchorbench.files import (
     require_plain,
     write_atomically,
 )
-from anchorbench.machine import Machine
-from anchorbench.recipe import MAX_STEPS, Recipe, flatten, parse_recipe
+from anchorbench.recipe import Recipe, flatten, parse_recipe
 from anchorbench.task import Offset, first_sentence
+from anchorbench.train.trajectory import Machines, Rate, Step, TrajectoryPoint, Word
 from anchorbench.verdict import Count, Counts
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 MAX_TRAJECTORY_BYTES = 2**24
-MAX_STATE_BYTES = 2**25
 MAX_TABLE_BYTES = 2**31
 MECHANISM = "mechanism.json"
 """Written beside a run when its model was read: not among the files that its digests cover."""
 _FILES = ("recipe.json", "trajectory.jsonl", "weights.safetensors", "result.json")
-
-
-Step = Annotated[int, Field(ge=0, le=MAX_STEPS)]
-Rate = Annotated[float, Field(ge=0, le=1)]
-Word = Annotated[str, Field(max_length=100, pattern=r"^[ -~]*$")]
-"""ASCII only, as it is printed on terminals."""
-
-
-Machines = Annotated[list[tuple[Step, Machine]], Field(min_length=1, max_length=10_000)]
 
 
 class DamagedRunError(ValueError):
@@ -96,49 +86,6 @@ class Reading(Plain):
 
     mechanism: str | None
     mechanism_probability: float | None = Field(ge=0, le=1)
-
-
-class TrajectoryPoint(Plain):
-    """A line of trajectory.jsonl: the fields of `anchorbench.train.stack.Point`, and whatever other versions add."""
-
-    model_config = ConfigDict(extra="allow")
-
-    step: int = Field(ge=1, le=MAX_STEPS)
-    loss: float | None = Field(ge=-1e300, le=1e300)
-    verdict: Word | None
-    accuracy_train: Rate
-    accuracy_iid: Rate
-    inferential: Rate | None
-    symmetric: Rate | None
-    groups: dict[str, Rate]
-
-
-class CheckpointState(Plain):
-    """What a checkpoint of a stack says beside its tensors; other versions may add to it."""
-
-    model_config = ConfigDict(extra="allow")
-
-    run_ids: Annotated[list[Word], Field(min_length=1)]
-    step: Step
-    seconds: list[Annotated[float, Field(ge=0, le=1e9)]]
-    diverged_at: list[Step | None]
-    initial: list[dict[str, str]]
-    machines: Machines
-    trajectories: list[list[TrajectoryPoint]]
-
-    @classmethod
-    def read(cls, about: str, path: Path) -> "CheckpointState":
-        """From the metadata of the file `path`. Raises ValueError with one sentence, also if members lack something."""
-        try:
-            if len(about) > MAX_STATE_BYTES:
-                raise ValueError
-            content = parse_json(about.encode(), str(path))
-            state = cls.model_validate({**content, **content.pop("seen")})
-            if {len(state.diverged_at), len(state.trajectories), len(state.initial)} != {len(state.seconds)}:
-                raise ValueError
-        except (ValueError, TypeError, KeyError, AttributeError):
-            raise ValueError(f"checkpoint {path} is damaged") from None
-        return state
 
 
 _TRAJECTORY = TypeAdapter(Annotated[list[TrajectoryPoint], Field(min_length=1)])
@@ -212,7 +159,7 @@ class Run(BaseModel):
         return load_weights(self.path / ("weights.safetensors" if step is None else kept_name(self._kept(step))))
 
     def state(self, step: int) -> dict[str, Any]:
-        """The optimizer's state at an intermediate step: `exp_avg.NAME` and `exp_avg_sq.NAME` -> tensor. Raises as `weights`."""
+        """The state of the parts at an intermediate step: `optimizer.exp_avg`, ... -> row. Raises as `weights`."""
         return load_weights(self.path / state_name(self._kept(step)))
 
     def _kept(self, step: int) -> int:

@@ -16,7 +16,8 @@ from typing import Any
 from anchorbench.files import read_json, remove, require_plain, write_atomically
 from anchorbench.recipe import SCHEMA, Recipe, parse_recipe
 from anchorbench.sweeps.lock import STALE, RunLock, nobody_inside
-from anchorbench.sweeps.run_folder import CheckpointState, DamagedRunError, Run, read_run, write_run, write_tables
+from anchorbench.sweeps.run_folder import DamagedRunError, Run, read_run, write_run, write_tables
+from anchorbench.train.checkpoint import CheckpointState
 from anchorbench.train.memory import free_memory
 
 STACK_MEMBERS = 8
@@ -178,7 +179,7 @@ def stacks(recipes: Sequence[Recipe], memory: float | None = None) -> list[list[
     """
     import torch
 
-    from anchorbench.train.stack import memory_of_member
+    from anchorbench.train.memory import memory_of_member
 
     on_gpu = torch.cuda.is_available()
     free = torch.cuda.mem_get_info()[0] if on_gpu else free_memory()
@@ -295,7 +296,7 @@ def _train(
     *,
     strict_bits: bool,
 ) -> list[Run]:
-    from anchorbench.train.stack import train
+    from anchorbench.train.loop import train
 
     failures: list[OSError | ValueError] = []
 

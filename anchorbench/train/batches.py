@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from anchorbench.model.initialize import stream_seed
 from anchorbench.recipe import Recipe
+from anchorbench.seeds import stream_seed
 from anchorbench.task import Examples, Task
 
 ORDER_BLOCK = 64
@@ -54,21 +54,27 @@ class Batches:
             self.heads.append(heads[source])
         self._distinct = list(dict.fromkeys(self._draws))
         self._batch, self._device = recipes[0].batch, device
-        self._block, self._orders = -1, dict[Draw, Int[Tensor, "step batch"]]()
+        self._orders: dict[bool, tuple[int, dict[Draw, Int[Tensor, "step batch"]]]] = {}
+        """The last block drawn, and what it holds: of the steps that are trained on, and of the negative ones."""
 
     def batch(self, step: int) -> tuple[Int[Tensor, "members batch seq"], Int[Tensor, "members batch"]]:
-        """Tokens `[members, batch, seq]` and labels `[members, batch]` of a step, drawn with replacement."""
-        block, row = divmod(step, ORDER_BLOCK)
-        if block != self._block:
-            self._block = block
-            for draw in self._distinct:
-                rng = np.random.default_rng([draw.order_seed, block])
-                order = rng.integers(draw.source.size, size=(ORDER_BLOCK, self._batch))
-                self._orders[draw] = torch.from_numpy(order).to(self._device)
+        """Tokens `[members, batch, seq]` and labels `[members, batch]` of a step, drawn with replacement.
+
+        Negative steps have batches of their own, which no step is trained on.
+        """
+        extra = step < 0
+        block, row = divmod(abs(step), ORDER_BLOCK)
+        if self._orders.get(extra, (-1,))[0] != block:
+            self._orders[extra] = block, {draw: self._order(draw, block, extra=extra) for draw in self._distinct}
+        _, orders = self._orders[extra]
         drawn: dict[Draw, tuple[Tensor, Tensor]] = {}
         for draw in self._distinct:
             tokens, labels = self._examples[draw.source]
-            rows = self._orders[draw][row]
+            rows = orders[draw][row]
             drawn[draw] = tokens[rows].long(), labels[rows].long()
         tokens, labels = zip(*(drawn[draw] for draw in self._draws), strict=True)
         return torch.stack(tokens), torch.stack(labels)
+
+    def _order(self, draw: Draw, block: int, *, extra: bool) -> Int[Tensor, "step batch"]:
+        rng = np.random.default_rng([draw.order_seed, block, *([1] if extra else [])])
+        return torch.from_numpy(rng.integers(draw.source.size, size=(ORDER_BLOCK, self._batch))).to(self._device)

@@ -1,4 +1,6 @@
-"""Memory that this process may still take: the least of what the machine has free, its cgroups allow and SLURM granted."""
+"""Memory that this process may still take (the least of what the machine has free, its cgroups allow and SLURM granted), and what a
+member of a stack takes.
+"""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -7,6 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+
+from anchorbench.recipe import Recipe
 
 
 class _Names(NamedTuple):
@@ -61,3 +65,28 @@ def _slurm(environ: Mapping[str, str]) -> Iterator[int]:
         with suppress(KeyError, ValueError):
             if granted := int(environ[name]) * int(count):
                 yield granted * 2**20 - taken
+
+
+def memory_of_member(recipe: Recipe) -> float:
+    """Bytes that one member adds to a stack: parameters, gradients, state of the parts, the step's arrays, and training data.
+
+    Worked out on shapes alone, without allocating. A quarter is added for what an operation needs while it runs.
+    """
+    import torch
+
+    from anchorbench.model.gpt import GPT, ModelConfig, new_model
+    from anchorbench.train.gradients.backprop import Backprop
+    from anchorbench.train.gradients.choice import PRECISIONS
+
+    task = recipe.load_task()
+    sizes = {"vocab_size": task.vocab_size, "seq_len": task.seq_len}
+    with torch.device("meta"):
+        model = new_model(recipe.model, members=1, **sizes)
+        # Other paths keep about as much for the backward pass as this one does for the usual model of the same shape.
+        shape = ModelConfig(**recipe.model.model_dump(include=set(ModelConfig.model_fields) - {"kind"}))
+        backprop = Backprop(GPT(shape, members=1, **sizes), recipe.batch, PRECISIONS[recipe.precision])
+        backprop(torch.zeros(1, recipe.batch, task.seq_len, dtype=torch.long), torch.zeros(1, recipe.batch, dtype=torch.long))
+    # Four rows of parameters (weights, gradients, two moments), and what the step works on; data once as drawn, once as int16.
+    rows = 4 * sum(parameter.nbytes for parameter in model.parameters())
+    step = sum(array.nbytes for array in [*backprop.gradients.values(), *backprop.buffers])
+    return 1.25 * (rows + step + 10 * recipe.data_size * (task.seq_len + 1))

@@ -6,19 +6,21 @@ autograd spends on fresh memory and on passes over it. Rows are (sequence, posit
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from anchorbench.model.gpt import EPSILON, GPT, Block, LayerNorm, Linear, Shape
+from anchorbench.model.gpt import EPSILON, GPT, Block, LayerNorm, Linear, ModelConfig
 
 aten = torch.ops.aten
 ALIGNED = 32
 """Consecutive arrays whose sizes are multiples of this many elements are all aligned to 64 bytes, in bf16 too."""
 
 
-def aligned(shape: Shape, batch: int, vocab_size: int, seq_len: int, *, bf16: bool = False) -> bool:
+def aligned(shape: ModelConfig, batch: int, vocab_size: int, seq_len: int, *, bf16: bool = False) -> bool:
     """Whether the arrays of all members are equally aligned in every batched matmul of the step.
 
     The matmul library chooses its kernels, and so its rounding, by the alignment of addresses. Where this is False, members of
@@ -264,13 +266,13 @@ class Backprop:
 
 
 class OneByOne:
-    """`Backprop` for one member after another, in the same arrays: each is trained as if alone, whatever its widths."""
+    """A gradient path for one member after another, in the same arrays: each is trained as if alone, whatever its widths."""
 
-    def __init__(self, model: GPT, batch: int, dtype: torch.dtype | None = None) -> None:
-        """`dtype` as in `Backprop`."""
+    def __init__(self, model: GPT, path: Callable[[GPT], Any]) -> None:
+        """`path` makes the gradient path of a stack of one."""
         self.model = model
-        self._alone = GPT(model.shape, members=1, vocab_size=model.vocab_size, seq_len=model.seq_len).to(model.token_embedding)
-        self._backprop = Backprop(self._alone, batch, dtype)
+        self._alone = model.like(members=1).to(model.token_embedding)
+        self._path = path(self._alone)
         self.gradients = {parameter: torch.zeros_like(parameter) for parameter in model.parameters()}
 
     @torch.no_grad()
@@ -279,7 +281,7 @@ class OneByOne:
         losses: list[Tensor] = []
         for member in range(self.model.members):
             self._alone.load_member(self.model, member)
-            losses.append(self._backprop(tokens[member : member + 1], labels[member : member + 1]))
+            losses.append(self._path(tokens[member : member + 1], labels[member : member + 1]))
             for parameter, alone in zip(self.model.parameters(), self._alone.parameters(), strict=True):
-                self.gradients[parameter][member] = self._backprop.gradients[alone][0]
+                self.gradients[parameter][member] = self._path.gradients[alone][0]
         return torch.cat(losses)

@@ -1,0 +1,165 @@
+"""What a way of training is composed of, as data: the configuration of every part, found by its `kind`.
+
+A recipe names a part by its kind and fields; without a kind it is the usual one. A part may be written briefly: `schedule: linear`
+for `schedule: {kind: linear}`, and `clip: 0.5` for the one field of the usual clip.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, SerializationInfo
+from pydantic_core import CoreSchema, core_schema
+
+from anchorbench.files import Plain
+from anchorbench.registry import Registry
+
+MAX_STEPS = 100_000_000
+"""More than any machine trains: beyond it is a slip, or no recipe."""
+
+
+class Config(Plain):
+    """The fields of one kind of part."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, defer_build=True)
+
+    structural: ClassVar[tuple[str, ...]] = ()
+    """The fields that all members of a stack share, besides the kind; other numbers are columns `[members, 1]`."""
+    short: ClassVar[str | None] = None
+    """The field that a bare number stands for."""
+    kind: Any
+    """The name of the kind; each class narrows it to its own."""
+
+    @property
+    def structure(self) -> tuple[Any, ...]:
+        """What the members of one stack have in common."""
+        return (self.kind, *(getattr(self, field) for field in self.structural))
+
+
+def kind_of(part: Any) -> str:
+    """The name under which a part is registered: the default of `kind` in its `Config`."""
+    return str(part.Config.model_fields["kind"].default)
+
+
+models: Registry[Any] = Registry("model", "anchorbench.model.variants", kind_of, "anchorbench.models")
+initializers: Registry[Any] = Registry("initializer", "anchorbench.model.initializers", kind_of, "anchorbench.initializers")
+optimizers: Registry[Any] = Registry("optimizer", "anchorbench.train.optimizers", kind_of, "anchorbench.optimizers")
+schedules: Registry[Any] = Registry("schedule", "anchorbench.train.schedules", kind_of, "anchorbench.schedules")
+decays: Registry[Any] = Registry("decay", "anchorbench.train.decays", kind_of, "anchorbench.decays")
+clips: Registry[Any] = Registry("clip", "anchorbench.train.clips", kind_of, "anchorbench.clips")
+estimators: Registry[Any] = Registry("estimator", "anchorbench.train.estimators", kind_of, "anchorbench.estimators")
+penalties: Registry[Any] = Registry("penalty", "anchorbench.train.penalties", kind_of, "anchorbench.penalties")
+REGISTRIES: dict[str, Registry[Any]] = {
+    registry.word: registry for registry in (models, initializers, optimizers, schedules, decays, clips, estimators, penalties)
+}
+"""Word -> registry of every part of a way of training."""
+
+
+class Part:
+    """Annotates a field that holds the configuration of a registered part."""
+
+    def __init__(self, registry: Registry[Any], usual: str, *, brief: bool = True) -> None:
+        """`usual` is the kind if none is given; `brief`: whether JSON holds a part without fields of its own as its kind alone."""
+        self.registry, self.usual, self.brief = registry, usual, brief
+
+    def default(self) -> Any:
+        """The usual kind with its defaults."""
+        return self.registry[self.usual].Config()
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        # The brackets let `first_sentence` leave the kind out of a field's path.
+        choices = {f"[{kind}]": handler.generate_schema(part.Config) for kind, part in self.registry.all.items()}
+        return core_schema.no_info_before_validator_function(
+            self._spelled_out,
+            core_schema.tagged_union_schema(choices, discriminator=lambda config: f"[{_kind(config)}]"),
+            serialization=core_schema.plain_serializer_function_ser_schema(self._written, info_arg=True),
+        )
+
+    def _spelled_out(self, value: Any) -> Any:
+        if isinstance(value, Config):
+            return value
+        short = self.registry[self.usual].Config.short
+        if isinstance(value, str):
+            value = {"kind": value}
+        elif isinstance(value, int | float) and not isinstance(value, bool) and short is not None:
+            value = {short: value}
+        if not isinstance(value, Mapping):
+            raise ValueError(f"is {str(value)[:100]!r}; allowed: a kind of {self.registry.word}, or a mapping of its fields")
+        kind = value.get("kind", self.usual)
+        self.registry[str(kind)]
+        return {**value, "kind": kind}
+
+    def _written(self, config: Config, info: SerializationInfo) -> Any:
+        if self.brief and info.mode == "json":
+            changed = changes(config)
+            if config.kind == self.usual and config.short and changed.keys() <= {config.short}:
+                return getattr(config, config.short)
+            if not changed:
+                return config.kind
+        return config.model_dump(mode=info.mode)
+
+
+def _kind(config: Any) -> Any:
+    return config["kind"] if isinstance(config, Mapping) else config.kind
+
+
+def changes(model: BaseModel, *, mode: str = "json") -> dict[str, Any]:
+    """The fields that differ from their defaults, as plain data: of a part of another kind than the default, its kind as well."""
+    written = model.model_dump(mode=mode)
+    found: dict[str, Any] = {}
+    for name, field in type(model).model_fields.items():
+        value, usual = getattr(model, name), field.get_default(call_default_factory=True)
+        if value == usual:
+            continue
+        if isinstance(value, BaseModel) and isinstance(written[name], dict):
+            kind = {"kind": value.kind} if isinstance(value, Config) and value.kind != usual.kind else {}
+            found[name] = kind | changes(value, mode=mode)
+        else:
+            found[name] = written[name]
+    return found
+
+
+def _field(part: Part) -> Any:
+    """A field that holds the part, by default the usual one."""
+    return Field(default_factory=part.default)
+
+
+_DECAY, _SCHEDULE, _CLIP = Part(decays, "scaled"), Part(schedules, "cosine"), Part(clips, "norm")
+
+
+class OptimizerConfig(Config):
+    """What every optimizer has: its learning rate over time, weight decay, and clipping of gradients."""
+
+    lr: float = Field(default=1e-3, gt=0, le=100)
+    """Peak learning rate."""
+    weight_decay: float = Field(default=0.01, ge=0, le=1000)
+    """Strength of the decay."""
+    decay: Annotated[Config, _DECAY] = _field(_DECAY)
+    """What weight decay does."""
+    decay_from: int = Field(default=0, ge=0, le=MAX_STEPS)
+    """The decay acts after this step ..."""
+    decay_until: int | None = Field(default=None, ge=0, le=MAX_STEPS)
+    """... and until this one, or to the end."""
+    decay_embeddings: bool = True
+    """Whether it acts on token, position and output embeddings too."""
+    schedule: Annotated[Config, _SCHEDULE] = _field(_SCHEDULE)
+    """The learning rate after warm-up."""
+    warmup: int = Field(default=200, ge=0, le=MAX_STEPS)
+    """Steps of linear growth from `lr * start` to `lr`."""
+    start: float = Field(default=0.0, ge=0, le=1)
+    """Warm-up starts at `lr` times this."""
+    end: float = Field(default=0.05, ge=0, le=1)
+    """Schedules that fall, fall to `lr` times this."""
+    clip: Annotated[Config, _CLIP] = _field(_CLIP)
+    """The bound on each member's gradient."""
+
+    @property
+    def structure(self) -> tuple[Any, ...]:
+        """See `Config`; schedule and decay may differ within a stack."""
+        return (*super().structure, self.clip.structure)
+
+
+class InitConfig(Config):
+    """What every initializer has."""
+
+    gamma: float = Field(default=0.5, ge=-10, le=100)
+    """Initialization rate: weights have a standard deviation of their input width to the power of -gamma."""

@@ -1,0 +1,19 @@
+"""No clipping."""
+
+from typing import Literal
+
+from torch import Tensor
+
+from anchorbench.parts import Config, clips
+from anchorbench.train.seams import Clip
+
+
+@clips.register
+class Unclipped(Clip):
+    """Gradients are left as they are."""
+
+    class Config(Config):
+        kind: Literal["none"] = "none"
+
+    def __call__(self, gradient: Tensor, weights: Tensor) -> None:
+        """See `Clip`."""

@@ -1,0 +1,1 @@
+"""Kinds of weight decay, one per file."""

@@ -1,0 +1,1 @@
+"""Optimizers, one per file: a rule from gradients to steps."""

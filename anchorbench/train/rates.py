@@ -1,0 +1,18 @@
+"""Learning rate and weight decay of a member at a step."""
+
+from anchorbench.parts import OptimizerConfig, decays, schedules
+
+
+def learning_rate(optimizer: OptimizerConfig, step: int, steps: int) -> float:
+    """The rate at `step`, counted from 1: linear warm-up to the peak, then what the schedule says until `steps`."""
+    if step <= optimizer.warmup:
+        return optimizer.lr * (optimizer.start + (1 - optimizer.start) * step / optimizer.warmup)
+    schedule = schedules[optimizer.schedule.kind](optimizer.schedule)
+    return optimizer.lr * schedule.factor(step - optimizer.warmup, steps - optimizer.warmup, optimizer.end)
+
+
+def decay_amounts(optimizer: OptimizerConfig, step: int, steps: int) -> tuple[float, float]:
+    """What is added to the gradient per unit of weight, and the share of the weights that is taken away, at `step`."""
+    inside = optimizer.decay_from < step and (optimizer.decay_until is None or step <= optimizer.decay_until)
+    decay = decays[optimizer.decay.kind](optimizer.decay)
+    return decay.amounts(optimizer.weight_decay, learning_rate(optimizer, step, steps)) if inside else (0.0, 0.0)

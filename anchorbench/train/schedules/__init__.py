@@ -1,0 +1,1 @@
+"""Schedules, one per file: the learning rate after warm-up."""

@@ -1,0 +1,137 @@
+"""The seams of a training step. Numbers of a stack are rows `[members, size]`, hyper-parameters are columns `[members, 1]`, and
+members never mix.
+
+    losses, gradient = estimator(oracle, weights, t)
+    clip(gradient, weights)
+    gradient, weights changed by penalties and decay
+    optimizer.step(weights, gradient, weights, rate, t)
+
+Every part is one file that registers one class; what it is configured by is its `Config` (anchorbench.parts).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from anchorbench import parts
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each parameter lies in a row."""
+
+    names: tuple[str, ...]
+    shapes: tuple[torch.Size, ...]
+    """Without the member axis."""
+    sizes: tuple[int, ...]
+    """The places in a row: as large as the parameter or larger, filled up with zeros."""
+
+    def views(self, rows: Float[Tensor, "members size"]) -> list[Tensor]:
+        """The part of each parameter, `[members, *shape]`."""
+        found = zip(rows.split(self.sizes, dim=1), self.shapes, strict=True)
+        return [part[:, : shape.numel()].view(len(rows), *shape) for part, shape in found]
+
+    def norms(self, rows: Float[Tensor, "members size"]) -> Float[Tensor, "members parameters"]:
+        """The norm of each parameter."""
+        return torch.stack([torch.linalg.vector_norm(part, dim=1) for part in rows.split(self.sizes, dim=1)], 1)
+
+    def scale(self, rows: Float[Tensor, "members size"], factors: Float[Tensor, "members parameters"]) -> Tensor:
+        """Multiplies each parameter by its factor, in place; returns `rows`."""
+        for part, factor in zip(rows.split(self.sizes, dim=1), factors.unbind(1), strict=True):
+            part.mul_(factor[:, None])
+        return rows
+
+
+class RowPart(ABC):
+    """A part that works on the rows of a stack."""
+
+    Config: ClassVar[type[parts.Config]]
+
+    def __init__(self, configs: Sequence[Any], layout: Layout, like: Float[Tensor, "members size"]) -> None:
+        """`configs` has one configuration per member, all of one structure; `like` is a buffer of the weights' kind."""
+        self.configs, self.layout, self.like = configs, layout, like
+        self.state: dict[str, Tensor] = {}
+        """What a checkpoint must hold of this part, `[members, ...]` each."""
+
+    def column(self, field: str) -> Float[Tensor, "members 1"]:
+        """A number of every member's configuration."""
+        return torch.tensor([getattr(config, field) for config in self.configs], dtype=self.like.dtype, device=self.like.device)[
+            :, None
+        ]
+
+
+class Optimizer(RowPart):
+    """A rule from gradients to steps."""
+
+    @abstractmethod
+    def step(self, into: Tensor, gradient: Tensor, weights: Tensor, rate: Float[Tensor, "members 1"], t: int) -> None:
+        """Adds step number `t`, counted from 1, to `into`: the weights themselves, or zeros, which gives the step alone.
+
+        `rate` is in float64, as schedules work it out. The others are rows `[members, size]`; `gradient` and `weights` are left as
+        they are, unless `into` is the weights.
+        """
+
+
+class Clip(RowPart):
+    """A bound on the gradients of a step."""
+
+    @abstractmethod
+    def __call__(self, gradient: Float[Tensor, "members size"], weights: Float[Tensor, "members size"]) -> None:
+        """Changes `gradient` in place."""
+
+
+class Penalty(RowPart):
+    """A term of the loss that depends on the weights alone."""
+
+    @abstractmethod
+    def add(self, gradient: Float[Tensor, "members size"], weights: Float[Tensor, "members size"]) -> None:
+        """Adds the term's gradient to `gradient` in place; the loss that is reported stays that of the data."""
+
+
+Oracle = Callable[..., tuple[Tensor, Tensor]]
+"""`oracle(step, at=None)`: losses `[members]` and gradients `[members, size]` on the batch of `step`, at the rows of weights `at`,
+or at the stack's own. Negative steps have batches that are never trained on. The next call overwrites the gradients."""
+
+
+class Estimator(RowPart):
+    """What the optimizer takes for the gradient."""
+
+    @classmethod
+    def passes_of(cls, config: Any) -> float:
+        """Forward and backward passes over a batch that one step takes on average."""
+        return 1.0
+
+    @abstractmethod
+    def __call__(self, oracle: Oracle, weights: Float[Tensor, "members size"], t: int) -> tuple[Tensor, Tensor]:
+        """Losses `[members]` on the batch of step `t`, and the estimate `[members, size]`."""
+
+
+class Schedule(ABC):
+    """The learning rate over the steps after warm-up, as a factor of the peak."""
+
+    Config: ClassVar[type[parts.Config]]
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    @abstractmethod
+    def factor(self, step: int, steps: int, end: float) -> float:
+        """The factor at `step` of `steps`, both counted after warm-up; schedules that fall, fall to `end`."""
+
+
+class Decay(ABC):
+    """What weight decay does with a weight w at a step of rate lr."""
+
+    Config: ClassVar[type[parts.Config]]
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    @abstractmethod
+    def amounts(self, strength: float, rate: float) -> tuple[float, float]:
+        """What is added to the gradient per unit of w after clipping, and the share of w that is taken away before the step."""

@@ -1,0 +1,32 @@
+"""What is recorded while a member trains, as it is read back from disk."""
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+from anchorbench.files import Plain
+from anchorbench.machine import Machine
+from anchorbench.parts import MAX_STEPS
+
+Step = Annotated[int, Field(ge=0, le=MAX_STEPS)]
+Rate = Annotated[float, Field(ge=0, le=1)]
+Word = Annotated[str, Field(max_length=100, pattern=r"^[ -~]*$")]
+"""ASCII only, as it is printed on terminals."""
+
+
+Machines = Annotated[list[tuple[Step, Machine]], Field(min_length=1, max_length=10_000)]
+
+
+class TrajectoryPoint(Plain):
+    """A line of trajectory.jsonl: the fields of `anchorbench.train.evaluation.Point`, and whatever other versions add."""
+
+    model_config = ConfigDict(extra="allow")
+
+    step: int = Field(ge=1, le=MAX_STEPS)
+    loss: float | None = Field(ge=-1e300, le=1e300)
+    verdict: Word | None
+    accuracy_train: Rate
+    accuracy_iid: Rate
+    inferential: Rate | None
+    symmetric: Rate | None
+    groups: dict[str, Rate]

@@ -1,0 +1,125 @@
+"""Every kind of part once more, for one model and as plainly as can be: what the parts are tested against, in float64."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Oracle = Callable[[int, Tensor], Tensor]
+
+# --- Optimizers: all gradients and rates -> the sum of all steps
+
+
+def adamw(c: Any, gradients: list[Tensor], rates: list[float], *, largest: bool = False) -> Tensor:
+    total, m, v, most = (torch.zeros_like(gradients[0]) for _ in range(4))
+    for t, (g, lr) in enumerate(zip(gradients, rates, strict=True), 1):
+        m = c.beta1 * m + (1 - c.beta1) * g
+        v = c.beta2 * v + (1 - c.beta2) * g * g
+        most = torch.maximum(most, v)
+        root = ((most if largest else v) / (1 - c.beta2**t)).sqrt()
+        total = total - lr * m / (1 - c.beta1**t) / (root + c.eps)
+    return total
+
+
+def amsgrad(c: Any, gradients: list[Tensor], rates: list[float]) -> Tensor:
+    return adamw(c, gradients, rates, largest=True)
+
+
+def sgd(c: Any, gradients: list[Tensor], rates: list[float]) -> Tensor:
+    """By PyTorch's, which keeps the same sum."""
+    w = torch.zeros_like(gradients[0], requires_grad=True)
+    optimizer = torch.optim.SGD([w], 1.0, c.momentum, nesterov=c.nesterov)
+    for g, lr in zip(gradients, rates, strict=True):
+        optimizer.param_groups[0]["lr"] = lr
+        w.grad = g.clone()
+        optimizer.step()
+    return w.detach()
+
+
+# --- Schedules: the factor at a step
+
+
+def cosine(c: Any, step: int, steps: int, end: float) -> float:
+    return 1 - (1 - end) * math.sin(math.pi * step / steps / 2) ** 2
+
+
+def linear(c: Any, step: int, steps: int, end: float) -> float:
+    return ((steps - step) + step * end) / steps
+
+
+def constant(c: Any, step: int, steps: int, end: float) -> float:
+    return 1.0
+
+
+def piecewise(c: Any, step: int, steps: int, end: float) -> float:
+    now = 1.0
+    for start, factor in c.factors:
+        if start < step:
+            now = factor
+    return now
+
+
+def restarts(c: Any, step: int, steps: int, end: float) -> float:
+    start, period = 0.0, float(c.period)
+    while step > start + period:
+        start, period = start + period, period * c.growth
+    return 1 - (1 - end) * math.sin(math.pi * (step - start) / period / 2) ** 2
+
+
+def stable(c: Any, step: int, steps: int, end: float) -> float:
+    bend = steps - max(1.0, c.decay * steps)
+    return 1.0 if step <= bend else end + (1 - end) * (steps - step) / (steps - bend)
+
+
+# --- Decays: what is added to the gradient and taken from the weight
+
+
+def scaled(strength: float, rate: float) -> tuple[float, float]:
+    return 0, rate * strength
+
+
+def unscaled(strength: float, rate: float) -> tuple[float, float]:
+    return 0, strength
+
+
+def coupled(strength: float, rate: float) -> tuple[float, float]:
+    return strength, 0
+
+
+# --- Clips: gradient and weights -> gradient
+
+
+def norm(c: Any, gradient: Tensor, weights: Tensor) -> Tensor:
+    size = math.sqrt(sum(x * x for x in gradient.tolist()))
+    return gradient if size + 1e-6 <= c.most else gradient * c.most / (size + 1e-6)
+
+
+def none(c: Any, gradient: Tensor, weights: Tensor) -> Tensor:
+    return gradient
+
+
+# --- Estimators: the estimates along given weights, for the oracle `gradient(step, at)`
+
+
+def plain(c: Any, gradient: Oracle, weights: list[Tensor]) -> list[Tensor]:
+    return [gradient(t, w) for t, w in enumerate(weights, 1)]
+
+
+def svrg(c: Any, gradient: Oracle, weights: list[Tensor]) -> list[Tensor]:
+    found: list[Tensor] = []
+    for t, w in enumerate(weights, 1):
+        renewal = (t - 1) // c.every  # how often the old weights were renewed before
+        old = weights[renewal * c.every]
+        steps = [-1 - renewal * c.batches - number for number in range(c.batches)]
+        mean = torch.stack([gradient(step, old) for step in steps]).mean(0)
+        found.append(gradient(t, w) - c.alpha * (gradient(t, old) - mean))
+    return found
+
+
+# --- Penalties: the term of the loss
+
+
+def l1(c: Any, weights: Tensor) -> Tensor:
+    return c.strength * weights.abs().sum()
