@@ -1,1 +1,1 @@
-"""To and from the Hugging Face world: checkpoints, data sets, their cards."""
+"""Hugging Face import and export: checkpoints, datasets, and dataset cards."""

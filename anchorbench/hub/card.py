@@ -1,4 +1,4 @@
-"""The card of a data set: the YAML that `load_dataset` reads, and what a reader wants to know."""
+"""Dataset cards: the YAML header that `load_dataset` reads, and the text for human readers."""
 
 import re
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from anchorbench.task import SPLITS, DrawSeed, Split, Task
 
 
 class Manifest(Plain):
-    """What a configuration's folder says about itself."""
+    """Metadata stored in the folder of a dataset config."""
 
     anchorbench: str
-    """The version that made it."""
+    """The anchorbench version that wrote the dataset."""
     task: str
     variant: str
     version: int = Field(ge=1, le=1_000_000)
@@ -30,12 +30,12 @@ class Manifest(Plain):
 
 @dataclass(frozen=True)
 class Built:
-    """A configuration as it was written."""
+    """A dataset config as written to disk."""
 
     task: Task
     manifest: Manifest
     arrow_bytes: dict[Split, int]
-    """In memory, which `datasets` wants to know."""
+    """Size in memory, which `datasets` reports in the card."""
     parquet_bytes: int
 
     @property
@@ -44,13 +44,13 @@ class Built:
 
 
 def data_files(manifest: Manifest) -> list[dict[str, str]]:
-    """Where `load_dataset` finds the splits of a configuration, as its card says it."""
+    """The split files of a config, as listed in the card for `load_dataset`."""
     folder = f"{manifest.task}-{manifest.variant}"
     return [{"split": split, "path": f"{folder}/{split}.parquet"} for split in manifest.examples]
 
 
 def features(task: Task) -> Any:
-    """The columns of a task's data set, as `datasets` knows them."""
+    """The columns of a task's dataset, as `datasets` features."""
     from datasets import Features, List, Value
 
     example = task.sample("train", 1, 0)
@@ -86,7 +86,7 @@ MEANINGS = {
 
 
 def card(command: str, built: list[Built], *, one_tokenizer: bool) -> str:
-    """README.md of a data set that `command` made."""
+    """README.md of the dataset written by `command`."""
     first = built[0].task
     families = list(by_name(b.task for b in built))
     title = "anchorbench: " + (first.name if len(families) == 1 else "all tasks")

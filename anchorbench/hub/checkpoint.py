@@ -1,7 +1,7 @@
-"""Checkpoints from outside: config.json and safetensors become a Hugging Face causal language model in fp32.
+"""Loads untrusted checkpoints: config.json and safetensors become a Hugging Face causal language model in fp32.
 
-Nothing in the folder runs, and transformers never sees the folder: this file alone decides what is read. The weights' headers are
-held against the configuration on the meta device, so that nothing is allocated for a model whose weights are not there.
+No code in the folder is executed, and transformers never sees the folder: this file alone decides what is read. The headers of
+the weight files are checked against the config on the meta device, so nothing is allocated for a model whose weights are absent.
 """
 
 import math
@@ -22,11 +22,11 @@ from anchorbench.files import read_json, require_plain, visible
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 MAX_CONFIG_BYTES, MAX_INDEX_BYTES = 2**20, 2**24
 MAX_LAYERS = 1000
-"""Largest number of layers in a configuration whose weights have fewer tensors: transformers would build lists of that length."""
+"""Maximum number of layers when the weights have fewer tensors than that: transformers would build lists of that length."""
 MAX_BUFFER_BYTES = 2**28
-"""What a model may compute for itself beside its weights (masks, positions)."""
+"""Maximum size of the buffers (masks, positions) that a model computes in addition to its weights."""
 PARTS_PER_TENSOR, SPARE_PARTS = 20, 1000
-"""Modules and parameters that a model may have for each tensor of its weights, and beyond."""
+"""Maximum number of modules and parameters per tensor in the weights, plus a constant allowance."""
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 PLAIN_NAME = re.compile(r"[\w-][\w.-]*\.safetensors")
 NOT_FOR_US = (
@@ -42,16 +42,16 @@ NOT_FOR_US = (
     "name_or_path",
     "commit_hash",
 )
-"""Fields of config.json, with or without underscores, that say where to find code, kernels or files, or how to load: dropped."""
+"""Fields of config.json, with or without underscores, that point to code, kernels or files, or control loading: dropped."""
 BUFFER = re.compile(r"(^|\.)(masked_bias|rotary_emb\.inv_freq|position_ids)$")
 MASK = re.compile(r"(^|\.)(attn|attention)\.bias$")
-"""What older checkpoints saved although it is computed; `attn.bias` is a causal mask if it has four axes."""
+"""Computed buffers that older checkpoints also saved; `attn.bias` is a causal mask if it has four axes."""
 
 
 @contextmanager
 def plain_session(device: torch.device | None = None) -> Generator[None]:
-    """fp32 on the CPU unless told otherwise, and no word from transformers, whatever default dtype, default device, autocast or
-    verbosity the session has set; all of these are as before afterwards.
+    """Runs in fp32, on the CPU by default, with transformers silenced, regardless of the session's default dtype, default device,
+    autocast and verbosity. All of these are restored afterwards.
     """
     from transformers.utils import logging
 
@@ -73,9 +73,9 @@ def plain_session(device: torch.device | None = None) -> Generator[None]:
 
 
 def load_checkpoint(folder: Path, name: str | None = None) -> nn.Module:
-    """The causal language model in `folder`, in fp32 on the CPU; `name` is what to call it in messages.
+    """Loads the causal language model in `folder`, in fp32 on the CPU; `name` identifies it in error messages.
 
-    Raises ValueError with one sentence if config.json or the weights are damaged, do not belong together, or are no such model.
+    Raises ValueError with one sentence if config.json or the weights are damaged, do not match, or are not such a model.
     """
     name = name or str(folder)
     content = _read_object(folder, CONFIG, MAX_CONFIG_BYTES)
@@ -99,9 +99,9 @@ def load_checkpoint(folder: Path, name: str | None = None) -> nn.Module:
 
 
 def fetch(hub_id: str) -> Path:
-    """The folder of the cache that holds config.json and the safetensors of a model on the Hugging Face Hub.
+    """Downloads config.json and the safetensors of a model on the Hugging Face Hub, and returns their folder in the cache.
 
-    Raises ValueError with one sentence if it has none or cannot be reached.
+    Raises ValueError with one sentence if the model lacks them or the Hub cannot be reached.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -132,7 +132,7 @@ def fetch(hub_id: str) -> Path:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """The plain file `name` of `folder`; links may lead to the blobs of a Hub cache, and nowhere else outside."""
+    """Path of the regular file `name` in `folder`; symlinks may only lead to the blobs of a Hub cache, nowhere else outside it."""
     path, root = folder / name, folder.resolve()
     allowed = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
     if not any(path.resolve().is_relative_to(place) for place in allowed):
@@ -149,7 +149,7 @@ def _read_object(folder: Path, name: str, most: int) -> dict[str, Any]:
 
 
 def _weight_files(folder: Path) -> dict[str, set[str]]:
-    """The names of the weights' files, each with the tensors that the index promises in it."""
+    """Names of the weight files, each with the tensors that the index lists for it."""
     if os.path.lexists(folder / WEIGHTS):
         return {WEIGHTS: set()}
     if not os.path.lexists(folder / INDEX):
@@ -168,7 +168,7 @@ def _weight_files(folder: Path) -> dict[str, set[str]]:
 
 
 def _read_header(folder: Path, name: str) -> dict[str, Tensor]:
-    """Tensors of a file on the meta device: names, shapes and types, no data."""
+    """The tensors of a file on the meta device: names, shapes and dtypes, no data."""
     from safetensors import SafetensorError, safe_open
 
     found: dict[str, Tensor] = {}
@@ -186,10 +186,13 @@ def _read_header(folder: Path, name: str) -> dict[str, Tensor]:
 
 
 def _configuration(content: dict[str, Any], tensors: int, name: str) -> Any:
-    """A configuration of transformers' own classes. Raises ValueError for any other, and for more layers than the weights fill."""
+    """Builds a config of one of transformers' own classes.
+
+    Raises ValueError for any other class, and for more layers than the weights fill.
+    """
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
-    import_module("anchorbench.hf")  # makes our architecture known
+    import_module("anchorbench.hf")  # registers our architecture
     kind = content.get("model_type")
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         raise ValueError(f"{name} is a model of type {visible(repr(kind), 100)}, which transformers does not know")
@@ -208,7 +211,7 @@ def _configuration(content: dict[str, Any], tensors: int, name: str) -> Any:
 
 
 def _without_instructions(value: Any) -> Any:
-    """The content less every field, at any depth, that NOT_FOR_US names."""
+    """`value` without the fields in NOT_FOR_US, at any depth."""
     if isinstance(value, dict):
         items = cast("dict[str, Any]", value).items()
         return {key: _without_instructions(inner) for key, inner in items if not key.lstrip("_").startswith(NOT_FOR_US)}
@@ -216,7 +219,7 @@ def _without_instructions(value: Any) -> Any:
 
 
 def _require_layers(content: dict[str, Any], most: int, name: str) -> None:
-    """Raises ValueError for more layers, at any depth of the configuration, than `most`."""
+    """Raises ValueError if the config asks, at any depth, for more than `most` layers."""
 
     def largest(value: Any) -> int:
         if isinstance(value, dict | list):
@@ -232,7 +235,7 @@ def _require_layers(content: dict[str, Any], most: int, name: str) -> None:
 
 
 def _require_match(config: Any, headers: dict[str, Tensor], name: str) -> None:
-    """Raises ValueError naming the first tensor that is missing, not expected, or of another shape. Allocates nothing."""
+    """Raises ValueError naming the first tensor that is missing, unexpected, or of the wrong shape. Allocates nothing."""
     with _at_most(SPARE_PARTS + PARTS_PER_TENSOR * len(headers), name):
         model, found = _build(config, headers, name)
     expected = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
@@ -245,7 +248,7 @@ def _require_match(config: Any, headers: dict[str, Tensor], name: str) -> None:
     if mismatched := sorted(found["mismatched_keys"]):
         key, has, asks = mismatched[0]
         raise ValueError(f"{name} holds {visible(key, 200)} of shape {list(has)}, but its {CONFIG} asks for {list(asks)}")
-    if missing := found["missing_keys"]:  # transformers would fill them with random numbers
+    if missing := found["missing_keys"]:  # transformers would initialize them randomly
         raise ValueError(f"{name} is incomplete: its weights lack {listed(missing, expected)}")
     surprising = [key for key in found["unexpected_keys"] if not (BUFFER.search(key) or _is_mask(key, headers))]
     if surprising:
@@ -258,7 +261,7 @@ def _require_match(config: Any, headers: dict[str, Tensor], name: str) -> None:
 
 
 def _is_mask(key: str, headers: Mapping[str, Tensor]) -> bool:
-    """Whether a surprising tensor is a causal mask, as older GPT-2 and GPT-NeoX checkpoints hold."""
+    """Whether an unexpected tensor is a causal mask, as stored in older GPT-2 and GPT-NeoX checkpoints."""
     return bool(MASK.search(key)) and key in headers and headers[key].ndim == 4
 
 
@@ -268,7 +271,7 @@ class _TooManyPartsError(ValueError):
 
 @contextmanager
 def _at_most(parts: int, name: str) -> Generator[None]:
-    """Stops the building of a model as soon as it has more modules and parameters than `parts`."""
+    """Aborts model construction as soon as the model has more than `parts` modules and parameters."""
     from torch.nn.modules import module
 
     count = 0
@@ -291,16 +294,16 @@ def _at_most(parts: int, name: str) -> Generator[None]:
 
 
 def _build(config: Any, weights: dict[str, Tensor], name: str) -> tuple[nn.Module, dict[str, Any]]:
-    """The model with `weights` put in place as far as they fit, on their device, and transformers' account of what did not."""
+    """The model with `weights` assigned where they fit, on their device, and transformers' report of what did not fit."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     kind = cast(Any, MODEL_FOR_CAUSAL_LM_MAPPING)[type(config)]
-    if isinstance(kind, tuple):  # several classes share this configuration
+    if isinstance(kind, tuple):  # several classes share this config
         known = {each.__name__: each for each in kind}
         kind = next((known[each] for each in config.architectures or () if each in known), kind[0])
     text = config.get_text_config()
     if isinstance(text, kind.config_class):
-        config = text  # of a model of text and images, the part that reads text
+        config = text  # for a vision-language model: its text model
     on_meta = any(tensor.is_meta for tensor in weights.values())
     try:
         return kind.from_pretrained(

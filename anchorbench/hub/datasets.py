@@ -1,11 +1,11 @@
-"""Tasks as Hugging Face data sets: a folder that `load_dataset` and `AutoTokenizer` open offline, checked and pushed.
+"""Tasks as Hugging Face datasets: builds, verifies and pushes a folder that `load_dataset` and `AutoTokenizer` open offline.
 
-    DIR/README.md                       the card: configurations, features, and how it was made
-    DIR/TASK-VARIANT/train.parquet      one file a split
-    DIR/TASK-VARIANT/tokenizer.json     turns `text` into `tokens`, with tokenizer_config.json; also in DIR, where one fits all
+    DIR/README.md                       the card: configs, features, and how the dataset was generated
+    DIR/TASK-VARIANT/train.parquet      one file per split
+    DIR/TASK-VARIANT/tokenizer.json     maps `text` to `tokens`, with tokenizer_config.json; also in DIR if one fits all configs
     DIR/TASK-VARIANT/anchorbench.json   task, version, fingerprint, seed
 
-The same command gives the same bytes: nothing that is written holds a time, a path or a host.
+The same command writes the same bytes: no file contains a time, a path or a hostname.
 """
 
 import json
@@ -29,14 +29,14 @@ from anchorbench.recipe import MAX_EXAMPLES
 from anchorbench.show.catalogue import config_name, find_tasks
 from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Split, Task, first_sentence, list_tasks, load_task
 
-pc: Any = pyarrow.compute  # its functions are made at import, unseen by type checkers
+pc: Any = pyarrow.compute  # its functions are generated at import, invisible to type checkers
 ROWS = 2**16
-"""Rows that are written and checked at a time."""
+"""Rows written or checked at a time."""
 CARD = "README.md"
 MANIFEST = "anchorbench.json"
 MAX_SMALL_BYTES = 2**20
 MAX_HEADER_BYTES = 2**17
-"""Largest YAML header of a card; ours for all tasks takes a quarter of it."""
+"""Maximum size of a card's YAML header; the one for all tasks takes a quarter of it."""
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -46,10 +46,10 @@ _TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 def build(
     name: str, out: Path, *, size: int | None = None, seed: int = 0, report: Callable[[Built], None] = lambda _: None
 ) -> list[Built]:
-    """Writes the data set of `name` ("all", a task or TASK-VARIANT) to the folder `out`, which must not exist or be empty.
+    """Writes the dataset of `name` ("all", a task, or TASK-VARIANT) to the folder `out`, which must be empty or not exist.
 
-    `size` is the number of examples in each split, by default the task's. Raises ValueError for an unknown name, a size or seed
-    that makes no sense, or a folder that cannot be written; then nothing is left behind.
+    `size` is the number of examples per split (default: the task's own sizes). Raises ValueError for an unknown name, an invalid
+    size or seed, or a folder that cannot be written; in that case nothing is left behind.
     """
     tasks = find_tasks(name)
     if size is not None and not 1 <= size <= MAX_EXAMPLES:
@@ -69,7 +69,7 @@ def build(
 
 
 def build_and_show(name: str, out: Path, *, size: int | None = None, seed: int = 0) -> None:
-    """`build`, with a line for each configuration as it is done."""
+    """Runs `build` and prints a line as each config is finished."""
     console = Console(markup=False, highlight=False)
     start = time.perf_counter()
 
@@ -120,7 +120,7 @@ def _schema(task: Task) -> pa.Schema:
 
 
 def _table(task: Task, schema: pa.Schema, tokens: np.ndarray, answers: Examples | Answers) -> pa.Table:
-    """`tokens [n, seq_len]` and what is known about them, as the data set's columns."""
+    """`tokens [n, seq_len]` and their answers, as the dataset's columns."""
     words = pa.array([token.word for token in task.vocabulary])
     starts = np.arange(0, tokens.size + 1, task.seq_len, dtype=np.int32)
     columns: dict[str, Any] = {
@@ -144,9 +144,9 @@ def _numbers(values: np.ndarray) -> pa.Array:
 
 
 def _tokenizer_files(tasks: list[Task]) -> dict[str, str] | None:
-    """File name -> content of a word-level tokenizer for the text of all of `tasks`, or None if a word has two ids.
+    """File name -> content of a word-level tokenizer for the text of all of `tasks`, or None if a word would need two ids.
 
-    Where variants name an id differently ("a3" and "3"), the first variant's word is the one that is decoded to.
+    Where variants use different words for an id ("a3" and "3"), the id is decoded to the first variant's word.
     """
     from tokenizers import Regex, Tokenizer
     from tokenizers.models import WordLevel
@@ -180,11 +180,11 @@ def _write(files: dict[str, str], folder: Path) -> None:
 
 
 def verify(folder: Path) -> list[Manifest]:
-    """Works out everything in a data set again, with `Task.answer`, and returns what its configurations say of themselves.
+    """Recomputes everything in a dataset with `Task.answer`, and returns the manifests of its configs.
 
-    The folder may come from anywhere: only plain files with the names above are read, as JSON and parquet. Raises ValueError
-    naming the first file or row that is wrong. A sequence determines its split, so that rows which are all in the right one
-    cannot be shared by two splits.
+    The folder may come from an untrusted source: only regular files with the names above are read, as JSON and parquet. Raises
+    ValueError naming the first file or row that is wrong. A sequence determines its split, so if every row is in the correct split,
+    no sequence occurs in two splits.
     """
     manifests: list[Manifest] = []
     tasks: list[Task] = []
@@ -234,7 +234,7 @@ def _read_manifest(config: Path) -> tuple[Manifest, Task]:
 
 
 def _check_tokenizer(folder: Path, tasks: list[Task]) -> None:
-    """Raises ValueError unless the tokenizer in `folder` is the one that `build` writes for `tasks`."""
+    """Raises ValueError unless the tokenizer in `folder` is exactly the one that `build` writes for `tasks`."""
     right = _tokenizer_files(tasks) or {}
     for name in _TOKENIZER:
         if read_json(folder / name, most=MAX_SMALL_BYTES) != (json.loads(right[name]) if name in right else None):
@@ -242,7 +242,7 @@ def _check_tokenizer(folder: Path, tasks: list[Task]) -> None:
 
 
 def _check_card(path: Path, manifests: dict[str, Manifest]) -> None:
-    """Raises ValueError unless the card sends `load_dataset` to the files of each configuration, and to no others."""
+    """Raises ValueError unless the card points `load_dataset` to the files of each config, and to no others."""
     header = b"".join(read_bytes(path, most=MAX_SMALL_BYTES).split(b"---\n")[1:2])
     if len(header) > MAX_HEADER_BYTES:
         raise ValueError(f"{path} begins with {len(header)} bytes of YAML; allowed: at most {MAX_HEADER_BYTES}")
@@ -259,7 +259,7 @@ def _check_card(path: Path, manifests: dict[str, Manifest]) -> None:
 
 
 def _read_split(path: Path, task: Task, n: int) -> Iterator[pa.Table]:
-    """The rows of a split's file, some at a time. Raises ValueError if it is not a whole file with the right columns and rows."""
+    """The rows of a split's file, in chunks. Raises ValueError unless it is a complete file with the expected columns and rows."""
     try:
         with open_plain(path) as plain, pq.ParquetFile(plain) as file:
             schema = _schema(task)
@@ -274,16 +274,16 @@ def _read_split(path: Path, task: Task, n: int) -> Iterator[pa.Table]:
 
 
 def _check_rows(path: Path, start: int, table: pa.Table, task: Task, split: Split) -> None:
-    """Raises ValueError naming the first wrong row of `table`, which begins at row `start` of the file."""
+    """Raises ValueError naming the first wrong row of `table`, which starts at row `start` of the file."""
     tokens = _matrix(table["tokens"], task.seq_len, NO_ANSWER).astype(np.int64)
     answers = task.answer(tokens)
     if answers.problems:
         row = min(answers.problems)
-        _check_rows(path, start, table[:row], task, split)  # a wrong row before it comes first
+        _check_rows(path, start, table[:row], task, split)  # report an earlier wrong row first
         raise ValueError(f"{path}, row {start + row} is not an example of {config_name(task)}: {answers.problems[row]}")
 
     expected = _table(task, _schema(task), tokens, answers)
-    wrong: list[tuple[int, str]] = []  # the first row where each check fails, and what is wrong there
+    wrong: list[tuple[int, str]] = []  # first failing row of each check, and what is wrong with it
 
     def check(fails: Any, say: Callable[[int], str]) -> None:
         if fails.any():
@@ -316,9 +316,9 @@ def _check_rows(path: Path, start: int, table: pa.Table, task: Task, split: Spli
 
 
 def _matrix(column: pa.ChunkedArray, width: int, missing: int | float) -> np.ndarray:
-    """A column of lists as `[rows, width]`, with `missing` where there is nothing."""
+    """A column of lists as `[rows, width]`, with `missing` in place of nulls."""
     lists = column.combine_chunks()
-    values = lists.flatten().fill_null(missing).to_numpy()  # without the lists that are missing as a whole
+    values = lists.flatten().fill_null(missing).to_numpy()  # omits lists that are null as a whole
     matrix = np.full((len(lists), width), missing, values.dtype)
     matrix[lists.is_valid().to_numpy(zero_copy_only=False)] = values.reshape(-1, width)
     return matrix
@@ -328,7 +328,7 @@ def _matrix(column: pa.ChunkedArray, width: int, missing: int | float) -> np.nda
 
 
 def uploads(folder: Path) -> list[Path]:
-    """The files of a verified data set that `push` uploads. Raises ValueError as `verify`, or for a file that is a link."""
+    """The files of a dataset that `push` uploads, once verified. Raises ValueError as `verify` does, or for a symlink."""
     verify(folder)
     names = [CARD, *(name for name in _TOKENIZER if (folder / name).exists())]
     for config in _configs(folder):
@@ -342,9 +342,9 @@ def uploads(folder: Path) -> list[Path]:
 
 
 def push(folder: Path, repo: str) -> str:
-    """Uploads a data set to the Hub as `repo` ("OWNER/NAME"), which is made if it does not exist; returns its address.
+    """Uploads a dataset to the Hub as `repo` ("OWNER/NAME"), which is created if needed; returns its URL.
 
-    Raises ValueError with one sentence if the data are wrong, there is no network or the token does not allow it.
+    Raises ValueError with one sentence if the data are wrong, the network is unavailable or the token lacks permission.
     """
     from huggingface_hub import HfApi
 
@@ -353,7 +353,7 @@ def push(folder: Path, repo: str) -> str:
         api = HfApi(library_name="anchorbench", library_version=__version__)
         address = api.create_repo(repo, repo_type="dataset", exist_ok=True)
         api.upload_folder(repo_id=repo, repo_type="dataset", folder_path=folder, allow_patterns=names)
-    except Exception as error:  # of the network, the token, the name: each library below has its own
+    except Exception as error:  # network, token or name: each library underneath raises its own types
         what = " ".join(str(error).split())
         raise ValueError(f"{repo!r} cannot be pushed to the Hub: {what or type(error).__name__}") from None
     return str(address)

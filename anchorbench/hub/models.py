@@ -1,8 +1,9 @@
-"""Models from and to the outside: open a checkpoint of any origin, and export a member as a Hugging Face checkpoint.
+"""Opens checkpoints of any origin, and exports a trained member as a Hugging Face checkpoint.
 
 Pre-LN members become plain GPT-2, post-LN ones plain OpenAI GPT (the first GPT, which is post-LN) or, with exact GELU, an output
-bias or d_ff other than 4 d_model, our subclass of it, which `import anchorbench.hf` makes known to transformers. Narrow heads are
-padded with zeros, which changes no logit. A word-level tokenizer of the task's vocabulary lies beside the weights.
+bias or d_ff other than 4 d_model, our subclass of it, which `import anchorbench.hf` registers with transformers. Heads narrower
+than d_model / n_head are zero-padded, which leaves every logit unchanged. A word-level tokenizer of the task's vocabulary is
+saved with the weights.
 """
 
 import copy
@@ -33,30 +34,31 @@ BATCH = 512
 Module = TypeVar("Module", bound=nn.Module)
 ANY_LENGTH = 2**31
 SURVEY = 4000
-"""Examples a split that are drawn to learn which ids a task uses."""
+"""Examples drawn per split to find out which ids a task uses."""
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 UNKNOWN_WORD = "[UNK]"
-"""TransformerLens asks each tokenizer for a word that it cannot know; the id is outside the model's vocabulary."""
+"""TransformerLens looks up an unknown word in every tokenizer; this word's id is outside the model's vocabulary."""
 
 
 @dataclass(frozen=True)
 class OpenModel:
-    """A causal language model of any origin, as the probes use it."""
+    """A causal language model of any origin, as used by the probes."""
 
     logits: Callable[[Tensor], Tensor]
     """tokens `[batch, seq]` -> logits at the last position `[batch, vocab]`."""
     patterns: Callable[[Tensor], list[Tensor]]
-    """tokens `[batch, seq]` -> attention of each layer `[batch, head, query, key]`."""
+    """tokens `[batch, seq]` -> attention pattern of each layer `[batch, head, query, key]`."""
     untrained: Callable[[int], "OpenModel"]
-    """seed -> a model of the same shape with fresh initial weights."""
+    """seed -> a model with the same config and freshly initialized weights."""
     vocab_size: int
     max_length: int
     min_length: int = 1
 
     @torch.no_grad()
     def answers(self, tokens: Int[np.ndarray, "n seq"]) -> Int[np.ndarray, " n"]:
-        """The most probable next token after each of `tokens [n, seq]`. Raises ValueError if the model has too few ids or
-        positions, or its logits are damaged.
+        """The most probable next token after each of `tokens [n, seq]`.
+
+        Raises ValueError if the model's vocabulary or context is too small, or its logits are invalid.
         """
         self._require_fit(tokens)
         logits = torch.cat([require_logits(self.logits(part)) for part in torch.from_numpy(tokens).split(BATCH)])
@@ -64,7 +66,7 @@ class OpenModel:
 
     @torch.no_grad()
     def attention(self, tokens: Int[np.ndarray, "n seq"]) -> list[Float[np.ndarray, "n head query key"]]:
-        """Attention patterns of each layer, `[n, head, query, key]`, of `tokens [n, seq]`. Raises ValueError as `answers` does."""
+        """Attention pattern of each layer, `[n, head, query, key]`, on `tokens [n, seq]`. Raises ValueError as `answers` does."""
         self._require_fit(tokens)
         parts = [self.patterns(part) for part in torch.from_numpy(tokens).split(BATCH)]
         layers = [torch.cat(layer) for layer in zip(*parts, strict=True)]
@@ -84,17 +86,17 @@ NOT_FINITE = "the model's output is not finite (NaN or infinity): its weights ar
 
 
 def require_logits(logits: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
-    """The logits, if they are sound: minus infinity is how some models say that an id never follows, but not every id.
+    """Returns the logits if they are valid. Some models use minus infinity for ids that never follow, but never for all ids.
 
     Raises ValueError for NaN, plus infinity, or minus infinity everywhere.
     """
-    if not (logits.amax(-1).isfinite().all()):  # the largest is NaN where any is
+    if not (logits.amax(-1).isfinite().all()):  # amax propagates NaN
         raise ValueError(NOT_FINITE)
     return logits
 
 
 def require_vocabulary(vocab_size: int, task: Task) -> None:
-    """Raises ValueError if a vocabulary of `vocab_size` ids lacks any that the task's sequences or answers hold."""
+    """Raises ValueError if a vocabulary of `vocab_size` ids lacks any id that occurs in the task's sequences or answers."""
     if task.vocab_size <= vocab_size:
         return
     drawn = [task.sample(split, SURVEY, 0) for split in task.splits]
@@ -123,7 +125,7 @@ def open_model(model: object) -> OpenModel:
 
 
 def load_model(model: object) -> Run | GPT | nn.Module:
-    """What `open_model` takes as a run, a stack of one, or a module: paths are read. Raises ValueError as that does."""
+    """Resolves the argument of `open_model` to a run, a stack of one, or a module, reading paths. Raises ValueError as it does."""
     if isinstance(model, str | Path):
         folder = Path(model)
         if folder.is_dir():
@@ -147,14 +149,14 @@ def load_model(model: object) -> Run | GPT | nn.Module:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside torch.compile's, DataParallel's and such wrappers."""
+    """The model inside wrappers such as those of torch.compile and DataParallel."""
     while isinstance(inner := getattr(model, "_orig_mod", getattr(model, "module", None)), nn.Module):
         model = inner
     return model
 
 
 def in_fp32(model: Module) -> Module:
-    """The model itself if all of it is fp32, else a copy that is; the caller's is not changed."""
+    """The model itself if it is entirely fp32, else an fp32 copy; the caller's model is not modified."""
     if all(x.dtype == torch.float32 for x in (*model.parameters(), *model.buffers()) if x.is_floating_point()):
         return model
     with plain_session():
@@ -162,8 +164,8 @@ def in_fp32(model: Module) -> Module:
 
 
 def with_own_task(model: object, task: Task) -> tuple[object, Task]:
-    """The model, read if it is a run's folder, and the task to ask it about: a run of the task's variant brings its own, as what is
-    held out may rotate over seeds.
+    """The model (loaded if it is a run folder) and the task to evaluate it on. A run trained on the task's variant uses its own
+    task, since the held-out groups may rotate over seeds.
     """
     if isinstance(model, str | Path) and (Path(model) / "digests.json").exists():
         model = read_run(Path(model))
@@ -173,9 +175,9 @@ def with_own_task(model: object, task: Task) -> tuple[object, Task]:
 
 
 def load_member(run: Run, step: int | None = None) -> GPT:
-    """A finished run's model, as a stack of one; at an intermediate step that was kept, if given.
+    """A finished run's model as a stack of one, optionally at an intermediate step whose weights were kept.
 
-    Raises DamagedRunError if its weights are not of its recipe's shape, ValueError if the step was not kept.
+    Raises DamagedRunError if its weights do not fit its recipe, ValueError if the step was not kept.
     """
     task = run.recipe.load_task()
     with plain_session():
@@ -217,9 +219,9 @@ def _open_gpt(model: GPT, init: InitConfig) -> OpenModel:
 
 
 def run_module(model: Any, tokens: Int[Tensor, "batch seq"], **options: bool) -> Any:
-    """What a Hugging Face model returns for `tokens [batch, seq]`, computed in fp32 and without dropout; it is left as it was.
+    """Output of a Hugging Face model on `tokens [batch, seq]`, in fp32 and without dropout; the model's modes are restored.
 
-    Raises ValueError if it fails on token ids alone.
+    Raises ValueError if it cannot run on token ids alone.
     """
     device = next(model.parameters()).device
     modes = [(module, module.training) for module in model.modules()]
@@ -235,12 +237,12 @@ def run_module(model: Any, tokens: Int[Tensor, "batch seq"], **options: bool) ->
 
 
 def fresh_module(model: Any, seed: int) -> Any:
-    """A model of the same class and configuration with fresh initial weights, drawn from `seed`, on the CPU in fp32.
+    """A model of the same class and config with fresh initial weights, drawn from `seed`, on the CPU in fp32.
 
-    Raises ValueError if a configuration is not all that the class is made from.
+    Raises ValueError if the class cannot be constructed from a config alone.
     """
     config = copy.deepcopy(model.config)
-    config._attn_implementation = "eager"  # the others return no attention
+    config._attn_implementation = "eager"  # other implementations return no attention patterns
     try:
         with plain_session(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -270,14 +272,14 @@ def _open_transformers(model: Any) -> OpenModel:
 
 @torch.no_grad()
 def _require_causal(model: Any) -> None:
-    """Raises ValueError if what the first position says depends on the second, as in an encoder."""
+    """Raises ValueError if the output at the first position depends on the second token, as in an encoder."""
     first, other = run_module(model, torch.tensor([[0, 0], [0, 1]], device="cpu")).logits[:, 0]
     if not torch.allclose(first, other, rtol=1e-3, atol=1e-5, equal_nan=True):
         raise ValueError(f"{type(model).__name__} is not causal: its positions see what follows; allowed: causal language models")
 
 
 def _open_bridge(bridge: Any) -> OpenModel:
-    """A TransformerBridge. It has taken the original model apart: logits and attention come from its own hooks."""
+    """Opens a TransformerBridge. It has replaced the original model's modules, so logits and attention come from its own hooks."""
     device = next(bridge.parameters()).device
 
     def logits(tokens: Tensor) -> Tensor:
@@ -299,9 +301,9 @@ def _open_bridge(bridge: Any) -> OpenModel:
 
 
 def export(run: Run, out: Path, step: int | None = None) -> Path:
-    """Writes the run's model to the folder `out` as a Hugging Face checkpoint: the same logits, opened by `from_pretrained`.
+    """Writes the run's model to the folder `out` as a Hugging Face checkpoint with the same logits, for `from_pretrained`.
 
-    Raises ValueError with one sentence if `out` is a non-empty folder or the shape has no Hugging Face counterpart.
+    Raises ValueError with one sentence if `out` is a non-empty folder or the model config has no Hugging Face counterpart.
     """
     card = json.dumps(
         {"run_id": run.result.run_id, "verdict": run.result.verdict, "recipe": run.recipe.model_dump(mode="json")}, indent=1
@@ -320,7 +322,7 @@ def export(run: Run, out: Path, step: int | None = None) -> Path:
 
 
 def _name_parent_architecture(config: Path) -> None:
-    """TransformerLens takes the first architecture that it knows: for ours its parent class, which has the same modules."""
+    """Adds our class's parent to the architectures: TransformerLens uses the first it knows, and both have the same modules."""
     content = read_json(config)
     if content["architectures"] == ["AnchorGPTForCausalLM"]:
         content["architectures"].append("OpenAIGPTLMHeadModel")
@@ -328,7 +330,7 @@ def _name_parent_architecture(config: Path) -> None:
 
 
 def tokenizer(task: Task) -> Any:
-    """A Hugging Face tokenizer that turns `task.text(tokens)` into `tokens`; any other word becomes the id `task.vocab_size`."""
+    """A Hugging Face tokenizer that maps `task.text(tokens)` to `tokens`, and any other word to the id `task.vocab_size`."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -340,7 +342,7 @@ def tokenizer(task: Task) -> Any:
 
 
 def to_transformers(model: GPT) -> Any:
-    """A stack of one as a Hugging Face model with the same logits. Raises ValueError if its shape has no counterpart."""
+    """Converts a stack of one to a Hugging Face model with the same logits. Raises ValueError if its config has no counterpart."""
     from transformers import GPT2Config, GPT2LMHeadModel, OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
     from anchorbench.hf import AnchorGPTConfig, AnchorGPTForCausalLM
@@ -366,7 +368,7 @@ def to_transformers(model: GPT) -> Any:
         "embd_pdrop": 0.0,
         "attn_pdrop": 0.0,
         "tie_word_embeddings": False,
-        "attn_implementation": "eager",  # the others return no attention
+        "attn_implementation": "eager",  # other implementations return no attention patterns
         "bos_token_id": None,
         "eos_token_id": None,
     }
@@ -390,7 +392,7 @@ def _transformers_weights(model: GPT, token_name: str, position_name: str) -> di
     shape, width = model.shape, model.shape.d_model // model.shape.n_head
 
     def pad(x: Tensor, axis: int) -> Tensor:
-        """Widens each head from d_head to d_model / n_head with zeros along `axis`."""
+        """Zero-pads each head along `axis` from d_head to d_model / n_head."""
         parts = x.unflatten(axis, (shape.n_head, shape.d_head))
         room = list(parts.shape)
         room[axis + 1] = width - shape.d_head
