@@ -1,1 +1,1 @@
-"""Trained models of any origin: what they answer, what goes on inside, and what that says."""
+"""Analysis of trained models of any origin: their answers, their internals, and verdicts on both."""

@@ -1,4 +1,4 @@
-"""Names how a model solves a task, from what it answers."""
+"""Classifies how a model solves a task from its answers."""
 
 from anchorbench.hub.models import open_model, require_vocabulary, with_own_task
 from anchorbench.task import Task
@@ -6,10 +6,10 @@ from anchorbench.verdict import Behaviour, EvalSet
 
 
 def classify(model: object, task: Task, n: int = 1000, seed: int = 0) -> Behaviour:
-    """The behaviour of `model` on `n` fresh examples a split, and the verdict that follows from it.
+    """Measures the behaviour of `model` on `n` fresh examples per split, and the verdict that follows from it.
 
-    `model` is a run or checkpoint folder, a Hub id, a Hugging Face causal LM, a TransformerBridge, or a stack of one. A run of the
-    task's variant is asked about what it held out itself, where that rotates over seeds; for other models pass
+    `model` is a run or checkpoint folder, a Hub id, a Hugging Face causal LM, a TransformerBridge, or a stack of one. A run trained
+    on the task's variant is evaluated on its own held-out groups where these rotate over seeds; for other models pass
     `task.for_seed(seed)`. Raises ValueError with one sentence if the model cannot be opened or does not fit the task's vocabulary
     or length, or if n is below 1.
     """

@@ -1,4 +1,4 @@
-"""One model examined: its behaviour, its mechanism and every probe, as a table, as JSON and as a page of figures."""
+"""Examines one model: its behaviour, its mechanism and every probe, as a table, as JSON and as a page of figures."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,30 +25,30 @@ from anchorbench.verdict import FIT, Behaviour
 
 UNFIT = f"not read, as it has not learned the trained pairs (below {FIT:.0%}): scores would describe no solution"
 MARGIN = 0.55
-"""Height of the strip that holds the name of a probe, in inches."""
+"""Height in inches of the strip with a probe's name."""
 
 
 @dataclass(frozen=True)
 class Examined:
-    """What was found; a probe or mechanism that the task or model does not allow is the sentence that says so."""
+    """Results of `examine`. If the task or model rules out a probe or the mechanism, a sentence with the reason takes its place."""
 
     task: Task
     behaviour: Behaviour
     mechanism: Mechanism | str
     probes: dict[str, Result | str] | str
-    """By name; of a model that has not learned its task, the sentence that says so."""
+    """Results by probe name, or one sentence if the model has not learned its task."""
     scales: dict[str, Scale]
 
 
 def examine(source: str, task_name: str | None = None, only: str | None = None) -> Examined:
-    """Examines a run folder, a checkpoint folder or a Hub id, by all probes or `only` one.
+    """Examines a run folder, a checkpoint folder or a Hub id, with all probes or `only` one.
 
-    A run's mechanism is kept beside it and in the tables of its sweep.
+    A run's mechanism is stored beside it and in the tables of its sweep.
 
-    Raises ValueError with one sentence if it cannot be opened, its task is not known, or it does not fit the task.
+    Raises ValueError with one sentence if the model cannot be opened, its task is not known, or it does not fit the task.
     """
     if only is not None:
-        probes[only]  # an unknown one is refused before the model is opened
+        probes[only]  # reject an unknown probe before the model is opened
     loaded = load_model(source)
     loaded, task = with_own_task(loaded, _task_of(source, loaded, task_name))
     run = inits = None
@@ -96,7 +96,7 @@ def _probes(inside: Internals | str, task: Task, only: str | None) -> dict[str, 
 def _task_of(source: str, loaded: object, name: str | None) -> Task:
     """The task called `name` (TASK or TASK-VARIANT), or else the one that a run or an exported checkpoint was trained on.
 
-    Raises ValueError if there is no such task, or the model does not say.
+    Raises ValueError if there is no such task, or the model does not record its task.
     """
     if name is not None:
         named = {f"{task}-{variant}": (task, variant) for task, variant in list_tasks()}
@@ -114,7 +114,7 @@ def _task_of(source: str, loaded: object, name: str | None) -> Task:
 
 
 def as_json(examined: Examined) -> dict[str, Any]:
-    """What `--json` prints."""
+    """The output of `--json`."""
     behaviour, how = examined.behaviour, examined.mechanism
     read = {} if isinstance(examined.probes, str) else examined.probes
     asked = {name: getattr(behaviour, name) for name in ("composes", "ordered", "symmetric", "commutes")}
@@ -154,7 +154,7 @@ def _probe_json(found: Result | str) -> dict[str, Any]:
 
 
 def show(examined: Examined, console: Console) -> None:
-    """Prints verdicts and the table of scores with their controls."""
+    """Prints the verdicts and a table of scores with their controls."""
     behaviour = examined.behaviour
     seen = f"{behaviour.accuracy_iid.value:.2f} of the answers on trained groups right"
     share = behaviour.inferential
@@ -181,7 +181,7 @@ def show(examined: Examined, console: Console) -> None:
 
 
 def mechanism_in_words(how: Mechanism | str) -> str:
-    """The mechanistic verdict, or why there is none."""
+    """The mechanistic verdict in words, or the reason for its absence."""
     if isinstance(how, str):
         return f"none ({how})"
     if how.probability is None:
@@ -194,9 +194,9 @@ def mechanism_in_words(how: Mechanism | str) -> str:
 
 @plain_matplotlib()
 def draw(examined: Examined, path: Path) -> Path:
-    """Writes the page of figures, a part for each probe, as PDF, SVG or PNG, by the suffix of `path`.
+    """Writes the page of figures, one panel per probe, as PDF, SVG or PNG by the suffix of `path`.
 
-    Raises ValueError if there is nothing to draw or it cannot be written.
+    Raises ValueError if there is nothing to draw or the file cannot be written.
     """
     from matplotlib.figure import Figure
 

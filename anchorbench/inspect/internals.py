@@ -1,7 +1,7 @@
-"""What goes on inside models: activations, edits of the residual stream, and weights, under one set of names.
+"""Model internals under one set of names: activations, interventions on the residual stream, and weights.
 
-Our own models are read side by side (`members` first), in one forward pass; any other causal language model is opened through
-TransformerLens and is a stack of one. Layers are counted from 0.
+Our own models run as one stack (`members` is the first axis) in a single forward pass; any other causal language model is opened
+through TransformerLens and is a stack of one. Layers are counted from 0.
 """
 
 import copy
@@ -32,25 +32,27 @@ from anchorbench.model.initializers.rate import Rate
 from anchorbench.sweeps.run_folder import Run
 
 Edits = Mapping[int, Callable[[Tensor], Tensor]]
-"""Layer -> what replaces the residual stream `[members, batch, seq, d]` after it; not the last, which only the output reads."""
+"""Layer -> function that replaces the residual stream `[members, batch, seq, d]` after that layer; not allowed for the last layer,
+which only the unembedding reads.
+"""
 
 PROOF_LENGTH, SAME = 6, 1e-3
-"""Tokens on which a reading of a foreign architecture is held against the model itself, and how far apart the two may be, relative
-to the largest value: fp32 in another order, through sharp attention."""
+"""Number of tokens on which the TransformerLens version of a foreign architecture is checked against the model itself, and the
+tolerance relative to the largest value: fp32 in another order of operations, through sharp attention."""
 
 
 @dataclass(frozen=True)
 class Activations:
-    """What a forward pass leaves behind; lists have an item per layer."""
+    """The activations of a forward pass; lists have one item per layer."""
 
     logits: Float[Tensor, "members batch vocab"]
-    """At the last position."""
+    """Logits at the last position."""
     patterns: list[Float[Tensor, "members batch head query key"]]
-    """Attention."""
+    """Attention patterns."""
     attended: list[Float[Tensor, "members batch seq d"]]
-    """The residual stream after attention (with post-LN, after the LayerNorm that follows it)."""
+    """resid_mid: the residual stream after attention (with post-LN, after the LayerNorm that follows it)."""
     streams: list[Float[Tensor, "members batch seq d"]]
-    """The residual stream at the end of the layer, edited where an edit was asked for."""
+    """resid_post: the residual stream at the end of the layer, with the edit applied if there is one."""
 
     @property
     def answers(self) -> Int[Tensor, "members batch"]:
@@ -60,32 +62,32 @@ class Activations:
 
 @dataclass(frozen=True)
 class Internals:
-    """Models of one shape, as the probes read them."""
+    """Models with the same config, as read by the probes."""
 
     n_layer: int
     members: int
     vocab_size: int
     forward: Callable[[Tensor, Edits], Activations]
-    """Of `tokens [members, batch, seq]`."""
+    """Forward pass over `tokens [members, batch, seq]`."""
     weights: dict[str, Float[Tensor, "members d_in d_out"]]
-    """`embedding` (one row per token), `unembedding`, and of each layer `query.0`, `key.0`, `value.0` (heads side by side) and
-    `ff_in.0`, as far as the architecture has them."""
+    """`embedding` (one row per token), `unembedding`, and for each layer i `query.i`, `key.i`, `value.i` (heads side by side) and
+    `ff_in.i`, as far as the architecture has them."""
     untrained: Callable[[int], "Internals"]
-    """seed -> models of the same shape with fresh initial weights."""
+    """seed -> models with the same config and freshly initialized weights."""
     max_length: int = ANY_LENGTH
     min_length: int = 1
 
     def weight(self, name: str) -> Float[Tensor, "members d_in d_out"]:
-        """One of `weights`. Raises ValueError if the model has no such matrix, or none that can be read."""
+        """The weight matrix `name`. Raises ValueError if the model has no such matrix, or none that can be read."""
         if name not in self.weights:
             raise ValueError(f"the model has no matrix {name!r}; allowed: {', '.join(self.weights)}")
         return self.weights[name]
 
     @torch.no_grad()
     def run(self, tokens: Int[Tensor, "... batch seq"], edits: Edits | None = None) -> Activations:
-        """A forward pass over `tokens`: `[members, batch, seq]`, or `[batch, seq]`, the same for all members.
+        """Forward pass over `tokens`: `[members, batch, seq]`, or `[batch, seq]` shared by all members.
 
-        Raises ValueError for a token outside the vocabulary, another length, or logits that are not finite.
+        Raises ValueError for a token outside the vocabulary, an unsupported length, or logits that are not finite.
         """
         if not self.min_length <= tokens.shape[-1] <= self.max_length:
             allowed = f"at most {self.max_length}" if self.min_length == 1 else f"exactly {self.max_length}"
@@ -98,7 +100,7 @@ class Internals:
 
 
 def open_internals(model: object) -> Internals:
-    """The inside of anything that `anchorbench.classify` takes. Raises ValueError with one sentence as that does."""
+    """Opens the internals of anything that `anchorbench.classify` accepts. Raises ValueError with one sentence as it does."""
     if isinstance(model, Internals):
         return model
     loaded = load_model(model)
@@ -108,7 +110,7 @@ def open_internals(model: object) -> Internals:
 
 
 def runs_internals(runs: Sequence[Run], step: int | None = None) -> Internals:
-    """Finished runs of one shape side by side; at an intermediate step that was kept, if given.
+    """Internals of finished runs with the same config, as one stack; optionally at an intermediate step whose weights were kept.
 
     Raises ValueError if they differ in shape, vocabulary or length.
     """
@@ -116,7 +118,7 @@ def runs_internals(runs: Sequence[Run], step: int | None = None) -> Internals:
 
 
 def side_by_side(models: Sequence[GPT], inits: Sequence[Rate.Config] | None = None) -> Internals:
-    """Stacks of one, of one shape, as one. Raises ValueError if they differ in shape, vocabulary or length."""
+    """Joins stacks of one into a single stack. Raises ValueError if they differ in shape, vocabulary or length."""
     if len({(model.shape, model.vocab_size, model.seq_len) for model in models}) != 1:
         raise ValueError("the models differ in shape, vocabulary or length; allowed: models of one shape")
     first = models[0]
@@ -128,7 +130,7 @@ def side_by_side(models: Sequence[GPT], inits: Sequence[Rate.Config] | None = No
 
 
 def stack_internals(model: GPT, inits: Sequence[Rate.Config] | None = None) -> Internals:
-    """The inside of a stack; `inits` are what its members' untrained counterparts are drawn by, gamma 0.5 if not given."""
+    """Internals of a stack; `inits` are the initializers of the members' untrained counterparts (default: gamma 0.5)."""
     drawn_by = list(inits or [Rate.Config()] * model.members)
     device = model.token_embedding.device
 
@@ -161,7 +163,7 @@ def stack_internals(model: GPT, inits: Sequence[Rate.Config] | None = None) -> I
 
 
 def _of_bridge(model: nn.Module) -> Internals:
-    """A Hugging Face causal language model, or a TransformerBridge. Raises ValueError if its inside is not read right."""
+    """Internals of a Hugging Face causal LM or a TransformerBridge. Raises ValueError if they do not reproduce the model."""
     bridge: Any = model if hasattr(model, "original_model") else _bridge(model)
     blocks = [f"blocks.{layer}" for layer in range(bridge.cfg.n_layers)]
     device = next(bridge.parameters()).device
@@ -175,7 +177,7 @@ def _of_bridge(model: nn.Module) -> Internals:
             seen[name] = x
             return x
 
-        # The end of a layer is what the next one reads: post-LN blocks of TransformerLens have no hook for it.
+        # resid_post is read as the next layer's input: post-LN blocks of TransformerLens have no hook for it.
         ends = {f"{block}.hook_in": layer - 1 for layer, block in enumerate(blocks)}
         last = "ln_final.hook_in" if "ln_final.hook_in" in bridge.hook_dict else "unembed.hook_in"
         kept = ("hook_in", "hook_attn_out", "hook_resid_mid", "attn.hook_pattern")
@@ -183,7 +185,7 @@ def _of_bridge(model: nn.Module) -> Internals:
         names = [name for name in (*wanted, last) if name in bridge.hook_dict]
         with plain_session(device):
             logits = bridge.run_with_hooks(tokens[0].to(device), fwd_hooks=[(name, partial(keep, name)) for name in names])
-        attended = [  # blocks with attention and feed-forward layer in parallel have no stream between the two
+        attended = [  # parallel attention and MLP blocks have no resid_mid
             seen[f"{block}.hook_resid_mid"]
             if f"{block}.hook_resid_mid" in seen
             else seen[f"{block}.hook_in"] + seen[f"{block}.hook_attn_out"]
@@ -208,7 +210,7 @@ def _of_bridge(model: nn.Module) -> Internals:
 
 
 def _bridge_weights(bridge: Any) -> dict[str, Tensor]:
-    """Those of `Internals.weights` that the architecture has: experts, for instance, have no single `ff_in`."""
+    """The entries of `Internals.weights` that the architecture has: mixtures of experts, for instance, have no single `ff_in`."""
     readers: dict[str, Callable[[], Tensor]] = {"embedding": lambda: bridge.W_E, "unembedding": lambda: bridge.W_U}
     for layer, block in enumerate(bridge.blocks):
         for name in ("query", "key", "value"):
@@ -218,14 +220,14 @@ def _bridge_weights(bridge: Any) -> dict[str, Tensor]:
         readers[f"ff_in.{layer}"] = lambda block=block: block.mlp.W_in
     found: dict[str, Tensor] = {}
     for name, reader in readers.items():
-        with suppress(Exception):  # how TransformerLens says that there is none differs from architecture to architecture
+        with suppress(Exception):  # TransformerLens reports a missing matrix differently for each architecture
             found[name] = reader().detach()[None]
     return found
 
 
 @torch.no_grad()
 def _require_same(opened: Internals, model: Any) -> None:
-    """Raises ValueError unless logits, attention and streams are those of the model itself, on a few random tokens."""
+    """Raises ValueError unless logits, attention and residual streams match the model's own on a few random tokens."""
     name = type(model).__name__
     generator = torch.Generator("cpu").manual_seed(0)
     length = min(PROOF_LENGTH, opened.max_length)
@@ -246,16 +248,16 @@ def _require_same(opened: Internals, model: Any) -> None:
 
 
 def _bridge(model: Any) -> Any:
-    """A TransformerBridge of a copy, as it takes the model apart. Raises ValueError for an architecture that it does not know."""
+    """A TransformerBridge of a copy of the model, whose modules it replaces. Raises ValueError for an unknown architecture."""
     from tokenizers import Tokenizer, models
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import PreTrainedTokenizerFast
 
     model = copy.deepcopy(model)
     name = type(model).__name__
-    # A subclass of ours has the modules of its parent, which TransformerLens knows.
+    # Our subclass has the modules of its parent, which TransformerLens knows.
     model.config.architectures = ["OpenAIGPTLMHeadModel" if name == "AnchorGPTForCausalLM" else name]
-    # A bridge insists on a tokenizer and would look for one on the Hub; probes speak in token ids.
+    # A bridge requires a tokenizer and would look for one on the Hub; the probes use token ids.
     word_level = Tokenizer(models.WordLevel({UNKNOWN_WORD: 0}, unk_token=UNKNOWN_WORD))
     words = PreTrainedTokenizerFast(tokenizer_object=word_level, unk_token=UNKNOWN_WORD)
     try:

@@ -1,8 +1,9 @@
-"""The mechanistic verdict: how a model computes, read from probes on trained pairs; it never sees an answer to a held-out pair.
+"""The mechanistic verdict: how a model computes, read from probes on trained pairs; no answer to a held-out pair is used.
 
-Two features decide whether it infers, one on a trained exception (`conflict`) whether it reads the pair in order. Each is a share
-or a difference of cosines, so that no scale of the weights enters; a logistic regression turns them into a probability. Its
-weights lie in mechanism.json, written by `anchorbench probe fit`; `anchorbench probe validate` shows how far it can be trusted.
+Two features decide whether a model is inferential; one, on a trained exception (`conflict`), decides whether it reads the pair
+in order. Each is a share or a difference of cosines, so it does not depend on the scale of the weights; a logistic regression
+turns them into a probability. Its weights are in mechanism.json, written by `anchorbench probe fit`;
+`anchorbench probe validate` measures how reliable the verdict is.
 """
 
 from collections.abc import Sequence
@@ -25,15 +26,17 @@ from anchorbench.verdict import FIT
 
 WEIGHTS = Path(__file__).with_name("mechanism.json")
 COMPOSITION = ("anchors_carry", "equal_minus_unequal")
-"""Do the anchors' streams carry the answer (probes.patching), and do equal values look alike (probes.fused_vector)?"""
+"""Do the anchors' residual streams carry the answer (probes.patching), and do equal values have similar vectors
+(probes.fused_vector)?
+"""
 EXCEPTION = ("exception_in_order",)
-"""Does the exception hang on the order of its anchors (probes.patching)?"""
+"""Does the answer to the exception depend on the order of its anchors (probes.patching)?"""
 SURE = 0.9
-"""Less probable than that, either way, is undecided."""
+"""Probabilities below this for both classes are undecided."""
 PENALTY = 10.0
-"""scikit-learn's C: a mild one, as the classes are all but separable; at 1 one run in ten is left undecided."""
+"""scikit-learn's C, a mild penalty because the classes are almost separable; with C = 1, one run in ten is left undecided."""
 SEQUENCES, BASES = 300, 8
-"""Read by each probe."""
+"""Sequences and base sequences read by each probe."""
 
 Verdict = Literal["inferential", "memorizing", "undecided"]
 Exceptional = Literal["ordered", "symmetric", "undecided"]
@@ -51,7 +54,7 @@ class Logistic(Plain):
     weight: tuple[Weight, ...]
     intercept: Weight
     runs: int = Field(ge=2, le=1_000_000)
-    """How many it was fitted on."""
+    """Number of runs it was fitted on."""
 
     @model_validator(mode="after")
     def _one_of_each(self) -> "Logistic":
@@ -60,13 +63,13 @@ class Logistic(Plain):
         return self
 
     def probability(self, features: dict[str, Float[np.ndarray, " n"]]) -> Float[np.ndarray, " n"]:
-        """Of the positive class: inferential, or ordered."""
+        """Probability of the positive class: inferential, or ordered."""
         x = (np.stack([features[name] for name in self.features], 1) - self.mean) / self.scale
         return 1 / (1 + np.exp(-(x @ np.array(self.weight) + self.intercept)))
 
 
 class Classifier(Plain):
-    """What mechanism.json holds."""
+    """The content of mechanism.json."""
 
     composition: Logistic
     exception: Logistic | None
@@ -74,22 +77,22 @@ class Classifier(Plain):
 
 @dataclass(frozen=True)
 class Mechanism:
-    """How one model computes. Probabilities are None where the task or the model does not ask for them."""
+    """How one model computes. Probabilities are None where they do not apply to the task or the model."""
 
     verdict: Verdict
     probability: float | None
-    """Of inferring."""
+    """Probability that the model is inferential."""
     exception: Exceptional | None
     """How a trained exception is read; None if the task has none."""
     exception_probability: float | None
-    """Of reading it in order."""
+    """Probability that the exception is read in order."""
     accuracy: float
-    """On the trained pairs that the probes read; below the fit threshold (0.9) there is no mechanism to name."""
+    """Accuracy on the trained pairs that the probes read; below the fit threshold (0.9) there is no mechanism to name."""
     features: dict[str, float]
 
 
 def mechanism(model: object, task: Task, seed: int = 0) -> Mechanism:
-    """The mechanistic verdict on anything that `anchorbench.classify` takes. Raises ValueError as that and the probes do."""
+    """The mechanistic verdict on anything that `anchorbench.classify` accepts. Raises ValueError as it and the probes do."""
     opened, task = open_one(model, task)
     return mechanisms(opened, task, seed=seed)[0]
 
@@ -127,9 +130,9 @@ def _sure(probability: float, likely: Any, unlikely: Any) -> Any:
 def read_features(
     opened: Internals, task: Task, seed: int = 0
 ) -> tuple[dict[str, Float[np.ndarray, " n"]], Float[np.ndarray, " n"]]:
-    """Every deciding feature of each member, and its accuracy on the trained sequences that they are read on.
+    """All deciding features of each member, and its accuracy on the trained sequences they are read on.
 
-    Raises ValueError for a model of one layer, and for a task that the probes do not fit.
+    Raises ValueError for a one-layer model, and for a task that the probes do not fit.
     """
     if opened.n_layer < 2:
         raise ValueError(f"a mechanism needs a model of two layers or more; this has {opened.n_layer}")
@@ -141,7 +144,7 @@ def read_features(
 
 
 def fit_logistic(features: Sequence[str], found: dict[str, Float[np.ndarray, " n"]], positive: Bool[np.ndarray, " n"]) -> Logistic:
-    """A logistic regression with balanced classes. Raises ValueError without both classes."""
+    """Fits a logistic regression with balanced classes. Raises ValueError unless both classes are present."""
     from sklearn.linear_model import LogisticRegression
 
     if len(set(positive.tolist())) < 2:
@@ -161,7 +164,7 @@ def fit_logistic(features: Sequence[str], found: dict[str, Float[np.ndarray, " n
 
 
 def load_classifier(path: Path = WEIGHTS) -> Classifier:
-    """The fitted weights. Raises ValueError with one sentence if the file is not such."""
+    """Loads the fitted weights. Raises ValueError with one sentence if the file is not a classifier."""
     try:
         return Classifier.model_validate(read_json(path))
     except ValidationError as error:

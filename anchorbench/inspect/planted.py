@@ -1,7 +1,7 @@
-"""Planted circuits: transformers whose weights are written by hand, so that a classifier of mechanisms can be graded on truth.
+"""Planted circuits: transformers with hand-written weights, which give ground truth for grading a classifier of mechanisms.
 
-`key_to_anchors` (the papers' inferential circuit): layer 1 brings the key to both anchors, whose feed-forward layer applies each
-anchor's own map; layer 2 reads both anchors. Any pair composes, as no part of it knows about pairs.
+`key_to_anchors` (the papers' inferential circuit): layer 1 moves the key to both anchors, where the feed-forward layer applies each
+anchor's own map; layer 2 reads both anchors. Any pair composes, because no component depends on the pair.
 
     answer                                      (h1 + h2) / 2 = x + o1 + o2
                                                  ___^
@@ -12,7 +12,7 @@ anchor's own map; layer 2 reads both anchors. Any pair composes, as no part of i
               57    33   key       a1    a2    81    24
 
 `pair_lookup` (the papers' symmetric circuit): layer 1 merges both anchors at the last position, layer 2 fetches the key, and a
-table over the trained (unordered pair, key) has the answer. A pair never trained gets the answers of another.
+table over the trained (unordered pair, key) gives the answer. A pair that was never trained gets the answers of another pair.
 
     answer                                          table[{a1, a2}, x]
                                                      ^
@@ -23,19 +23,19 @@ table over the trained (unordered pair, key) has the answer. A pair never traine
                                          a2 ------/
               57    33   key       a1    a2    81    24
 
-`key_to_anchors_lookup`: attention as in the first, answers as in the second. Layer 1 brings the key to both anchors, layer 2 reads
-key and anchors there, and the table has the answer. It keeps a classifier honest that looks at attention alone.
+`key_to_anchors_lookup`: the attention of the first circuit, the answers of the second. Layer 1 moves the key to both anchors,
+layer 2 reads key and anchors there, and the table gives the answer. It exposes classifiers that look at attention alone.
 
-How they are written. Every quantity has its own directions in the residual stream, drawn at random by `seed` and orthogonal to the
-all-ones vector, so that LayerNorm never mixes them but only rescales a position. No decision hangs on that scale: thresholds are
-multiples of other coordinates, not biases, and attention is sharp. A number is an angle on a line bent into three quarters of a
-circle, so that all numbers have one length and the mean of two codes points at the mean of their numbers:
+Construction. Every quantity has its own directions in the residual stream, drawn at random from `seed` and orthogonal to the
+all-ones vector, so LayerNorm never mixes them and only rescales each position. No decision depends on that scale: thresholds are
+multiples of other coordinates, not biases, and attention is sharp. A number is an angle: the number line is bent into three
+quarters of a circle, so all numbers have the same norm and the mean of two codes points at the mean of their numbers:
 
     v -> (cos 1.5 pi v / vocabulary, sin 1.5 pi v / vocabulary)
 
-All kinds share shape and embedding: a token is its identity and its number, of which a circuit reads one, so neither betrays the
-kind. `seed` chooses the directions, how sharp attention is, how strong the unread part of an embedding, and what a table says of
-untrained pairs.
+All circuits share a config and an embedding: a token encodes its identity and its number, of which a circuit reads one, so neither
+reveals the circuit. `seed` determines the directions, the sharpness of attention, the strength of the unread part of an embedding,
+and the table's answers for untrained pairs.
 """
 
 import copy
@@ -56,31 +56,33 @@ from anchorbench.tasks.composite import CompositeConfig
 Norm = Literal["pre", "post"]
 
 ARC = 1.5 * math.pi
-"""Of the number line. The mean of two codes is sound while they are less than a half circle apart: 80 numbers of 120."""
+"""Arc of the number line. The mean of two codes is valid while they are less than half a circle apart: 80 numbers of 120."""
 RIDGE = 0.1
-"""Of the readout of numbers: the most that still reads all of them right, as it is what makes the readout bear noise."""
+"""Ridge penalty of the number readout: the largest with which all numbers are still read correctly; it makes the readout robust to
+noise.
+"""
 LOUD, LOGIT = 40.0, 20.0
-"""Strength of an answer beside the identity of the last token, and logit of a token that has all of the stream."""
+"""Strength of an answer relative to the last token's identity, and logit of a token that makes up the whole residual stream."""
 UNREAD = 0.1, 0.4
-"""Share of squared length, in a key's embedding, of the part that the circuit does not read: anything between these two."""
+"""Range of the share of a key embedding's squared norm that lies in the part the circuit does not read."""
 
 
 def key_to_anchors(task: Task, norm: Norm = "pre", seed: int = 0) -> GPT:
-    """A model, `[1 member]`, that composes every pair of anchors, also a trained exception, which it does not know.
+    """A model, `[1 member]`, that composes every pair of anchors, including a trained exception, which it does not know.
 
     Raises ValueError for a task other than `composite` with the key first, or offsets too far apart for the number line
     (2405.05409, section 4.1; 2501.08537).
     """
     plan = _Plan(task, norm, stream_seed(seed, "key_to_anchors"))
     spread, most = max(plan.config.offsets.values()) - min(plan.config.offsets.values()), task.vocab_size // 6
-    if spread > most:  # h1 and h2 would be more than a quarter circle apart, and their mean short
+    if spread > most:  # h1 and h2 would be over a quarter circle apart, and their mean too short
         raise ValueError(f"offsets are {spread} apart; allowed: at most {most}, a sixth of the vocabulary")
     first, second = plan.model.layers
     plan.embed(number=1 - plan.uniform(*UNREAD))
     plan.attend(first, plan.key_to_anchors(), [(plan.numbers, plan["moved number"])])
     reads, writes = [], []
     for anchor, offset in plan.config.offsets.items():
-        # Two units of opposite sign are linear while their own anchor holds both open; all other tokens shut them.
+        # Two units of opposite sign are linear while their own anchor keeps both active; all other tokens switch them off.
         gate = 1.2 * (2 * plan["token"][anchor] - plan.one)
         for sign in (1, -1):
             reads.append(sign * plan["moved number"] + gate)
@@ -92,11 +94,11 @@ def key_to_anchors(task: Task, norm: Norm = "pre", seed: int = 0) -> GPT:
 
 
 def pair_lookup(task: Task, norm: Norm = "pre", seed: int = 0) -> GPT:
-    """A model, `[1 member]`, that looks up (unordered pair, key): right on every trained pair, wrong on one held out in both
+    """A model, `[1 member]`, that looks up (unordered pair, key): correct on every trained pair, wrong on pairs held out in both
     orders, symmetric on the mirror of an exception (2405.05409, section 4.1).
 
-    Raises ValueError for a task other than `composite` with the key first, if two orders of a pair are trained with different
-    offsets, or if no trained pair can stand in for one that is not.
+    Raises ValueError for a task other than `composite` with the key first, if both orders of a pair are trained with different
+    offsets, or if no trained pair can stand in for an untrained one.
     """
     plan = _Plan(task, norm, stream_seed(seed, "pair_lookup"))
     first, second = plan.model.layers
@@ -106,7 +108,7 @@ def pair_lookup(task: Task, norm: Norm = "pre", seed: int = 0) -> GPT:
     merge = (plan.sharp * position[-1:], plan.is_anchor[None])
     plan.attend(first, [stay, merge], [(plan.anchors, plan["pair"]), (position, pointer)])
     plan.amplify(first, plan["pair"])
-    # The key stands one before the first anchor and two before the second: only there do both pointers agree.
+    # The key is one position before the first anchor and two before the second: only there do both pointers agree.
     before = torch.zeros_like(position)
     before[:-1] += pointer[1:]
     before[:-2] += pointer[2:]
@@ -147,11 +149,11 @@ def with_noise(model: GPT, scale: float, seed: int) -> GPT:
 
 @torch.no_grad()
 def rotated(model: GPT, seed: int) -> GPT:
-    """A copy of `model` that computes the same in another basis: of the residual stream, of each head's queries and keys, of each
-    head's values, and with its feed-forward units in another order.
+    """A copy of `model` that computes the same function in another basis: the residual stream, each head's queries and keys, and
+    each head's values are rotated, and the feed-forward units are permuted.
 
-    The rotation of the stream keeps the all-ones vector, which LayerNorm subtracts. Raises ValueError if a LayerNorm has a gain
-    other than 1 or a bias, as these belong to the old basis.
+    The rotation of the residual stream preserves the all-ones vector, which LayerNorm subtracts. Raises ValueError if a LayerNorm
+    has a gain other than 1 or a bias, since these belong to the old basis.
     """
     norms = [norm for block in model.layers for norm in (block.norm_1, block.norm_2)]
     for norm in norms if model.final_norm is None else [*norms, model.final_norm]:
@@ -199,11 +201,11 @@ def _directions(draw: torch.Generator, d: int) -> Float[Tensor, "directions d"]:
 
 
 Pairs = Sequence[tuple[Float[Tensor, "_ d_model"], Float[Tensor, "_ d_model"]]]
-"""Directions that are read, and as many that are matched with them or written."""
+"""Directions that are read, and the equally many directions that they are matched with or written to."""
 
 
 class _Plan:
-    """A model that is being written: directions by name, `[size, d_model]`, and what its layers are told in terms of them."""
+    """A model under construction: named directions, `[size, d_model]`, and methods that set a layer's weights in terms of them."""
 
     def __init__(self, task: Task, norm: Norm, seed: int) -> None:
         config = task.config
@@ -213,7 +215,7 @@ class _Plan:
         vocab, seq = config.vocab_size, config.seq_len
         sizes = {"token": vocab, "number": 2, "position": seq, "moved number": 2, "result": 2, "answer": 2}
         sizes |= {"pair": len(config.offsets), "pointer": seq, "key": len(config.keys), "moved key": len(config.keys)}
-        # One shape for all kinds: a direction for each of the above, a hidden unit for each unordered pair and key.
+        # One config for all circuits: a direction for each of the above, a hidden unit for each (unordered pair, key).
         d_model = 64 * math.ceil((sum(sizes.values()) + 1) / 64)
         d_head = 64 * math.ceil((len(config.keys) + len(config.offsets)) / 64)
         self.unordered = list(itertools.combinations_with_replacement(config.offsets, 2))
@@ -225,7 +227,7 @@ class _Plan:
             parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
         rows = _directions(self.draw, d_model)[: sum(sizes.values())]
         self.directions = dict(zip(sizes, rows.split(list(sizes.values())), strict=True))
-        self.unit = math.sqrt(d_model / 2)  # of a coordinate, so that token and position together have LayerNorm's length
+        self.unit = math.sqrt(d_model / 2)  # scale of a coordinate: token and position together have LayerNorm's norm
         self.one = self["position"].sum(0)  # this coordinate is 1 at every position
         self.anchors = self["token"][list(config.offsets)]
         self.is_anchor = self.anchors.sum(0)
@@ -238,7 +240,7 @@ class _Plan:
         return float(torch.rand((), generator=self.draw)) * (high - low) + low
 
     def turn(self, by: int) -> Float[Tensor, "2 2"]:
-        """Takes the code of a number, as a row, to that of the number plus `by`."""
+        """Rotation that maps the code of a number (a row vector) to the code of the number plus `by`."""
         angle = ARC * by / self.config.vocab_size
         return torch.tensor([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]], dtype=torch.float64)
 
@@ -248,7 +250,9 @@ class _Plan:
         return torch.stack([angle.cos(), angle.sin()], dim=1)
 
     def embed(self, number: float) -> None:
-        """Tokens are unit vectors: anchors an identity, keys an identity and a number, which has that share of squared length."""
+        """Sets the embedding. Tokens are unit vectors: an identity for anchors, an identity and a number (with the share `number`
+        of the squared norm) for keys.
+        """
         identity, numbers = self["token"] * math.sqrt(1 - number), self.line() @ self["number"] * math.sqrt(number)
         tokens = identity + numbers
         tokens[list(self.config.offsets)] = self.anchors
@@ -259,7 +263,7 @@ class _Plan:
         self.model.unembedding.weight[0] = self["token"].T / self.unit * LOGIT
 
     def attend(self, block: Block, scores: Pairs, moves: Pairs) -> None:
-        """Position i scores position j by sum (query row . x_i)(key row . x_j); of what it reads, each row is moved to another."""
+        """Sets attention: position i scores j by sum (query row . x_i)(key row . x_j), and moves each row read to another."""
         d_head = self.model.shape.d_head
         queries, keys, sources, targets = (torch.cat(rows) for pairs in (scores, moves) for rows in zip(*pairs, strict=True))
         qk, vo = (_orthogonal(self.draw, d_head)[: len(rows)] for rows in (queries, sources))
@@ -269,8 +273,8 @@ class _Plan:
         block.output.weight[0] = vo.T @ targets * self.unit
 
     def key_to_anchors(self) -> Pairs:
-        """Every position reads the nearest token, from itself back, that is no anchor: anchors read the key. But a filler at the
-        last position reads both anchors alike, as in trained models, and finds no number there.
+        """Scores with which every position reads the nearest non-anchor token at or before itself: anchors read the key. A filler
+        at the last position, however, reads both anchors equally, as in trained models, and finds no number there.
         """
         position = self["position"]
         at_end = position[-1] - self.is_anchor
@@ -290,14 +294,14 @@ class _Plan:
         block.ff_out.weight[0, order] = (writes * self.unit).float()
 
     def amplify(self, block: Block, rows: Float[Tensor, "r d_model"]) -> None:
-        """A feed-forward layer that doubles what lies along `rows`."""
+        """Sets a feed-forward layer that doubles the component along `rows`."""
         self.feed_forward(block, torch.cat([rows, -rows]), torch.cat([rows, -rows]))
 
     def look_up(self, block: Block, key_to_pair: float) -> None:
-        """The table: a unit for each (unordered pair, key) that fires for these only, and writes the answer's token.
+        """The table: one unit per (unordered pair, key), which fires for these alone and writes the answer's token.
 
-        `key_to_pair` is how strong the key's code is beside the pair's. The right pair and key then give 1 + 0.5 - 1.25 of the
-        pair's strength, another key 1 - 1.25, another pair at most 0.5 + 0.5 - 1.25. Only the code of {a, a} also fires the
+        `key_to_pair` is the strength of the key's code relative to the pair's. The right pair and key then give 1 + 0.5 - 1.25 of
+        the pair's strength, another key 1 - 1.25, another pair at most 0.5 + 0.5 - 1.25. Only the code of {a, a} also fires the
         units of all {a, b}, exactly as strongly: the units of {a, a} cancel what those write.
         """
         pair, key, keys = self["pair"], self["key"], torch.from_numpy(self.config.keys)
@@ -312,7 +316,7 @@ class _Plan:
         self.feed_forward(block, torch.cat(reads), LOUD * torch.cat(writes))
 
     def read_number(self, block: Block) -> None:
-        """From a number's code to its token: units that each see half the circle, and their regularized least-squares readout."""
+        """Maps a number's code to its token: units that each cover half the circle, with a regularized least-squares readout."""
         units = self.model.shape.d_ff
         angle = torch.arange(units, dtype=torch.float64) * 2 * math.pi / units
         halves = torch.stack([angle.cos(), angle.sin()], dim=1)
@@ -322,8 +326,8 @@ class _Plan:
 
 
 def _memorized(config: CompositeConfig, draw: torch.Generator) -> dict[tuple[int, int], int]:
-    """Unordered pair -> the offset that a table has for it. A pair never trained gets that of a trained one with an anchor in
-    common, whose code is the most similar, among those that are wrong for it.
+    """Unordered pair -> its offset in the table. An untrained pair gets the offset of a trained pair that shares an anchor with it,
+    whose code is the most similar, among those that are wrong for it.
     """
     exceptions = {override.pair: override.offset for override in config.exceptions}
     table: dict[tuple[int, int], int] = {}
