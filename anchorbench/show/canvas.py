@@ -1,4 +1,4 @@
-"""The only door to matplotlib: a figure looks the same under any settings of the user, and leaves them as they were.
+"""The only module that imports matplotlib: figures do not depend on the user's settings, and leave them unchanged.
 
 Functions that draw are decorated with `@plain_matplotlib()`, make a `matplotlib.figure.Figure` and end with `save(figure, path)`.
 """
@@ -17,14 +17,14 @@ from typing import Any
 from anchorbench.files import visible, write_atomically
 
 FORMATS = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
-"""The formats of figures, and what makes the same figure the same bytes: files without dates."""
+"""Figure formats, with the metadata that makes output reproducible: no dates."""
 BACKENDS = {"pdf": "pdf", "svg": "svg", "png": "agg"}
 OWN = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "anchorbench"}
-"""Text stays text, for those who edit or search a figure."""
+"""Keeps text as text, so that figures can be edited and searched."""
 
 
 def parse_formats(text: str) -> tuple[str, ...]:
-    """`pdf,png` as names of formats. Raises ValueError for any other."""
+    """Parses format names such as `pdf,png`. Raises ValueError for an unknown format."""
     formats = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
     if not set(formats) <= FORMATS.keys():
         raise ValueError(f"figures is {text!r}; allowed: {', '.join(FORMATS)}, separated by commas")
@@ -33,14 +33,14 @@ def parse_formats(text: str) -> tuple[str, ...]:
 
 @contextmanager
 def plain_matplotlib() -> Generator[None]:
-    """Draws under matplotlib's default settings, in silence, without pyplot and without choosing a backend for the user."""
+    """Draws with matplotlib's default settings, without warnings, without pyplot and without choosing a backend for the user."""
     logger = logging.getLogger("matplotlib")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # a cache that cannot be written, a bad line in the user's settings
+    logger.setLevel(logging.ERROR)  # silences an unwritable cache or a bad line in the user's settings
     try:
         matplotlib = _matplotlib()
         with matplotlib.rc_context():
-            with warnings.catch_warnings(action="ignore"):  # of settings that are on their way out
+            with warnings.catch_warnings(action="ignore"):  # of deprecated settings
                 matplotlib.rcParams.update({k: v for k, v in matplotlib.rcParamsDefault.items() if k != "backend"} | OWN)
             yield
     finally:
@@ -50,13 +50,13 @@ def plain_matplotlib() -> Generator[None]:
 def _matplotlib() -> Any:
     try:
         import matplotlib
-    except Exception:  # the user's matplotlibrc or MPLBACKEND is broken: once more without them
+    except Exception:  # the user's matplotlibrc or MPLBACKEND is broken: retry without them
         for name in [name for name in sys.modules if name.startswith("matplotlib.")]:
-            del sys.modules[name]  # else half of it is taken for imported
+            del sys.modules[name]  # a partial import would be reused
         backend = os.environ.pop("MPLBACKEND", None)
         try:
             with tempfile.TemporaryDirectory() as folder, chdir(folder):
-                Path("matplotlibrc").touch()  # here it is looked for first
+                Path("matplotlibrc").touch()  # the working directory is searched first
                 import matplotlib
         finally:
             if backend is not None:
@@ -65,7 +65,7 @@ def _matplotlib() -> Any:
 
 
 def save(figure: Any, path: Path, *, dpi: int = 170) -> Path:
-    """Writes a figure in the format that the path's suffix names, whole or not at all. Raises ValueError for another suffix."""
+    """Writes a figure atomically, in the format named by the path's suffix. Raises ValueError for an unknown suffix."""
     kind = path.suffix.removeprefix(".")
     if kind not in FORMATS:
         raise ValueError(f"figure is {path}; allowed: a file that ends in .{', .'.join(FORMATS)}")
@@ -76,7 +76,7 @@ def save(figure: Any, path: Path, *, dpi: int = 170) -> Path:
 
 
 def draw_all(draw: Callable[[Path], Path], paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """Draws to each path; gives those that were written, and a sentence for each other: a figure never ends a finished job."""
+    """Draws to each path; returns the written paths and one message per failure: a figure never fails a finished job."""
     drawn: list[Path] = []
     problems: list[str] = []
     for path in paths:

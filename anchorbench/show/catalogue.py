@@ -1,4 +1,4 @@
-"""The task catalogue for people: the list, and a task explained with drawn examples, on screen and in tasks/README.md."""
+"""The human-readable task catalogue: a listing, and per-task explanations with examples, in the terminal and in tasks/README.md."""
 
 import re
 import shutil
@@ -14,23 +14,23 @@ from rich.table import Table
 from anchorbench.task import NO_ANSWER, SPLITS, Examples, Task, list_tasks, load_task
 
 WIDTH = 76
-"""Examples wider than this are drawn on several lines; with their margin they fit a terminal of 80 columns."""
+"""Examples wider than this are drawn on several lines; with the margin they fit an 80-column terminal."""
 ARXIV = r"\d{4}\.\d{5}(?:v\d+)?"
 
 
 def config_name(task: Task) -> str:
-    """What a task in a variant is called as a data set: TASK-VARIANT."""
+    """A task variant's name as a dataset config: TASK-VARIANT."""
     return f"{task.name}-{task.variant}"
 
 
 def find_tasks(name: str) -> list[Task]:
-    """The tasks that `name` stands for: "all", TASK (all its variants) or TASK-VARIANT. Raises ValueError for another name."""
+    """The tasks selected by `name`: "all", TASK (all its variants) or TASK-VARIANT. Raises ValueError for any other name."""
     found = [load_task(task, variant) for task, variant in list_tasks() if name in ("all", task, f"{task}-{variant}")]
-    return found or [load_task(name)]  # which says what is allowed
+    return found or [load_task(name)]  # raises an error that lists the allowed names
 
 
 def by_name(tasks: Iterable[Task]) -> Iterator[list[Task]]:
-    """The tasks, one list of variants after the other."""
+    """Groups tasks by name: one list of variants per task."""
     for _, variants in groupby(tasks, key=lambda task: task.name):
         yield list(variants)
 
@@ -52,9 +52,9 @@ def listing() -> Table:
 
 
 def explanation(name: str, width: int | None = None) -> str:
-    """The tasks that `name` stands for explained, each with three drawn examples, in lines of at most `width`.
+    """Explains the tasks selected by `name`, each with three examples, in lines of at most `width`.
 
-    Without a width it is the terminal's, or that of the text where there is none. Raises ValueError for an unknown name.
+    The default width is the terminal's, or the text's own if there is no terminal. Raises ValueError for an unknown name.
     """
     columns = shutil.get_terminal_size(fallback=(140, 24)).columns if width is None else width
     texts: list[str] = []
@@ -95,13 +95,13 @@ def link(paper: str) -> str:
 
 
 def docstring(task: Task) -> str:
-    """The module's docstring, which draws the sequence and says what was chosen; the class's if there is none."""
+    """The module's docstring, which draws the sequence and states our choices; falls back to the class's."""
     return (sys.modules[type(task).__module__].__doc__ or type(task).__doc__ or task.description).strip()
 
 
 def fitted(text: str, width: int) -> str:
-    """`text` with its wide paragraphs filled anew, and wide entries of lists and drawings carried on below their last column."""
-    items: list[tuple[str, list[str]]] = []  # a paragraph or an entry: the margin of its lines after the first, and its lines
+    """Rewraps paragraphs wider than `width`; wide entries of lists and drawings continue below their last column."""
+    items: list[tuple[str, list[str]]] = []  # per paragraph or entry: the indent of its continuation lines, and its lines
     for line in text.split("\n"):
         gap = re.match(r" *\S.*? {2,}(?=\S)", line)
         margin = line[: len(line) - len(line.lstrip())]
@@ -118,7 +118,7 @@ def fitted(text: str, width: int) -> str:
 
 
 def facts(tasks: list[Task]) -> list[str]:
-    """What holds for a task's variants: a table, the groups that are not simply trained, and the words of the vocabulary."""
+    """Facts about a task's variants: a table of sizes, the groups with a special role, and the words of the vocabulary."""
     header = ["variant", "train", "iid", "ood", "tokens", "words", "chance", "fingerprint"]
     table = [header]
     for task in tasks:
@@ -139,7 +139,7 @@ def facts(tasks: list[Task]) -> list[str]:
 
 
 def groups(task: Task) -> str:
-    """How many groups there are of each role, with the names of a few."""
+    """Number of groups per role, with a few of their names."""
     parts: list[str] = []
     for role in ("trained", "exception", "held_out", "mirror"):
         names = [group.name for group in task.groups if group.role == role]
@@ -151,7 +151,7 @@ def groups(task: Task) -> str:
 
 
 def drawn_examples(task: Task) -> list[str]:
-    """Three examples, from each split in turn, with a mark under the key and the anchors."""
+    """Three examples, cycling through the splits, with marks under the key and the anchors."""
     drawn = {split: task.sample(split, 3, seed=0) for split in task.splits}
     marks = {name: "k" if name == "key" else str(i) for i, name in enumerate(task.landmarks(drawn["train"].tokens))}
     shown = {name for name in marks if (task.landmarks(drawn["train"].tokens)[name] != NO_ANSWER).any()}
@@ -167,7 +167,7 @@ def drawn_examples(task: Task) -> list[str]:
 
 
 def _sequence(task: Task, examples: Examples, marks: dict[int, str]) -> list[str]:
-    """One example as lines: its words and the answer, and below them the marks."""
+    """One example as lines of text: its words and answer, with the marks below."""
     words = task.text(examples.tokens)[0].split(" ")
     padding = next((i for i, word in enumerate(words) if word != words[0]), 0)
     columns = [(word, marks.get(i, "")) for i, word in enumerate(words)]
@@ -212,7 +212,7 @@ def _splits(variants: list[Task]) -> str:
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:
-    """The rows as lines with aligned columns, the first to the left, the others to the right."""
+    """Rows as lines with aligned columns: the first left-aligned, the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
 
     def line(row: list[str]) -> str:

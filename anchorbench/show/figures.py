@@ -1,4 +1,4 @@
-"""The figures: phase diagram over gamma, and attention flow."""
+"""Figures: phase diagram over gamma, and attention flow."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from anchorbench.sweeps.run_folder import Run
 from anchorbench.sweeps.summary import Condition, conditions
 from anchorbench.task import SPLITS, Task
 
-# Okabe and Ito's palette: told apart by colour-blind readers.
+# Okabe and Ito's colour-blind-safe palette.
 COLORS = {
     "iid": "#0072B2",
     "inferential": "#D55E00",
@@ -31,13 +31,13 @@ SHADES = {
     "other": "#ffffff",
 }
 POOR_FIT, NO_MAJORITY = "poor fit", "seeds differ"
-"""What a shade is labelled: `unfit` as in the papers, and where no verdict has more than half of the seeds."""
+"""Labels of shaded regions: for `unfit`, as in the papers, and where no verdict holds for more than half of the seeds."""
 
 
 @plain_matplotlib()
 def phase_figure(runs: list[Run], path: Path) -> Path:
-    """Held-out and iid accuracy against gamma: a dot a seed, the mean as line, its 95% interval over seeds as band, and the
-    most frequent verdict as shade. One panel for each combination of the other axes. The file is PDF, SVG or PNG, by its suffix.
+    """Held-out and iid accuracy against gamma: one dot per seed; line: mean; band: 95% interval over seeds; shade: most frequent
+    verdict. One panel per combination of the other axes. The file is PDF, SVG or PNG, by its suffix.
     """
     from matplotlib.figure import Figure
 
@@ -80,7 +80,7 @@ def _phase_panel(axis: Any, grouped: list[Condition]) -> None:
         start = phases.pop()[1] if phases and phases[-1][0] == label else left
         phases.append((label, start, right))
     for number, (label, left, right) in enumerate(phases):
-        height = 1.13 if number % 2 else 1.08  # neighbours do not meet, however narrow their phases are
+        height = 1.13 if number % 2 else 1.08  # labels of adjacent phases never overlap, however narrow the phases
         axis.text((left + right) / 2, height, label, fontsize=8.5, ha="center", va="center", color="#444444")
         if number:
             axis.axvline(left, color="#888888", lw=0.6, ls=":")
@@ -112,7 +112,7 @@ def _phase_panel(axis: Any, grouped: list[Condition]) -> None:
 
 
 def clearest(runs: list[Run]) -> list[Run]:
-    """The clearest inferential member, and the clearest memorizing one (symmetric, where only the exception is asked about)."""
+    """The clearest inferential run, and the clearest memorizing one (symmetric, where only the exception is tested)."""
     fit = [run for run in runs if run.result.verdict not in (None, "unfit") and run.result.inferential is not None]
     if not fit:
         return []
@@ -123,7 +123,7 @@ def clearest(runs: list[Run]) -> list[Run]:
 
 @plain_matplotlib()
 def attention_flow_figure(runs: list[Run], path: Path) -> Path:
-    """Where attention moves information in each run's model on one held-out sequence: line width is attention, a panel a run."""
+    """Where attention moves information in each run's model on a held-out sequence: line width is attention, one panel per run."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4 * max(1, len(runs)), 4.6), layout="constrained")
@@ -131,7 +131,7 @@ def attention_flow_figure(runs: list[Run], path: Path) -> Path:
     tasks = [run.recipe.load_task() for run in runs]
     task, split = tasks[0], "ood" if "ood" in tasks[0].splits else "iid"
     tokens = task.sample(split, 200, seed=0).tokens
-    # What one member holds out, another may train on (conflict-control): one sequence that none has seen.
+    # A group held out by one run may be trained by another (conflict-control): use a sequence that no run has seen.
     unseen = np.all([other.answer(tokens).split == SPLITS.index(split) for other in tasks], axis=0)
     tokens = tokens[unseen] if unseen.any() else tokens
     tokens = central(task, tokens)
@@ -146,9 +146,9 @@ def attention_flow_figure(runs: list[Run], path: Path) -> Path:
 
 
 def flow_panel(axis: Any, patterns: list[np.ndarray], task: Task, tokens: np.ndarray) -> None:
-    """Draws attention patterns (each `[1, head, query, key]`) of one sequence: positions across, layers upwards.
+    """Draws the attention patterns (each `[1, head, query, key]`) of one sequence: positions on x, layers on y.
 
-    Only paths that end in the last position of the last layer are drawn in full colour: the others cannot reach the answer.
+    Only paths that end at the last position of the last layer are in full colour: the others cannot reach the answer.
     """
     marks = {name: int(at[0]) for name, at in task.landmarks(tokens[None]).items()}
     color = dict.fromkeys(range(task.seq_len), COLORS["filler"])

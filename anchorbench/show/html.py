@@ -1,4 +1,4 @@
-"""Self-contained pages from templates: style and script are inlined, and all text is escaped."""
+"""Self-contained HTML pages from templates: style and script are inlined, and all text is escaped."""
 
 import base64
 import hashlib
@@ -14,11 +14,11 @@ MAX_PAGE_BYTES = 2_000_000
 
 
 class PageTooLargeError(ValueError):
-    """A page of more than MAX_PAGE_BYTES."""
+    """The page exceeds MAX_PAGE_BYTES."""
 
 
 def write_page(template: str, out: Path, **content: Any) -> Path:
-    """Fills a template of the package and writes it to `out`; style and script are inlined, and allowed by their hashes.
+    """Renders one of the package's templates to `out`; style and script are inlined, and allowed by their hashes.
 
     Raises PageTooLargeError.
     """
@@ -39,10 +39,10 @@ def write_page(template: str, out: Path, **content: Any) -> Path:
 
 
 def along(value: float | int, start: int, end: int) -> str:
-    """A coordinate: `value` of [0, 1] on the way from `start` to `end`."""
+    """Maps `value` in [0, 1] linearly to a coordinate between `start` and `end`."""
     return f"{start + value * (end - start):.4g}"
 
 
 def percent(value: float | int) -> str:
-    """A share of 1 in whole per cent."""
+    """A fraction as a whole percentage."""
     return f"{100 * value:.0f}%"

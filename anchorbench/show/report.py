@@ -1,5 +1,5 @@
-"""One self-contained HTML page for one sweep: phase diagram over any two axes with a third as small multiples, trajectories,
-deviations of held-out answers, and attention flow and probes of the clearest members.
+"""A self-contained HTML page per sweep: a phase diagram over any two axes, with a third as small multiples; trajectories;
+deviations of held-out answers; and attention flow and probes of the clearest runs.
 """
 
 import base64
@@ -22,19 +22,19 @@ from anchorbench.sweeps.run_folder import DamagedRunError, Run, read_run
 from anchorbench.sweeps.summary import Condition, conditions
 
 FARTHEST = 15
-"""Deviations beyond it are counted together."""
+"""Deviations beyond this are pooled."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The members of one place in a phase diagram; `column` and `row` count from the lower left."""
+    """The runs in one cell of a phase diagram; `column` and `row` count from the lower left."""
 
     column: int
     row: int
     verdicts: list[tuple[str, int]]
-    """The most frequent first."""
+    """(verdict, count), most frequent first."""
     inferential: float | None
-    """Mean share of held-out answers that compose."""
+    """Mean share of held-out answers that follow composition."""
 
     @property
     def members(self) -> int:
@@ -59,7 +59,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Line:
-    """A member's held-out share over training: (place on the logarithmic step axis in [0, 1], share)."""
+    """A run's held-out share over training: (position on the logarithmic step axis in [0, 1], share)."""
 
     verdict: str
     seed: int
@@ -68,7 +68,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Group:
-    """The members at one value of the first axis: their trajectories, and how often each deviation occurs."""
+    """The runs at one value of the first axis: their trajectories, and how often each deviation occurs."""
 
     title: str
     lines: list[Line]
@@ -79,7 +79,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Member:
-    """A member whose inside is shown."""
+    """A run whose internals are shown."""
 
     name: str
     verdict: str
@@ -88,7 +88,7 @@ class Member:
 
 @dataclass(frozen=True)
 class ProbeRow:
-    """A probe's score of each member that is shown; None where it does not fit."""
+    """A probe's score for each run shown; None where the probe does not fit."""
 
     probe: str
     score: str
@@ -98,11 +98,11 @@ class ProbeRow:
 def report(
     folder: Path, out: Path | None = None, *, x: str | None = None, y: str | None = None, panels: str | None = None
 ) -> tuple[Path, list[str]]:
-    """Writes the page of the sweep in `folder` to `out` (`folder/report.html` if not given); returns it, and a sentence for each
-    damaged run, or figure that cannot be drawn, that is left out.
+    """Writes the page of the sweep in `folder` to `out` (default: `folder/report.html`). Returns its path, and one message per
+    damaged run or failed figure that was left out.
 
-    `x`, `y` and `panels` are axes of the sweep by their dotted paths; what is not given is chosen among those that vary, gamma
-    first. Members that differ in other axes too share a cell. Raises ValueError for a folder without finished runs, an axis that
+    `x`, `y` and `panels` are axes of the sweep by dotted path; unspecified ones are chosen among the varying axes, gamma
+    first. Runs that differ only in other axes share a cell. Raises ValueError for a folder without finished runs, an axis that
     does not vary or is given twice, and a file that cannot be written.
     """
     runs, problems = _read(folder)
@@ -178,7 +178,7 @@ def _read(folder: Path) -> tuple[list[Run], list[str]]:
 
 
 def _attention_flow(shown: list[Run]) -> tuple[str | None, list[str]]:
-    """The members' figure as base64, if there are any and it can be drawn; and a sentence if it cannot."""
+    """The attention-flow figure of the runs as base64, if there are runs and it can be drawn; and a message for each failure."""
     if not shown:
         return None, []
     with tempfile.TemporaryDirectory() as temporary:
@@ -187,7 +187,7 @@ def _attention_flow(shown: list[Run]) -> tuple[str | None, list[str]]:
 
 
 def _probes(shown: list[Run]) -> tuple[list[Member], list[ProbeRow]]:
-    """Every probe of the members: some fit the one and not the other, and none is read of an underfit one."""
+    """Runs every probe on the runs: some probes fit one run but not another, and no probe is read on an underfit run."""
     examined = [examine(str(run.path)) for run in shown]
     members = [
         Member(
@@ -215,7 +215,7 @@ def _value(condition: Condition, path: str | None) -> Any:
 
 
 def _values(grouped: Sequence[Condition], path: str | None) -> list[Any]:
-    """The axis' values in order: numbers by size, others as they come."""
+    """The axis's distinct values: numbers sorted, others in order of appearance."""
     values = [_value(condition, path) for condition in grouped]
     distinct = [value for i, value in enumerate(values) if value not in values[:i]]  # values may be lists
     numbers = all(isinstance(value, int | float) for value in distinct)
