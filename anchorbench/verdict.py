@@ -6,14 +6,13 @@ memorizing: some symmetric members compose every ordinary pair.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 from pydantic import AfterValidator, Field
-from scipy.stats import binomtest
 
+from anchorbench.intervals import wilson
 from anchorbench.task import NO_ANSWER, Examples, Split, Task
 
 # The thresholds, all in one place. A share counts as above MOST (below FEW) only if its 95% Wilson interval lies wholly above
@@ -37,13 +36,6 @@ Exceptional = Literal["unfit", "ordered", "symmetric", "other"]
 Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
 
 
-@lru_cache(10_000)
-def _wilson(hits: int, n: int) -> tuple[float, float]:
-    """Cached: scipy spends milliseconds on it, mostly on a p-value that is not asked for, and shares recur."""
-    ci = binomtest(hits, n).proportion_ci(0.95, "wilson")
-    return float(ci.low), float(ci.high)
-
-
 class Share(NamedTuple):
     """`hits` of `n`, and its 95% Wilson interval."""
 
@@ -56,7 +48,7 @@ class Share(NamedTuple):
 
     @property
     def interval(self) -> tuple[float, float]:
-        return _wilson(self.hits, self.n)
+        return wilson(self.hits, self.n)
 
     def above(self, threshold: float) -> bool:
         return self.interval[0] > threshold

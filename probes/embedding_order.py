@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
 
 from anchorbench.task import NO_ANSWER, Task
 
@@ -51,6 +50,8 @@ def first_axis_order(x: Float[np.ndarray, "key d"], value: Int[np.ndarray, " key
     centred = x - x.mean(0)
     _, _, axes = np.linalg.svd(centred, full_matrices=False)
     along = centred @ axes[0]
+    from scipy import stats
+
     return abs(float(np.corrcoef(stats.rankdata(along), stats.rankdata(value))[0, 1])) if np.ptp(along) > 0 else 0.0
 
 

@@ -5,7 +5,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
+
+from anchorbench.intervals import half_width
 
 COLORS = {"trained": "#0072B2", "control": "#8a8a8a", "key": "#009E73", "anchor": "#D55E00"}
 """Of Okabe and Ito's palette, and a grey."""
@@ -78,7 +79,7 @@ def jackknife_scores(
 
 
 def _score(value: float, error: float, units: int, control: float) -> Score:
-    half = float(stats.t.ppf(0.975, units - 1)) * error
+    half = half_width(error, units)
     return Score(value, value - half, value + half, control)
 
 

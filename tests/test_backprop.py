@@ -13,6 +13,7 @@ from anchorbench.model.gpt import GPT, ModelConfig
 from anchorbench.model.initialize import initialize
 from anchorbench.model.initializers.rate import Rate
 from anchorbench.train.gradients.backprop import Backprop
+from anchorbench.train.memory import step_elements
 
 MEMBERS, BATCH = 3, 6
 TOKENS = random_tokens(MEMBERS, BATCH, SEQ_LEN)
@@ -214,3 +215,12 @@ def test_bf16_sums_many_rows_without_saturating() -> None:
     token, positions = gradients["token_embedding"][:, 3], gradients["position_embedding"].sum(1)
     assert (token - positions).norm() < 0.01 * positions.norm()  # both are rounded to bf16, by .002
     assert positions.norm() > 0.1
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_memory_is_counted_as_it_is_taken(shape: str) -> None:
+    model = small_stack(shape, MEMBERS)
+    backprop = Backprop(model, BATCH)
+    backprop(TOKENS, LABELS)
+    taken = sum(array.numel() for array in backprop.buffers)
+    assert taken == MEMBERS * step_elements(model.shape, BATCH, VOCAB_SIZE, SEQ_LEN)

@@ -271,6 +271,22 @@ def tasks(
         Console(highlight=False).print(gallery.listing())
 
 
+@app.command()
+def parts(
+    part: Annotated[str | None, typer.Argument(help="Part of a way of training: optimizer, schedule, ...")] = None,
+    kind: Annotated[str | None, typer.Argument(help="Kind to explain, such as adamw.")] = None,
+) -> None:
+    """List the parts that a way of training is composed of, or explain one with its fields, bounds and source."""
+    from anchorbench.show.parts import explanation, listing
+
+    if part is None:
+        sys.stdout.write(listing())
+    elif kind is None:
+        raise ValueError(f"{part} has no kind beside it; allowed: anchorbench parts PART KIND, such as optimizer adamw")
+    else:
+        sys.stdout.write(explanation(part, kind) + "\n")
+
+
 data_app = typer.Typer(no_args_is_help=True, help="Tasks as Hugging Face data sets: build, verify, push.")
 app.add_typer(data_app, name="data")
 

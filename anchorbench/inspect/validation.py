@@ -1,8 +1,8 @@
-"""Evaluation of the mechanistic verdict: on planted circuits, on behaviour that it never saw, and how early it is right.
+"""Evaluates the mechanistic verdict: on planted circuits, on behaviour it has never seen, and on how early in training it is right.
 
-`validate` trains the sweeps of SWEEPS where they are not finished, reads the deciding features of every run, and predicts each
-run's behaviour by weights fitted on the other recipes alone: all seeds of a recipe are held out together. Behaviour is used to
-fit and to grade, never as a feature.
+`validate` trains the sweeps of SWEEPS that are not finished, reads the deciding features of every run, and predicts each run's
+behaviour with weights fitted on the other recipes only: all seeds of a recipe are held out together. Behaviour is used for fitting
+and grading, never as a feature.
 """
 
 import itertools
@@ -18,7 +18,6 @@ from jaxtyping import Bool, Float
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import binomtest
 
 from anchorbench import machine
 from anchorbench.files import require_place, visible, write_atomically
@@ -34,6 +33,7 @@ from anchorbench.inspect.mechanism import (
     read_features,
 )
 from anchorbench.inspect.planted import key_to_anchors, key_to_anchors_lookup, pair_lookup, rotated, with_noise
+from anchorbench.intervals import wilson
 from anchorbench.model.gpt import GPT, ModelConfig
 from anchorbench.model.initialize import initialize
 from anchorbench.model.initializers.rate import Rate
@@ -46,24 +46,26 @@ from anchorbench.task import Task, load_task
 from anchorbench.verdict import FIT
 
 KEEP_STEPS = (150, 300, 600, 900, 1200, 1500, 2000, 2500)
-"""Where the weights are kept as well, for the curve of how early the verdict is right."""
+"""Intermediate steps at which weights are kept, for the curve of how early the verdict is right."""
 PLANTED_SEEDS = 5
 NOISES = (0.0, 0.01, 0.02, 0.03, 0.1, 0.3, 0.8)
-"""Of planted weights, relative to each matrix's root mean square."""
+"""Noise on planted weights, relative to each matrix's root mean square."""
 QUICK_NOISES = (0.0, 0.03, 0.3)
-"""With two seeds: a minute on two cores in all."""
+"""Noise levels of the quick validation; with two seeds it takes a minute on two cores in all."""
 QUICK_SEEDS = (100, 101, 102)
-"""That the shipped weights were not fitted on."""
+"""Seeds that the shipped weights were not fitted on."""
 STATED_NOISE = 0.03
-"""Up to here every planted circuit is to be named right; at 0.05 the number line of `key_to_anchors` confuses neighbours."""
+"""Noise up to which every planted circuit should be classified correctly; at 0.05 the number line of `key_to_anchors` confuses
+neighbours.
+"""
 NULL_STEPS = 300
 RESAMPLES = 2000
 MEMBERS = 8
-"""Read at once."""
+"""Members read at once."""
 
 
 def sweeps(*, quick: bool) -> dict[str, Sweep]:
-    """Name -> sweep: pre- and post-LN, over gamma, weight decay, learning rate, depth, seeds; 280 runs, or 6 for a quick look."""
+    """Name -> sweep: pre- and post-LN, over gamma, weight decay, learning rate, depth and seeds; 280 runs, or 6 if `quick`."""
     pre = PRESETS["laptop"].override({"precision": "bf16" if machine.native_bf16() else "fp32"})
     post = pre.override({"model.norm": "post", "steps": 3000, "optimizer.warmup": 500, "optimizer.weight_decay": 0.01})
     if quick:
@@ -91,11 +93,11 @@ def sweeps(*, quick: bool) -> dict[str, Sweep]:
 
 @dataclass(frozen=True)
 class Observed:
-    """Runs, and the features that were read of each, `[runs]`."""
+    """Runs, and the features read from each, `[runs]`."""
 
     runs: list[Run]
     features: dict[str, Float[np.ndarray, " runs"]]
-    """NaN where a run's task does not ask for it."""
+    """NaN where a feature does not apply to a run's task."""
     accuracy: Float[np.ndarray, " runs"]
 
     def where(self, chosen: Bool[np.ndarray, " runs"]) -> "Observed":
@@ -104,12 +106,12 @@ class Observed:
 
     @property
     def recipes(self) -> list[str]:
-        """Each run's recipe but for its seeds, as text."""
+        """Each run's recipe without its seeds, as text."""
         return [json.dumps(run.recipe.model_dump(mode="json") | dict.fromkeys(SEEDS), sort_keys=True) for run in self.runs]
 
 
 def observe(runs: Sequence[Run], step: int | None = None) -> Observed:
-    """Reads the deciding features of all runs; at an intermediate step that was kept, if given."""
+    """Reads the deciding features of all runs, optionally at an intermediate step whose weights were kept."""
     alike: dict[Any, list[int]] = {}
     for number, run in enumerate(runs):
         alike.setdefault((run.recipe.model, run.result.task_fingerprint), []).append(number)
@@ -127,7 +129,7 @@ def observe(runs: Sequence[Run], step: int | None = None) -> Observed:
 
 
 def decided(observed: Observed, question: str) -> tuple[Observed, Bool[np.ndarray, " runs"]]:
-    """The runs whose behaviour answers `composition` or `exception`, and which of them infer, or read in order."""
+    """The runs whose behaviour decides `composition` or `exception`, and a mask of those that are inferential, or ordered."""
     yes, no = {"composition": ("inferential", "memorizing"), "exception": ("ordered", "symmetric")}[question]
     verdicts = np.array([str(getattr(run.result, question)) for run in observed.runs])
     chosen = (verdicts == yes) | (verdicts == no)
@@ -135,7 +137,7 @@ def decided(observed: Observed, question: str) -> tuple[Observed, Bool[np.ndarra
 
 
 def fit(observed: Observed) -> Classifier:
-    """The weights fitted on all runs whose behaviour is decided. Raises ValueError if they are all of one kind."""
+    """Fits the weights on all runs whose behaviour is decided. Raises ValueError if all of them are of one class."""
     of_composition, infers = decided(observed, "composition")
     of_exception, in_order = decided(observed, "exception")
     exception = None
@@ -151,7 +153,7 @@ def fitted_without(
     positive: np.ndarray,
     recipes: Sequence[str],
 ) -> dict[str, Logistic | None]:
-    """Recipe of `left_out` -> weights fitted on the runs of the others; None where those are all of one kind."""
+    """Recipe of `left_out` -> weights fitted on the runs of all other recipes; None if those are all of one class."""
     weights: dict[str, Logistic | None] = {}
     for recipe in dict.fromkeys(left_out):
         rest = np.array([other != recipe for other in recipes])
@@ -161,7 +163,7 @@ def fitted_without(
 
 
 def predicted(weights: Mapping[str, Logistic | None], found: Mapping[str, np.ndarray], recipes: Sequence[str]) -> np.ndarray:
-    """The probability of each run by the weights that never saw its recipe; 0.5 where there are none."""
+    """Probability of each run under the weights that never saw its recipe; 0.5 where there are none."""
     probability = np.full(len(recipes), 0.5)
     for recipe in dict.fromkeys(recipes):
         test = np.array([other == recipe for other in recipes])
@@ -171,12 +173,12 @@ def predicted(weights: Mapping[str, Logistic | None], found: Mapping[str, np.nda
 
 
 def held_out(features: Sequence[str], found: Mapping[str, np.ndarray], positive: np.ndarray, recipes: Sequence[str]) -> np.ndarray:
-    """The probability of each run by weights fitted on the other recipes; 0.5 where those are all of one kind."""
+    """Probability of each run under weights fitted on the other recipes; 0.5 where those are all of one class."""
     return predicted(fitted_without(recipes, features, found, positive, recipes), found, recipes)
 
 
 def recipe_features(runs: Sequence[Run]) -> dict[str, Float[np.ndarray, " runs"]]:
-    """What is known of a run without looking at its weights: the baseline that a probe has to beat."""
+    """Features of a run known without looking at its weights: the baseline that a probe has to beat."""
     recipes = [run.recipe for run in runs]
     return {
         "gamma": np.array([recipe.init.gamma for recipe in recipes]),
@@ -189,10 +191,10 @@ def recipe_features(runs: Sequence[Run]) -> dict[str, Float[np.ndarray, " runs"]
 
 
 def within_recipes(probability: np.ndarray, share: np.ndarray, recipes: Sequence[str]) -> dict[str, float]:
-    """Over two members of one recipe whose composed shares differ by more than 0.2: how often the more probable composes more.
+    """Over pairs of runs of one recipe whose composed shares differ by more than 0.2: how often the more probable composes more.
 
-    This is the AUROC within recipes, where nothing that the recipe says can help; ties count as half. The 95% interval is by
-    bootstrap over recipes, as the pairs of one share members. n is the number of pairs.
+    This is the AUROC within recipes, where nothing in the recipe can help; ties count as half. The 95% interval is a
+    bootstrap over recipes, since the pairs of one recipe share runs. n is the number of pairs.
     """
     hits, pairs = np.zeros((2, len(names := list(dict.fromkeys(recipes)))))
     for number, recipe in enumerate(names):
@@ -208,7 +210,7 @@ def within_recipes(probability: np.ndarray, share: np.ndarray, recipes: Sequence
 
 
 def auroc(probability: np.ndarray, positive: np.ndarray, recipes: Sequence[str]) -> dict[str, float]:
-    """The area under the ROC curve, with its 95% interval by bootstrap over recipes: the seeds of one are alike."""
+    """Area under the ROC curve, with a 95% bootstrap interval over recipes, since the seeds of one recipe are similar."""
     from sklearn.metrics import roc_auc_score
 
     rng = np.random.default_rng(0)
@@ -226,13 +228,13 @@ def share(hits: int, n: int) -> dict[str, float]:
     """A share with its 95% Wilson interval."""
     if n == 0:
         return {"value": float("nan"), "low": 0.0, "high": 1.0, "n": 0}
-    interval = binomtest(hits, n).proportion_ci(0.95, "wilson")
-    return {"value": hits / n, "low": float(interval.low), "high": float(interval.high), "n": n}
+    low, high = wilson(hits, n)
+    return {"value": hits / n, "low": low, "high": high, "n": n}
 
 
 def planted(classifier: Classifier, noises: Sequence[float], seeds: int) -> list[dict[str, Any]]:
-    """Verdicts on circuits written by hand: the papers' two, and a table behind the attention of the first; both norms, with
-    noise by degrees, in a random basis; a row a model.
+    """Verdicts on hand-written circuits: the papers' two, and a lookup table behind the attention of the first; both norms, at
+    several noise levels, in a random basis; one row per model.
     """
     task = load_task("composite")
     rows: list[dict[str, Any]] = []
@@ -252,7 +254,7 @@ def planted(classifier: Classifier, noises: Sequence[float], seeds: int) -> list
 def nothing(classifier: Classifier, members: int) -> list[dict[str, Any]]:
     """Verdicts on untrained models, and on models trained on shuffled labels; one row per model.
 
-    All of them are below FIT, which alone makes them undecided: this tests the accuracy gate and says nothing of the features.
+    All of them are below FIT, which alone makes them undecided: this tests the accuracy gate and says nothing about the features.
     """
     task = load_task("composite")
     rows: list[dict[str, Any]] = []
@@ -274,7 +276,7 @@ def _numbers(found: Any) -> dict[str, float]:
 
 
 def _train_on_shuffled_labels(stack: GPT, task: Task) -> None:
-    """NULL_STEPS on training sequences whose labels are dealt out at random."""
+    """Trains for NULL_STEPS on training sequences with randomly permuted labels."""
     from anchorbench.train.gradients.backprop import Backprop
 
     laptop = PRESETS["laptop"]
@@ -290,8 +292,8 @@ def _train_on_shuffled_labels(stack: GPT, task: Task) -> None:
 
 
 def early(chosen: Observed, infers: np.ndarray, weights: Mapping[str, Logistic | None]) -> list[dict[str, Any]]:
-    """How well the features at each kept step predict the final behaviour, by weights fitted on the ends of other recipes; steps
-    as shares of the training, a row a step.
+    """How well the features at each kept step predict the final behaviour, with weights fitted on other recipes at the end of
+    training. Steps are given as fractions of training, one row per step.
     """
     rows: list[dict[str, Any]] = []
     for fraction in (0.1, 0.2, 0.3, 0.5, 0.7):
@@ -306,9 +308,9 @@ def early(chosen: Observed, infers: np.ndarray, weights: Mapping[str, Logistic |
 
 
 def validate(out: Path, report: Callable[[str], None], *, quick: bool) -> dict[str, Any]:
-    """Trains what is missing in `out`, and returns what `anchorbench probe validate --json` writes.
+    """Trains the missing runs in `out`, and returns what `anchorbench probe validate --json` writes.
 
-    With `quick`, the shipped weights are asked about six runs that they were not fitted on; otherwise new ones are fitted.
+    With `quick`, the shipped weights are tested on six runs that they were not fitted on; otherwise new weights are fitted.
     """
     runs: list[Run] = []
     for name, sweep in sweeps(quick=quick).items():
@@ -356,7 +358,7 @@ def _grade_held_out(observed: Observed, report: Callable[[str], None]) -> dict[s
     baseline = recipe_features(chosen.runs)
     guessed = held_out(tuple(baseline), baseline, infers, chosen.recipes)
     asked = np.array([run.result.composes is not None and run.result.accuracy_iid.value >= FIT for run in observed.runs])
-    every = observed.where(asked)  # those of mixed behaviour too, which are never fitted on
+    every = observed.where(asked)  # including runs of mixed behaviour, which are never fitted on
     of_every = predicted(weights, every.features, every.recipes)
     shares = np.array([run.result.inferential for run in every.runs])
     pre_norm = np.array([run.recipe.model.norm == "pre" for run in every.runs])
@@ -378,7 +380,7 @@ def _grade_held_out(observed: Observed, report: Callable[[str], None]) -> dict[s
 
 
 def _grades(observed: Observed, positive: np.ndarray, probability: np.ndarray, question: str) -> dict[str, Any]:
-    """Agreement of verdict and behaviour; a run that the verdict leaves undecided does not agree."""
+    """Agreement of verdict and behaviour; a run whose verdict is undecided does not agree."""
     yes, no = (probability >= SURE), (probability <= 1 - SURE)
     fitting = observed.accuracy >= FIT
     agree = fitting & np.where(positive, yes, no)
@@ -408,7 +410,7 @@ def _grades(observed: Observed, positive: np.ndarray, probability: np.ndarray, q
 
 
 def validate_and_show(out: Path, json_file: Path | None, *, quick: bool) -> None:
-    """`anchorbench probe validate`."""
+    """Runs `anchorbench probe validate`."""
     console = Console(markup=False, highlight=False)
     if json_file is not None:
         require_place(json_file, "--json")
@@ -452,7 +454,7 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, dict[str, float] | None]]:
 
 
 def _plain(value: Any) -> Any:
-    """`value` with NaN as null, which JSON does not have."""
+    """`value` with non-finite numbers replaced by null, as JSON has neither NaN nor infinity."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -461,7 +463,7 @@ def _plain(value: Any) -> Any:
 
 
 def fit_and_show(folders: Sequence[Path], out: Path) -> None:
-    """`anchorbench probe fit`. Raises ValueError if a folder holds no finished runs, or all behave alike."""
+    """Runs `anchorbench probe fit`. Raises ValueError if a folder holds no finished runs, or all runs behave alike."""
     console = Console(markup=False, highlight=False)
     require_place(out, "--out")
     runs: list[Run] = []

@@ -27,16 +27,23 @@ class ModelConfig(Config):
 
     kind: Literal["gpt"] = "gpt"
     n_layer: int = Field(default=2, ge=1, le=200)
+    """Layers."""
     n_head: int = Field(default=1, ge=1, le=1024)
+    """Attention heads per layer."""
     d_model: int = Field(default=64, ge=1, le=65_536)
+    """Width of the residual stream."""
     d_head: int = Field(default=64, ge=1, le=65_536)
+    """Width of a head."""
     d_ff: int = Field(default=256, ge=1, le=1_048_576)
+    """Width of the feed-forward layer."""
     norm: Literal["pre", "post"] = "pre"
     """Where LayerNorm sits: before each sublayer, with one more at the end (GPT-2), or after each residual sum."""
     activation: Literal["gelu", "relu"] = "gelu"
+    """Activation of the feed-forward layer; GELU is exact, not the tanh approximation."""
     bias: bool = True
     """Whether attention and feed-forward maps have biases (LayerNorm always has)."""
     unembed_bias: bool = False
+    """Whether the output embedding has a bias."""
     query_norm_only: bool = False
     """A quirk of the authors' pre-LN code: keys and values read the residual stream without the LayerNorm."""
 
@@ -169,7 +176,10 @@ def new_model(shape: ModelConfig, *, members: int, vocab_size: int, seq_len: int
 
 @models.register
 class GPT(nn.Module):
-    """`members` GPTs of one shape. Weights are uninitialized until `initialize` fills them."""
+    """A GPT with learned positions and an untied unembedding; `members` of one shape, side by side.
+
+    Weights are uninitialized until `initialize` fills them.
+    """
 
     Config: ClassVar[type[ModelConfig]] = ModelConfig
     block: ClassVar[type[Block]] = Block

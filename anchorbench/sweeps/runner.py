@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,10 @@ class Sweep:
 
     def runs(self) -> list[Recipe]:
         """Every run, the last axis varying fastest. Raises ValueError with one sentence if a value makes no sense."""
+        return list(self._runs)
+
+    @cached_property
+    def _runs(self) -> tuple[Recipe, ...]:
         for path, values in self.axes.items():
             if not values:
                 raise ValueError(f"axis {path} has no values; allowed: at least 1")
@@ -60,7 +65,7 @@ class Sweep:
             raise ValueError(f"the axes make {count} runs; allowed: at most {MAX_RUNS}")
         combinations = itertools.product(*self.axes.values())
         recipes = [self.base.override(dict(zip(self.axes, values, strict=True))) for values in combinations]
-        return list({recipe.run_id: recipe for recipe in recipes}.values())
+        return tuple({recipe.run_id: recipe for recipe in recipes}.values())
 
 
 @dataclass(frozen=True)

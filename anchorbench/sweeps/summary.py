@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
+from anchorbench.intervals import half_width
 from anchorbench.recipe import SEEDS, flatten
 from anchorbench.sweeps.run_folder import Run
 
@@ -25,7 +25,7 @@ class Mean:
         mean = float(np.mean(values))
         if len(values) < 2:
             return cls(mean, 0.0, 1.0)
-        half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+        half = half_width(float(np.std(values, ddof=1) / np.sqrt(len(values))), len(values))
         return cls(mean, max(0.0, mean - half), min(1.0, mean + half))
 
 

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import psutil
 
+from anchorbench.model.counts import parameters
+from anchorbench.model.gpt import ModelConfig
 from anchorbench.recipe import Recipe
 
 
@@ -72,21 +74,29 @@ def memory_of_member(recipe: Recipe) -> float:
 
     Worked out on shapes alone, without allocating. A quarter is added for what an operation needs while it runs.
     """
-    import torch
-
-    from anchorbench.model.gpt import GPT, ModelConfig, new_model
-    from anchorbench.train.gradients.backprop import Backprop
-    from anchorbench.train.gradients.choice import PRECISIONS
-
-    task = recipe.load_task()
-    sizes = {"vocab_size": task.vocab_size, "seq_len": task.seq_len}
-    with torch.device("meta"):
-        model = new_model(recipe.model, members=1, **sizes)
-        # Other paths keep about as much for the backward pass as this one does for the usual model of the same shape.
-        shape = ModelConfig(**recipe.model.model_dump(include=set(ModelConfig.model_fields) - {"kind"}))
-        backprop = Backprop(GPT(shape, members=1, **sizes), recipe.batch, PRECISIONS[recipe.precision])
-        backprop(torch.zeros(1, recipe.batch, task.seq_len, dtype=torch.long), torch.zeros(1, recipe.batch, dtype=torch.long))
+    task, shape = recipe.load_task(), recipe.model
+    sizes = parameters(shape, task.vocab_size, task.seq_len)
+    width = 2 if recipe.precision == "bf16" else 4
     # Four rows of parameters (weights, gradients, two moments), and what the step works on; data once as drawn, once as int16.
-    rows = 4 * sum(parameter.nbytes for parameter in model.parameters())
-    step = sum(array.nbytes for array in [*backprop.gradients.values(), *backprop.buffers])
-    return 1.25 * (rows + step + 10 * recipe.data_size * (task.seq_len + 1))
+    step = width * (sizes + step_elements(shape, recipe.batch, task.vocab_size, task.seq_len))
+    return 1.25 * (4 * 4 * sizes + step + 10 * recipe.data_size * (task.seq_len + 1))
+
+
+def step_elements(shape: ModelConfig, batch: int, vocab_size: int, seq_len: int) -> int:
+    """Elements of all arrays that `Backprop` keeps for one member, gradients aside; other paths keep about as many."""
+    d, ff, heads, width = shape.d_model, shape.d_ff, shape.n_head, shape.n_head * shape.d_head
+    rows, pre = batch * seq_len, shape.norm == "pre"
+
+    def norm(count: int) -> int:  # output, product, normalized rows, and the mean and scale of each
+        return count * (3 * d + 2)
+
+    total = vocab_size * d + rows * d + 2 * batch * vocab_size + batch * d + (norm(batch) if pre else 0)
+    for layer in range(shape.n_layer):
+        last = layer == shape.n_layer - 1
+        answered = batch if last else rows
+        total += 4 * rows * width + rows * d  # key, value and their gradients; gradient of what they read
+        total += answered * (5 * width + 2 * heads * seq_len)  # query, mixed heads and their gradients; attention
+        total += answered * (3 * ff + 2 * d)  # hidden layer before and after its activation, its gradient; both outputs
+        total += norm(rows if pre else answered) + norm(answered)
+        total += answered * d * pre + answered * d * (last or shape.query_norm_only) + rows * d * (last and shape.query_norm_only)
+    return total

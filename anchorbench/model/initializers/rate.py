@@ -23,11 +23,11 @@ class Rate:
         embedding: float | None = Field(default=None, ge=-10, le=100)
         """Rate of token, position and output embeddings; gamma if not given, as for the other parts."""
         qk: float | None = Field(default=None, ge=-10, le=100)
-        """Rate of the query and key matrices."""
+        """Rate of the query and key matrices; gamma if not given."""
         vo: float | None = Field(default=None, ge=-10, le=100)
-        """Rate of the value and output matrices."""
+        """Rate of the value and output matrices; gamma if not given."""
         mlp: float | None = Field(default=None, ge=-10, le=100)
-        """Rate of the feed-forward matrices."""
+        """Rate of the feed-forward matrices; gamma if not given."""
         fan: Literal["own", "d_model"] = "own"
         """Base of the power: each matrix's own input width (2405.05409), or d_model for all (2501.08537)."""
         depth_scale: bool = True

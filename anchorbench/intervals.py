@@ -1,0 +1,21 @@
+"""95% intervals."""
+
+import math
+from statistics import NormalDist
+
+Z = NormalDist().inv_cdf(0.975)
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """Wilson's interval (1927) of a share of `hits` in `n`."""
+    share, per = hits / n, Z * Z / n
+    center = (share + per / 2) / (1 + per)
+    half = Z * math.sqrt(share * (1 - share) / n + per / (4 * n)) / (1 + per)
+    return (0.0 if hits == 0 else center - half), (1.0 if hits == n else center + half)
+
+
+def half_width(error: float, n: int) -> float:
+    """Half of Student's interval of a mean over `n` units, of which `error` is the standard error."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(n - 1, 0.975)) * error

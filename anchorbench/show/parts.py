@@ -1,0 +1,51 @@
+"""Every registered part of a way of training, in words: the same text on the terminal and in the docs."""
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from anchorbench.parts import REGISTRIES, Config
+from anchorbench.registry import did_you_mean
+
+
+def listing() -> str:
+    """All kinds of all parts as Markdown, one section per part."""
+    lines: list[str] = []
+    for word, registry in REGISTRIES.items():
+        lines += [f"## {word}", ""]
+        lines += [f"- `{kind}`: {_first_line(part)}" for kind, part in registry.all.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def explanation(word: str, kind: str) -> str:
+    """One kind: what it does, where it comes from, and its fields. Raises ValueError with one sentence for an unknown one."""
+    if word not in REGISTRIES:
+        raise ValueError(f"unknown part {word!r}; {did_you_mean(word, REGISTRIES)}")
+    part = REGISTRIES[word][kind]
+    lines = [f"{word} {kind}: {_first_line(part)}", "", _source(part), "", "fields, with defaults:"]
+    return "\n".join([*lines, *(f"  {line}" for line in fields(part.Config))])
+
+
+def fields(config: type[Config]) -> Iterator[str]:
+    """A line per field: name, default, bounds, meaning."""
+    usual = config().model_dump(mode="json")
+    for name, field in config.model_fields.items():
+        if name != "kind":
+            allowed = ", ".join(filter(None, map(_bound, field.metadata)))
+            meaning = " ".join((field.description or "").split())
+            yield f"{name} = {usual[name]}" + (f" ({allowed})" if allowed else "") + (f": {meaning}" if meaning else "")
+
+
+def _bound(limit: Any) -> str:
+    words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+    return next((f"{word} {getattr(limit, name):g}" for name, word in words.items() if hasattr(limit, name)), "")
+
+
+def _first_line(part: Any) -> str:
+    return str(part.__doc__ or "").strip().splitlines()[0]
+
+
+def _source(part: Any) -> str:
+    """What the module says: the paper, and whatever else a reader should know."""
+    return str(sys.modules[part.__module__].__doc__ or "").strip()

@@ -1,0 +1,48 @@
+"""`anchorbench parts`: every kind with every field."""
+
+import pytest
+from conftest import Cli, require_one_sentence
+
+from anchorbench.parts import REGISTRIES
+
+KINDS = [(word, kind) for word, registry in REGISTRIES.items() for kind in registry.all]
+
+
+def test_all_are_listed(cli: Cli) -> None:
+    done = cli("parts")
+    assert (done.code, done.err) == (0, "")
+    for word, kind in KINDS:
+        assert f"## {word}\n" in done.out
+        assert f"- `{kind}`: " in done.out
+
+
+@pytest.mark.parametrize(("word", "kind"), KINDS)
+def test_one_is_explained(cli: Cli, word: str, kind: str) -> None:
+    done = cli("parts", word, kind)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(f"{word} {kind}: ")
+    config = REGISTRIES[word][kind].Config
+    assert all(f"  {field} = " in done.out for field in config.model_fields if field != "kind")
+    undescribed = [name for name, field in config.model_fields.items() if name != "kind" and not field.description]
+    assert undescribed == []
+
+
+def test_an_explanation_by_hand(cli: Cli) -> None:
+    said = cli("parts", "clip", "norm").out
+    assert "Clipping by norm (1211.5063)." in said
+    assert "  most = 1.0 (more than 0, at most 1e+09): The largest norm of a member's whole gradient.\n" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("optimiser", "adamw"), "unknown part 'optimiser'; did you mean 'optimizer'? allowed: clip, "),
+        (("optimizer", "adam"), "unknown optimizer 'adam'; did you mean 'adamw'? allowed: "),
+        (("optimizer",), "optimizer has no kind beside it; allowed: anchorbench parts PART KIND"),
+    ],
+)
+def test_an_unknown_one_is_one_sentence(cli: Cli, arguments: tuple[str, ...], said: str) -> None:
+    refused = cli("parts", *arguments)
+    assert refused.code == 2
+    require_one_sentence(refused.err)
+    assert said in refused.err
