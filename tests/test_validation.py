@@ -134,12 +134,12 @@ def test_the_sweeps_hold_whole_recipes_of_both_norms() -> None:
     assert {recipe.model.norm for recipe in asked} == {"pre", "post"}
     assert {recipe.model.n_layer for recipe in asked} == {2, 3}
     quick = [recipe for sweep in sweeps(quick=True).values() for recipe in sweep.runs()]
-    assert len(quick) == 6
+    assert len(quick) == 4
     assert not {recipe.run_id for recipe in quick} & {recipe.run_id for recipe in runs}, "the shipped weights know them"
 
 
 def test_a_quick_trial(tmp_path: Path) -> None:
-    """The command as a user calls it, on six runs that the shipped weights never saw: three that should infer, three not."""
+    """The command as a user calls it, on four runs that the shipped weights never saw: two that should infer, two not."""
     script = Path(sys.executable).with_name("anchorbench")
     command = [script, "probe", "validate", "--quick", "--out", tmp_path, "--json", tmp_path / "found.json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -148,7 +148,7 @@ def test_a_quick_trial(tmp_path: Path) -> None:
     assert found["planted_accuracy"]["value"] == 1
     assert found["planted_wrong"]["value"] == 0
     assert found["null_undecided"]["value"] == 1
-    assert found["heldout_runs"] >= 5
+    assert found["heldout_runs"] >= 3
     assert found["heldout_opposite"]["value"] == 0
     assert found["heldout_agreement"]["value"] >= 0.75
     for row in found["planted"]:

@@ -179,7 +179,7 @@ def probe_one(name: str, model: ModelName, task: TaskName = None, json: AsJson =
 @probe_app.command("validate")
 def probe_validate(
     json_file: Annotated[Path | None, typer.Option("--json", help="File to write all figures to.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Six runs, asked of the shipped weights, instead of 280.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Four runs, asked of the shipped weights, instead of 280.")] = False,
     out: Annotated[Path, typer.Option(help="Folder of the runs; finished ones are not trained again.")] = Path(
         "anchorbench-out/validation"
     ),

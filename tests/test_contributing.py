@@ -1,0 +1,173 @@
+"""The examples of CONTRIBUTING.md, as another package's, which is found by its entry points and held to our own tests."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from anchorbench.parts import REGISTRIES
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "CONTRIBUTING.md").read_text()
+BLOCKS: list[tuple[str, str]] = re.findall(r"```python\n# (.+?)\n(.*?)```", TEXT, re.DOTALL)
+"""Where each block goes, and the block."""
+FILES = {where: code for where, code in BLOCKS if not where.startswith("tests/")}
+ENTRY_POINTS: dict[str, dict[str, str]] = tomllib.loads(re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)[0])["project"]["entry-points"]
+
+PROBE = """
+
+def test_the_probe() -> None:
+    from conftest import random_gpt
+    from test_probes_all import require_figure, require_result
+
+    from anchorbench import load_task
+    from anchorbench.inspect.internals import open_internals
+    from anchorbench.probes import run_probe
+
+    model, task = open_internals(random_gpt(n_head=2, d_model=16, d_head=8, d_ff=32)), load_task("successor")
+    result = run_probe("attention_on_key", model, task)
+    require_result(result)
+    require_figure(result.size, result.draw)
+    examples = task.sample("iid", 500, 0)
+    for layer in range(model.n_layer):  # sequence by sequence
+        shares = []
+        for tokens, at in zip(torch.from_numpy(examples.tokens), examples.position, strict=True):
+            shares.append(float(model.run(tokens[None]).patterns[layer][0, 0, :, -1, at].mean()))
+        assert result.scores()[f"layer_{layer}"].value == pytest.approx(sum(shares) / 500, abs=1e-5)
+    with pytest.raises(ValueError, match="needs a task with a key; count-anchor has none"):
+        run_probe("attention_on_key", model, load_task("count-anchor"))
+"""
+
+
+def write_package(folder: Path) -> None:
+    """The files as an installed distribution, with its entry points."""
+    package, info = folder / "my_parts", folder / "my_parts-1.0.dist-info"
+    package.mkdir(parents=True)
+    info.mkdir()
+    (package / "__init__.py").touch()
+    for where, code in FILES.items():
+        (package / Path(where).name).write_text(code)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-parts\nVersion: 1.0\n")
+    groups = (f"[{group}]\n" + "".join(f"{name} = {of}\n" for name, of in names.items()) for group, names in ENTRY_POINTS.items())
+    (info / "entry_points.txt").write_text("\n".join(groups))
+
+
+def write_tests(folder: Path) -> None:
+    """Our tests with the rows, references and tests of the examples."""
+    folder.mkdir()
+    for path in (ROOT / "tests").glob("*.py"):
+        shutil.copy(path, folder)
+    for where, code in BLOCKS:
+        if not where.startswith("tests/"):
+            continue
+        name, _, table = where.removeprefix("tests/").partition(", in ")
+        text = (folder / name).read_text()
+        if table:
+            kind = re.fullmatch(r'WAYS\["(\w+)"\]', table)
+            start = f'\n    "{kind[1]}": {{' if kind else f"\n{table} = ["
+            assert text.count(start) == 1, start
+            text = text.replace(start, f"{start}\n{code}")
+        else:
+            text = f"{text}\n\n{code}"
+        (folder / name).write_text(text)
+    with (folder / "test_parts.py").open("a") as file:
+        file.write(PROBE)
+
+
+def test_the_examples_pass_our_tests_as_another_package(tmp_path: Path) -> None:
+    package, tests = tmp_path / "package", tmp_path / "tests"
+    write_package(package)
+    write_tests(tests)
+    names = [name for names in ENTRY_POINTS.values() for name in names]
+    path = os.pathsep.join(map(str, [package, ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]))
+    command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path), "-n", "0", "-v"]
+    command += [str(tests / "test_parts.py"), str(tests / "test_tasks.py"), "-k", " or ".join([*names, "probe", "kind", "squared_relu"])]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for passed in (
+        "test_every_registered_kind_is_in_the_table",
+        "test_it_trains[optimizer: signum]",
+        "test_a_resumed_run_ends_with_the_same_bits[penalty: l2]",
+        "test_a_member_ends_as_it_would_alone[model: squared-relu]",
+        "test_squared_relu",
+        "test_optimizers[signum]",
+        "test_schedules[triangle]",
+        "test_penalties[l2]",
+        "test_the_probe",
+        "test_examples_read_back[successor-default]",
+        "test_golden[successor-default-iid-1]",
+        "test_golden_invalid[successor-default-0]",
+    ):
+        assert f"::{passed} PASSED" in done.stdout, done.stdout
+
+
+def test_the_examples_are_written_as_the_rest(tmp_path: Path) -> None:
+    for where, code in FILES.items():
+        path = tmp_path / where
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"# {where}\n{code}")
+        assert (ROOT / where).parent.is_dir()
+        assert not (ROOT / where).exists()
+    for arguments in (["check"], ["format", "--check"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *arguments, "--no-cache", "--config", str(ROOT / "pyproject.toml"), str(tmp_path)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_group_is_named() -> None:
+    groups = {registry._group for registry in REGISTRIES.values()} | {"anchorbench.tasks", "anchorbench.probes"}
+    assert {name for name in groups if name in TEXT} == groups
+    assert set(ENTRY_POINTS) <= groups
+    assert {of.split(":")[0].removeprefix("my_parts.") for names in ENTRY_POINTS.values() for of in names.values()} == {
+        Path(where).stem for where in FILES
+    }
+
+
+# --- Where things live
+
+LINES = [line.split(", ") for line in re.findall(r"```text\n(cli.*?)\n```", TEXT, re.DOTALL)[0].splitlines()]
+HEIGHT = {name: height for height, names in enumerate(reversed(LINES)) for name in names}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The modules of the package that a file imports by their whole name, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def test_a_module_imports_from_its_own_line_and_below() -> None:
+    packages = {path.name for path in (ROOT / "anchorbench").iterdir() if (path / "__init__.py").exists()}
+    assert packages <= HEIGHT.keys()
+    for name, height in HEIGHT.items():
+        at = ROOT / "anchorbench" / name
+        for path in sorted(at.rglob("*.py")) if at.is_dir() else [at.with_suffix(".py")]:
+            for module in imported(path):
+                package, _, rest = module.partition(".")
+                other = rest.split(".")[0]
+                if package == "anchorbench" and other in HEIGHT:
+                    assert HEIGHT[other] <= height, f"{path} imports {module}"
+                    assert name != "tasks" or other in ("task", "tasks"), f"{path} imports {module}"
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\((?!https?:|#)([^)]+)\)", TEXT))
+def test_its_links_lead_somewhere(target: str) -> None:
+    assert (ROOT / target).exists()
+
+
+@pytest.mark.parametrize("place", sorted(set(re.findall(r"`((?:anchorbench|tasks|probes|tests|\.ci)/[\w./]*)`", TEXT))))
+def test_the_places_that_it_names_exist(place: str) -> None:
+    assert (ROOT / place).exists()
