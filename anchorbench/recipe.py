@@ -11,7 +11,7 @@ from pydantic_core import to_jsonable_python
 
 from anchorbench.files import Plain
 from anchorbench.model.counts import macs_per_step
-from anchorbench.model.gpt import ModelConfig
+from anchorbench.model.gpt import GPT, ModelConfig
 from anchorbench.parts import (
     MAX_STEPS,
     Config,
@@ -97,6 +97,12 @@ class Recipe(Plain):
     def _warmup_fits(self) -> "Recipe":
         if self.optimizer.warmup > self.steps:
             raise ValueError(f"warmup is {self.optimizer.warmup} steps; allowed: at most steps, {self.steps}")
+        return self
+
+    @model_validator(mode="after")
+    def _precision_fits(self) -> "Recipe":
+        if self.precision != "fp32" and models[self.model.kind] is not GPT:
+            raise ValueError(f"precision is {self.precision}; allowed for models of kind {self.model.kind!r}: fp32")
         return self
 
     def load_task(self) -> Task:

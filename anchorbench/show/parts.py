@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from anchorbench.parts import REGISTRIES, Config
+from anchorbench.parts import REGISTRIES
 from anchorbench.registry import did_you_mean
 
 
@@ -27,7 +27,7 @@ def explanation(word: str, kind: str) -> str:
     return "\n".join([*lines, *(f"  {line}" for line in fields(part.Config))])
 
 
-def fields(config: type[Config]) -> Iterator[str]:
+def fields(config: Any) -> Iterator[str]:
     """A line per field: name, default, bounds, meaning."""
     usual = config().model_dump(mode="json")
     for name, field in config.model_fields.items():

@@ -61,7 +61,7 @@ class Member:
 
 
 def structure(recipe: Recipe) -> tuple[Any, ...]:
-    """What the members of one stack must have in common. Raises ValueError for a combination that cannot be trained."""
+    """What the members of one stack must have in common."""
     task = recipe.load_task()
     evaluated = (task.name, task.splits, min(recipe.data_size, evaluation.FINAL_SIZE))  # evaluation sets of one size
     way = (

@@ -11,11 +11,8 @@ from anchorbench.model.gpt import GPT
 class Autograd:
     """The gradient of a stack's mean cross-entropy at the last position, in the precision of its weights."""
 
-    def __init__(self, model: GPT, batch: int, dtype: torch.dtype | None = None) -> None:
-        """Raises ValueError for a `dtype` other than the weights' own."""
-        if dtype is not None:
-            raise ValueError(f"models of kind {model.shape.kind!r} are trained in fp32 only")
-        self.model, self.batch = model, batch
+    def __init__(self, model: GPT) -> None:
+        self.model = model
         self.gradients = {parameter: torch.zeros_like(parameter) for parameter in model.parameters()}
 
     def __call__(self, tokens: Int[Tensor, "members batch seq"], labels: Int[Tensor, "members batch"]) -> Float[Tensor, " members"]:

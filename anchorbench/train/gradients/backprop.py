@@ -1,8 +1,9 @@
-"""Losses and gradients of a stack, written out: the training step's forward and backward pass without autograd.
+"""Hand-written forward and backward pass of a stack: losses and gradients of a training step without autograd.
 
-It computes what autograd would on `GPT.forward` (tests hold the two together), but every array is allocated once, gradients are
-written where the optimizer reads them, and sums ride on matrix products. On two cores that halves the time of a step, most of which
-autograd spends on fresh memory and on passes over it. Rows are (sequence, position) pairs: `[members, rows, width]`.
+It computes what autograd computes for `GPT.forward` (tests check that they agree), but every array is allocated once, gradients
+are written where the optimizer reads them, and residual additions are fused into the matmuls. On two cores this halves the step
+time, most of which autograd spends allocating memory and passing over it. Rows are (sequence, position) pairs:
+`[members, rows, width]`.
 """
 
 import math
@@ -17,14 +18,14 @@ from anchorbench.model.gpt import EPSILON, GPT, Block, LayerNorm, Linear, ModelC
 
 aten = torch.ops.aten
 ALIGNED = 32
-"""Consecutive arrays whose sizes are multiples of this many elements are all aligned to 64 bytes, in bf16 too."""
+"""Consecutive arrays whose sizes are multiples of this number of elements are all aligned to 64 bytes, in bf16 too."""
 
 
 def aligned(shape: ModelConfig, batch: int, vocab_size: int, seq_len: int, *, bf16: bool = False) -> bool:
     """Whether the arrays of all members are equally aligned in every batched matmul of the step.
 
-    The matmul library chooses its kernels, and so its rounding, by the alignment of addresses. Where this is False, members of
-    one batched matmul may round differently (measured for widths up to 39 with MKL), and `OneByOne` is right. In bf16 the choice
+    The matmul library chooses its kernels, and hence its rounding, by the alignment of addresses. Where this is False, members of
+    one batched matmul may round differently (measured for widths up to 39 with MKL), so `OneByOne` is needed. In bf16 the choice
     also depends on the number of matrices, unless widths and batch are multiples of 16.
     """
     widths = (shape.d_model, shape.n_head * shape.d_head, shape.d_ff)
@@ -37,10 +38,10 @@ def aligned(shape: ModelConfig, batch: int, vocab_size: int, seq_len: int, *, bf
 
 
 class Backprop:
-    """The training step of one stack at one batch size; calling it returns losses and fills `gradients`."""
+    """Forward and backward pass of one stack at one batch size; calling it returns losses and fills `gradients`."""
 
     def __init__(self, model: GPT, batch: int, dtype: torch.dtype | None = None) -> None:
-        """`dtype` is that of activations and products, the weights' own if None; weights are rounded to it for each step."""
+        """`dtype` is the dtype of activations and matmuls (default: that of the weights); weights are cast to it at each step."""
         first = next(model.parameters())
         self._wide, self._dtype = first.dtype, dtype or first.dtype
         self.model, self.batch, self.shape = model, batch, model.shape
@@ -52,7 +53,7 @@ class Backprop:
         if self._dtype != self._wide:
             self._rounded = {parameter: torch.empty_like(gradient) for parameter, gradient in self.gradients.items()}
         self._normalized: dict[LayerNorm, tuple[Tensor, Tensor, Tensor]] = {}
-        """LayerNorm -> its output before gain and bias, and the mean and scale of each row."""
+        """LayerNorm -> its output before gain and bias, and the mean and reciprocal standard deviation of each row."""
         self._buffers: dict[tuple[object, str], Tensor] = {}
         self._first_row = torch.arange(model.members, device=first.device).view(-1, 1, 1) * model.vocab_size
         self._mask = torch.full((model.seq_len, model.seq_len), -math.inf, device=first.device, dtype=self._dtype).triu(1)
@@ -80,22 +81,22 @@ class Backprop:
 
     @property
     def buffers(self) -> list[Tensor]:
-        """All arrays allocated so far, gradients aside."""
+        """All arrays allocated so far, except gradients."""
         return [*self._buffers.values(), *(array for arrays in self._normalized.values() for array in arrays)]
 
     def _buffer(self, owner: object, name: str, *size: int, dtype: torch.dtype | None = None) -> Tensor:
-        """The array that `owner` calls `name`, allocated on first use."""
+        """The array `name` of `owner`, allocated on first use."""
         key = (owner, name)
         if key not in self._buffers:
             self._buffers[key] = torch.empty(size, device=self._mask.device, dtype=dtype or self._dtype)
         return self._buffers[key]
 
     def _value(self, parameter: Tensor) -> Tensor:
-        """The parameter as the products use it."""
+        """The parameter in the dtype of the matmuls."""
         return self._rounded.get(parameter, parameter)
 
     def _last(self, x: Tensor) -> Tensor:
-        """The rows of the last positions: a view `[members, batch, width]` of `[members, batch*seq, width]`."""
+        """Rows of the last position: a view `[members, batch, width]` of `[members, batch*seq, width]`."""
         return x.view(x.shape[0], self.batch, -1, x.shape[2])[:, :, -1]
 
     # Embedding and loss
@@ -111,7 +112,7 @@ class Backprop:
         model, d = self.model, self.shape.d_model
         torch.sum(gradient.view(*tokens.shape, d), 1, out=self.gradients[model.position_embedding])
         into = self.gradients[model.token_embedding].flatten(0, 1)
-        wide = gradient.view(-1, d).to(self._wide)  # in bf16 a sum of many rows would saturate
+        wide = gradient.view(-1, d).to(self._wide)  # a sum of many rows would saturate in bf16
         into.copy_(aten.embedding_dense_backward(wide, (tokens + self._first_row).flatten(), len(into), -1, False))
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,7 +122,7 @@ class Backprop:
         gradient.exp_().scatter_add_(2, labels[..., None], gradient.new_full((1, 1, 1), -1.0).expand(*labels.shape, 1))
         return losses, gradient.div_(self.batch).to(self._dtype)
 
-    # Layers: each pair is a map and its derivative
+    # Layers, in pairs: forward and backward
 
     def _linear(self, linear: Linear, x: Tensor, residual: Tensor | None = None) -> Tensor:
         y = self._buffer(linear, "y", *x.shape[:2], linear.weight.shape[2])
@@ -132,7 +133,7 @@ class Backprop:
         return y if linear.bias is None else y.add_(self._value(linear.bias)[:, None])
 
     def _linear_back(self, linear: Linear, x: Tensor, dy: Tensor, add_to: Tensor | None = None) -> Tensor:
-        """Fills the map's gradients; returns the gradient of its input, added to `add_to` in place if given."""
+        """Fills the layer's gradients; returns the gradient of its input, accumulated into `add_to` if given."""
         torch.bmm(x.transpose(1, 2), dy, out=self.gradients[linear.weight])
         if linear.bias is not None:
             torch.sum(dy, 1, out=self.gradients[linear.bias])
@@ -213,7 +214,7 @@ class Backprop:
         return self._norm(block.norm_2, self._linear(block.ff_out, hidden, residual=x))
 
     def _block_inputs(self, block: Block, x: Tensor, *, last_only: bool, again: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """What queries read, what keys and values read, and the stream that attention is added to; `again`: from the buffers."""
+        """Input of the queries, input of keys and values, and the residual stream to which attention is added; `again` reuses buffers."""
         attended = x
         if self.shape.norm == "pre":
             attended = self._buffers[block.norm_1, "y"] if again else self._norm(block.norm_1, x)
@@ -266,10 +267,10 @@ class Backprop:
 
 
 class OneByOne:
-    """A gradient path for one member after another, in the same arrays: each is trained as if alone, whatever its widths."""
+    """Gradient path that runs one member at a time in the same arrays: each is trained as if alone, whatever its widths."""
 
     def __init__(self, model: GPT, path: Callable[[GPT], Any]) -> None:
-        """`path` makes the gradient path of a stack of one."""
+        """`path` builds the gradient path of a stack of one."""
         self.model = model
         self._alone = model.like(members=1).to(model.token_embedding)
         self._path = path(self._alone)

@@ -31,24 +31,19 @@ class Gradient(Protocol):
 
 
 def gradient_path(recipe: Recipe) -> Path:
-    """`backprop`, the hand-written backward pass, for the family that it knows; else `autograd`.
-
-    Raises ValueError with one sentence for a combination that neither knows.
-    """
-    if models[recipe.model.kind] is GPT:
-        return "backprop"
-    if PRECISIONS[recipe.precision] is not None:
-        raise ValueError(f"models of kind {recipe.model.kind!r} are not trained in {recipe.precision}; allowed: fp32")
-    return "autograd"
+    """`backprop`, the hand-written backward pass, for the family that it knows; else `autograd`, which knows every model."""
+    return "backprop" if models[recipe.model.kind] is GPT else "autograd"
 
 
 def make_gradient(recipe: Recipe, model: GPT) -> Gradient:
     """The recipe's gradient path on a stack of its model."""
-    path = {"backprop": Backprop, "autograd": Autograd}[gradient_path(recipe)]
-    dtype = PRECISIONS[recipe.precision]
-    if batched(recipe, model.vocab_size, model.seq_len):
-        return path(model, recipe.batch, dtype)
-    return OneByOne(model, lambda alone: path(alone, recipe.batch, dtype))
+
+    def path(model: GPT) -> Gradient:
+        if gradient_path(recipe) == "autograd":
+            return Autograd(model)
+        return Backprop(model, recipe.batch, PRECISIONS[recipe.precision])
+
+    return path(model) if batched(recipe, model.vocab_size, model.seq_len) else OneByOne(model, path)
 
 
 def batched(recipe: Recipe, vocab_size: int, seq_len: int) -> bool:
