@@ -1,1 +1,1 @@
-"""The board: entries, how they are trained and checked, and the page that shows them."""
+"""The leaderboard: entries, how they are trained and verified, and the page that shows them."""

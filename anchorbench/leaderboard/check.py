@@ -1,7 +1,7 @@
-"""Reading what strangers send: recipes in YAML and entries in JSON, whole and as they must be, or refused with one sentence.
+"""Validates untrusted submissions: recipes in YAML and entries in JSON are complete and correct, or rejected with one sentence.
 
-Nothing that is read is executed, and no text in it is used as a path. The order matters: size, encoding, depth, JSON, schema,
-digest, completeness, and last the statistics, which are recomputed from the rows.
+Nothing that is read is executed, and no text in it is used as a path. Checks run in a fixed order: size, encoding, depth, JSON,
+schema, digest, completeness, and finally the statistics, which are recomputed from the rows.
 """
 
 import json
@@ -30,21 +30,21 @@ from anchorbench.train.evaluation import FINAL_SIZE
 from anchorbench.verdict import Share
 
 MAX_ENTRY_BYTES = 2**17
-"""An entry of the gpu track has 30 kB."""
+"""For comparison, an entry of the gpu track has 30 kB."""
 MAX_DEPTH = 8
 MAX_SENTENCE = 300
-"""Characters of a refusal, which quotes what it refuses."""
+"""Maximum characters of an error message, which quotes the rejected value."""
 SAME = 1e-9
-"""Relative difference up to which a recomputed statistic is the same: summation differs between libraries, rows do not."""
+"""Relative tolerance for recomputed statistics: summation differs between libraries, rows do not."""
 
 
 def read_recipe(path: Path) -> SubmittedRecipe:
-    """A recipe from a YAML file. Raises ValueError with one sentence."""
+    """Reads a recipe from a YAML file. Raises ValueError with one sentence."""
     return parse_recipe_yaml(read_bytes(path, most=MAX_YAML_BYTES), str(path))
 
 
 def parse_recipe_yaml(data: bytes, name: str = "the recipe") -> SubmittedRecipe:
-    """A recipe from YAML. Raises ValueError with one sentence."""
+    """Parses a recipe from YAML. Raises ValueError with one sentence."""
     content = parse_yaml(data, name)
     if not isinstance(content, dict):
         raise ValueError(f"{name} is no mapping of fields; allowed: name, description, model, init, optimizer, ...")
@@ -55,7 +55,7 @@ def parse_recipe_yaml(data: bytes, name: str = "the recipe") -> SubmittedRecipe:
 
 
 def read_entry(path: Path) -> Entry:
-    """The valid entry in a file. Raises ValueError with one sentence that names the file."""
+    """Reads and validates the entry in a file. Raises ValueError with one sentence that names the file."""
     data = read_bytes(path, most=MAX_ENTRY_BYTES)
     try:
         return validate_entry(data)
@@ -64,18 +64,18 @@ def read_entry(path: Path) -> Entry:
 
 
 def validate_entry(data: bytes) -> Entry:
-    """The entry that is the file's content `data`. Raises ValueError with one sentence for whatever is not as it must be."""
+    """Validates an entry from the file content `data`. Raises ValueError with one sentence for anything invalid."""
     if len(data) > MAX_ENTRY_BYTES:
         raise ValueError(f"the entry has {len(data)} bytes; allowed: at most {MAX_ENTRY_BYTES}")
     content = parse_json(data, "the entry", deepest=MAX_DEPTH)
     if not isinstance(content, dict):
         raise ValueError("the entry is no JSON object; allowed: an object of an entry's fields")
     try:
-        # Of the content as understood above, so that no second parser reads the file in another way.
+        # Re-serialized from the parsed content, so that no second parser can read the file differently.
         entry = Entry.model_validate_json(json.dumps(content, ensure_ascii=False).encode(), strict=True)
     except ValidationError as error:
         raise ValueError(_sentence(error)) from None
-    digest = digest_of(content)  # of the file's own fields: it stays right when a later version has more
+    digest = digest_of(content)  # over the file's own fields: stays valid when a later version adds fields
     if entry.digest != digest:
         raise ValueError(f"the digest is {entry.digest[:16]}...; the entry's content gives {digest[:16]}...")
     if entry.recipe.precision == "auto":
@@ -87,7 +87,7 @@ def validate_entry(data: bytes) -> Entry:
 
 
 def _require_complete(entry: Entry) -> None:
-    """Every task of the suite, exactly the seeds that follow from the recipe, and each row as its task makes it."""
+    """Requires every task of the suite, exactly the seeds derived from the recipe, and each row consistent with its task."""
     expected = [(task, seed) for task in entry.suite for seed in entry.recipe.seeds(task)]
     for number, (task, seed) in enumerate(expected):
         if number >= len(entry.rows):
@@ -127,7 +127,7 @@ def _require_row(where: str, suite: SuiteTask, row: Row, recipe: Recipe) -> None
 
 
 def asked(task: Task, recipe: Recipe) -> dict[str, int]:
-    """How many answers each share of a row counts, 0 where it is null: from the evaluation set, drawn again."""
+    """Number of answers that each share of a row counts (0 where it is null), from the regenerated evaluation set."""
     n_train = min(recipe.data_size, FINAL_SIZE)
     seed = stream_seed(recipe.seeds.data, "evaluation")
     n_seen = FINAL_SIZE if "iid" in task.splits else n_train
@@ -163,9 +163,9 @@ def _require_statistics(entry: Entry) -> None:
 
 
 def _require_flows(entry: Entry) -> None:
-    """Of the members that may be shown, and each the size and sums of attention: the page draws it without a second look."""
+    """Requires flows of members that may be shown, with attention of the right shape and sums: the page draws them unchecked."""
     allowed, claimed = flow_rows(entry.recipe, entry.rows), [flow.row for flow in entry.flows]
-    if claimed != [row for row in allowed if row in claimed]:  # some may have diverged
+    if claimed != [row for row in allowed if row in claimed]:  # diverged members have no flow
         raise ValueError(f"flows are of rows {claimed}; the first of each verdict are {allowed}")
     for number, flow in enumerate(entry.flows):
         seq = entry.recipe.recipe(entry.task_of(flow.row), entry.rows[flow.row].seed).load_task().seq_len
@@ -179,7 +179,7 @@ def _require_flows(entry: Entry) -> None:
 
 
 def _sentence(error: ValidationError) -> str:
-    """The first problem, with the reason first where the value that it quotes is long."""
+    """The first problem; if the value that it quotes is long, the reason comes first."""
     problem = error.errors()[0]
     sentence = first_sentence(error)
     where = ".".join(map(str, problem["loc"]))

@@ -1,20 +1,20 @@
 """The leaderboard's data: what a recipe may choose, the fixed suite, and an entry with its rows.
 
-An entry is a training recipe, not a checkpoint. It is trained on every task of its track's suite from SEEDS seeds, which follow
-from the recipe's own hash: whoever submits cannot pick them. Scored is the share of members with the inferential verdict.
+An entry is a training recipe, not a checkpoint. It is trained on every task of its track's suite with SEEDS seeds, which are
+derived from the recipe's hash, so submitters cannot choose them. The score is the share of members with the inferential verdict.
 
-Suite           what is held out, and so gives the verdict
+Suite           held-out data, which determine the verdict
     composite/heldout-both        ood: (3,4) and (4,3), both never trained
     composite/conflict-control    ood: an ordinary pair and its mirror, held out beside a trained exception and its mirror
     nine-anchors/heldout-both     ood: one pair of 81 and its mirror
     random-permutations/default   ood: 19 of 64 ordered pairs, which do not commute
     memory-reasoning/default      ood: one reasoning pair and its mirror, beside memorized pairs. 18 keys instead of the paper's
                                   100: the laptop track is too short for 10,000 random answers
-    chain-search/single           iid: edges never trained. No group is held out; seen are the training examples. One hop instead of
-                                  two, which two layers can follow
+    chain-search/single           iid: edges never trained. No group is held out; the training examples count as seen. One hop
+                                  instead of two, which two layers can follow
     scan/addprim-turn-left        ood: a verb in combinations (gpu track only)
 
-    Fit is read on seen groups that were trained with the rule, without exceptions and memorized answers.
+    Fit is measured on seen groups that were trained with the rule, without exceptions and memorized answers.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ FLOW_LENGTH = 16
 
 
 class SuiteTask(NamedTuple):
-    """A task of the suite; `unseen` is the split whose answers give the verdict."""
+    """A task of the suite; `unseen` is the split that determines the verdict."""
 
     task: str
     variant: str
@@ -57,7 +57,7 @@ class SuiteTask(NamedTuple):
 
     @property
     def words(self) -> str:
-        """The name, and what is special."""
+        """The name, with any non-default settings."""
         special = [f"{key} {value}" for key, value in self.config.items()]
         special += ["no group held out, asked on unseen data"] if self.unseen == "iid" else []
         return self.name + (f" ({', '.join(special)})" if special else "")
@@ -74,7 +74,7 @@ LAPTOP_SUITE = (
 
 
 class Track(NamedTuple):
-    """A suite and the budget of a recipe on it."""
+    """A suite, and the budget of a recipe on it."""
 
     suite: tuple[SuiteTask, ...]
     parameters: int
@@ -83,7 +83,7 @@ class Track(NamedTuple):
     layers: int
     heads: int
     steps: int
-    """These three bound what MACs do not count: elementwise operations, softmax, and the fixed cost of a step."""
+    """Layers, heads and steps bound costs that MACs do not count: elementwise operations, softmax, and the fixed cost per step."""
     data_size: int
 
 
@@ -94,11 +94,11 @@ TRACKS = {
 
 
 BLANK = "\u115f\u1160\u2800\u3164\uffa0"
-"""Letters and symbols that show nothing."""
+"""Letters and symbols that render as blank."""
 
 
 def _plain(text: str) -> str:
-    """One line of visible characters: nothing that hides, reorders or stacks what is around it."""
+    """Requires one line of visible characters: none that hide, reorder or stack on the text around them."""
     for character in text:
         category = unicodedata.category(character)
         if category[0] == "C" or category in ("Zl", "Zp") or character in BLANK:
@@ -111,13 +111,13 @@ def _plain(text: str) -> str:
 
 
 MARKS = " .,-+()/&'_"
-"""What a name may hold beside letters and digits."""
+"""Characters allowed in a name besides letters and digits."""
 LOOK_ALIKE = {"LATIN", "GREEK", "CYRILLIC"}
-"""Scripts with letters that look the same."""
+"""Scripts that share look-alike letters."""
 
 
 def _title(text: str) -> str:
-    """Visible text that cannot be taken for another column of the table: no rank before it, no share after it."""
+    """Requires visible text that cannot be mistaken for another column of the table: no rank before it, no share after it."""
     for character in _plain(text):
         if unicodedata.category(character)[0] not in "LM" and character not in MARKS and not character.isdecimal():
             raise ValueError(f"holds {character!r}; allowed: letters, digits, spaces and {' '.join(MARKS[1:])}")
@@ -131,7 +131,7 @@ def _title(text: str) -> str:
 
 
 def name_key(name: str) -> str:
-    """Equal for names that a reader takes for the same."""
+    """A key that is equal for names that readers cannot tell apart."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
@@ -211,7 +211,7 @@ class SubmittedRecipe(Plain):
         ):
             if value > most:
                 raise ValueError(f"{what} is {value}; allowed in track {self.track}: at most {most}")
-        recipes = [self.recipe(task, 0) for task in track.suite]  # also checks what the fields must be together
+        recipes = [self.recipe(task, 0) for task in track.suite]  # also validates combinations of fields
         if (count := max(map(parameters_of, recipes))) > track.parameters:
             raise ValueError(f"the model has {count} parameters; allowed in track {self.track}: at most {track.parameters}")
         products = SEEDS * sum(recipe.steps * recipe.macs_per_step() for recipe in recipes)
@@ -227,19 +227,19 @@ class SubmittedRecipe(Plain):
 
     @property
     def training(self) -> dict[str, Any]:
-        """The fields that training depends on; the rest are words."""
+        """The fields that affect training; the rest are descriptive."""
         return self.model_dump(exclude={"name", "authors", "description", "track"})
 
     def recipe(self, task: SuiteTask, seed: int) -> Recipe:
-        """The run that trains a member."""
+        """The recipe of one member."""
         precision = "fp32" if self.precision == "auto" else self.precision
         chosen = {"task": task.task, "variant": task.variant, "task_config": task.config, "seed": seed, "precision": precision}
         return parse_recipe(self.training | chosen)
 
     def seeds(self, task: SuiteTask) -> tuple[int, ...]:
-        """The task's seeds: from the SHA-256 of its name and the training fields, without the precision that a machine has.
+        """The task's seeds, from the SHA-256 of its name and the training fields without precision, which depends on the machine.
 
-        Only fields that differ from the defaults count: a field that is new, and by default does nothing, changes no seed.
+        Only fields that differ from their defaults count, so a new field whose default has no effect changes no seed.
         """
         content = self.model_dump(mode="json", include=set(self.training) - {"precision"}, exclude_defaults=True)
         text = canonical(content) + task.name.encode()
@@ -385,7 +385,7 @@ class Entry(Plain):
 
     @classmethod
     def sealed(cls, **fields: Any) -> "Entry":
-        """An entry of these fields, with its digest."""
+        """Builds an entry from these fields and adds its digest."""
         entry = cls(**fields, digest="0" * 64)
         return entry.model_copy(update={"digest": digest_of(entry.model_dump(mode="json"))})
 
@@ -394,7 +394,7 @@ class Entry(Plain):
         return self.recipe.suite
 
     def task_of(self, row: int) -> SuiteTask:
-        """The task of the row with this number, in an entry that is complete."""
+        """The task of row number `row` in a complete entry."""
         return self.suite[row // SEEDS]
 
     def rows_of(self, task: SuiteTask) -> list[Row]:
@@ -406,17 +406,17 @@ class Entry(Plain):
 
 
 def canonical(content: Any) -> bytes:
-    """JSON with sorted keys and no spaces, ASCII only: the same content, the same bytes."""
+    """Canonical JSON: sorted keys, no spaces, ASCII only, so that equal content has equal bytes."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def digest_of(content: dict[str, Any]) -> str:
-    """The digest of an entry's content, a digest in it left out."""
+    """The digest of an entry's content, excluding its `digest` field."""
     return hashlib.sha256(canonical({key: value for key, value in content.items() if key != "digest"})).hexdigest()
 
 
 def seen_and_held_out(task: SuiteTask, row: Row) -> tuple[Share, Share]:
-    """The two shares that the verdict is read from."""
+    """The two shares that determine the verdict."""
     if task.unseen == "iid":
         return row.accuracy_train, row.accuracy_iid
     if row.composes is None:
@@ -434,7 +434,7 @@ def verdict_of(seen: Share, held_out: Share) -> Composition:
 
 
 def flow_rows(recipe: SubmittedRecipe, rows: Sequence[Row]) -> list[int]:
-    """Numbers of the rows whose attention an entry shows: the first of each verdict, in tasks of at most FLOW_LENGTH tokens."""
+    """Indices of the rows whose attention an entry shows: the first of each verdict, on tasks of at most FLOW_LENGTH tokens."""
     short = [recipe.recipe(task, 0).load_task().seq_len <= FLOW_LENGTH for task in recipe.suite]
     first: dict[str, int] = {}
     for number, row in enumerate(rows):
@@ -444,5 +444,5 @@ def flow_rows(recipe: SubmittedRecipe, rows: Sequence[Row]) -> list[int]:
 
 
 def flow_example(suite: SuiteTask, task: Task) -> Int[np.ndarray, "1 seq"]:
-    """The held-out sequence on which a member of `task` shows its attention."""
+    """The held-out sequence on which the attention of a member trained on `task` is shown."""
     return central(task, task.sample(suite.unseen, 200, seed=0).tokens)

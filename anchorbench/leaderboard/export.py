@@ -1,7 +1,7 @@
-"""An entry for the Hugging Face Hub: `eval.yaml` of the benchmark's data set, and `.eval_results` of a model's repository.
+"""Exports an entry to the Hugging Face Hub: `eval.yaml` of the benchmark's dataset, and `.eval_results` of a model repository.
 
-(https://huggingface.co/docs/hub/eval-results.) The Hub's unit is a model with one metric per task. Here a task's value is the
-share of the recipe's members that are inferential, in [0, 1]; `notes` say of how many.
+(https://huggingface.co/docs/hub/eval-results.) The Hub expects a model with one metric per task. Here a task's value is
+the share of the recipe's members that are inferential, in [0, 1]; `notes` gives their number.
 """
 
 from pathlib import Path
@@ -16,12 +16,12 @@ from anchorbench.leaderboard.entry import TRACKS, Entry, SuiteTask
 
 
 def task_id(task: SuiteTask) -> str:
-    """The task's name on the Hub, which is also the name of its configuration in our data sets."""
+    """The task's name on the Hub, which is also the name of its dataset config."""
     return f"{task.task}-{task.variant}"
 
 
 def benchmark(track: str) -> dict[str, Any]:
-    """The content of `eval.yaml`: the suite's tasks, and the split whose answers give the verdict."""
+    """The content of `eval.yaml`: the suite's tasks, and for each the split that determines the verdict."""
     suite = TRACKS[track].suite
     special = [task.words for task in suite if task.config]
     return {
@@ -50,7 +50,7 @@ def results(entry: Entry, dataset: str) -> list[EvalResultEntry]:
 def export_entry(entry: Entry, dataset: str, out: Path) -> list[Path]:
     """Writes `out/eval.yaml` and `out/.eval_results/anchorbench.yaml`; returns their paths.
 
-    Raises ValueError for a `dataset` that the Hub could not have.
+    Raises ValueError if `dataset` is not a valid Hub repository name.
     """
     try:
         validate_repo_id(dataset if "/" in dataset else "")

@@ -1,7 +1,7 @@
-"""The leaderboard as one self-contained HTML file, and as a Markdown table.
+"""The leaderboard as a self-contained HTML file, and as a Markdown table.
 
-The page needs no network, no script and no colour to be read: a script only adds sorting, filtering and opening by a click on the
-table. All text is escaped by the templates' engine, and the page's own policy lets no other script or style run.
+The page can be read without network, script or colour: the script only adds sorting, filtering and click-to-open to the
+table. The template engine escapes all text, and the page's content security policy blocks any other script or style.
 """
 
 import html
@@ -46,12 +46,12 @@ LIMITS = (
     " conflict-control the held-out pair follows from the seed, so entries are asked about different mixes of pairs. Inferential"
     " means inferential within the entry's own training steps. Time is reported by the submitter."
 )
-"""What the score does not show."""
+"""Limitations of the score."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """An entry in the figure over gamma."""
+    """An entry in the plot against gamma."""
 
     digest: str
     gamma: float
@@ -65,15 +65,15 @@ class Point:
 
 @dataclass(frozen=True)
 class Phase:
-    """Entries that differ only in gamma, in its order, and one that is marked."""
+    """Entries that differ only in gamma, ordered by it, with one of them marked."""
 
     words: str
-    """What they have in common."""
+    """The settings they share."""
     points: list[Point]
     marked: Point | None = None
 
     def x(self, point: Point) -> float:
-        """A point's place in [0, 1]."""
+        """A point's x coordinate in [0, 1]."""
         gammas = [each.gamma for each in (*self.points, self.marked) if each is not None]
         return (point.gamma - min(gammas)) / (max(gammas) - min(gammas))
 
@@ -88,20 +88,20 @@ class ShownTask:
 
 @dataclass(frozen=True)
 class ShownFlow:
-    """A member's attention as it is drawn: positions across, layers upwards."""
+    """A member's attention as drawn: positions on x, layers on y."""
 
     row: Row
     words: list[str]
     """The tokens of the sequence."""
     kinds: list[str]
-    """Of each position: key, anchor or filler."""
+    """Kind of each position: key, anchor or filler."""
     layers: int
     links: list[Link]
 
 
 @dataclass(frozen=True)
 class Shown:
-    """An entry as the template shows it."""
+    """An entry prepared for the template."""
 
     rank: int
     id: str
@@ -111,18 +111,18 @@ class Shown:
     git: str | None
     digest: str
     words: str
-    """What the filter searches beside the row."""
+    """Text that the filter searches in addition to the table row."""
     yaml: str
     """The fields of the recipe that differ from the defaults."""
     tasks: list[ShownTask]
     verdicts: list[tuple[str, int]]
     flows: list[ShownFlow]
     phase: Phase | None
-    """The entry among those that differ only in gamma: its own kind, or else the first."""
+    """The entry among those that differ only in gamma: those of its own kind, or else the first such set."""
     better: list[str]
-    """Names of the entries that it is better than."""
+    """Names of the entries that this one is better than."""
     reference: float
-    """Seconds that the reference recipe takes on its machine for as many members."""
+    """Seconds that the reference recipe takes on the entry's machine, for the same number of members."""
 
     @property
     def relative_time(self) -> float:
@@ -130,9 +130,9 @@ class Shown:
 
 
 def render(entries: Sequence[Entry], out: Path) -> Path:
-    """Writes the page of valid `entries`, without pictures of attention if there are too many for MAX_PAGE_BYTES.
+    """Writes the page of valid `entries`, omitting attention figures if the page would exceed MAX_PAGE_BYTES with them.
 
-    Raises PageTooLargeError if it would still be larger.
+    Raises PageTooLargeError if it is too large even so.
     """
     tracks: list[dict[str, Any]] = []
     for name, track in TRACKS.items():
@@ -201,7 +201,7 @@ def _flow(entry: Entry, flow: Flow) -> ShownFlow:
 
 
 def _phases(entries: list[Entry]) -> list[Phase]:
-    """The sets of at least three entries that differ only in gamma."""
+    """Sets of at least three entries that differ only in gamma."""
     alike: dict[bytes, list[Entry]] = {}
     for entry in entries:
         training = entry.recipe.training
@@ -218,7 +218,7 @@ def _phases(entries: list[Entry]) -> list[Phase]:
 
 
 def verdicts_by_task(entries: Sequence[Entry]) -> list[tuple[str, list[int]]]:
-    """Name of each task of the suite, and how many runs of all `entries` (of one track) have each of VERDICTS on it."""
+    """Name of each task of the suite, with the number of runs per verdict (as in VERDICTS) over all `entries` (of one track)."""
     counted: list[tuple[str, list[int]]] = []
     for of_task in zip(*(entry.statistics.tasks for entry in entries), strict=True):
         counts = np.sum([each.verdicts for each in of_task], axis=0)
@@ -227,7 +227,7 @@ def verdicts_by_task(entries: Sequence[Entry]) -> list[tuple[str, list[int]]]:
 
 
 def markdown_table(entries: Sequence[Entry]) -> str:
-    """For each track, the entries ranked as on the page, and the verdicts of all their runs by task."""
+    """Per track: the entries ranked as on the page, and the verdicts of all their runs by task."""
     lines: list[str] = []
     for name in TRACKS:
         ranked = ranking([entry for entry in entries if entry.recipe.track == name])
@@ -263,5 +263,5 @@ def markdown_table(entries: Sequence[Entry]) -> str:
 
 
 def _escape_markdown(text: str) -> str:
-    """Neither Markdown nor HTML, nor an address that a viewer would link."""
+    """Escapes Markdown and HTML, and addresses that a viewer would turn into links."""
     return re.sub(r"([\\`*_{}\[\]()#+\-!|~:@.=$])", r"\\\1", html.escape(text))

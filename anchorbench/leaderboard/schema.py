@@ -1,4 +1,4 @@
-"""The form of an entry: its JSON schema, and leaderboard/README.md, which explains it field by field. Both are generated."""
+"""The format of an entry: its JSON schema, and leaderboard/README.md, which explains each field. Both are generated."""
 
 import json
 from typing import Any
@@ -70,7 +70,7 @@ WORDS = {
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of an entry, from the pydantic models, with every field described."""
+    """The JSON schema of an entry, generated from the pydantic models, with a description for every field."""
     content = Entry.model_json_schema()
     for model, _ in MODELS.values():
         definition = content if model is Entry else content["$defs"][model.__name__]
@@ -80,12 +80,12 @@ def schema() -> dict[str, Any]:
 
 
 def schema_json() -> bytes:
-    """leaderboard/schema.json."""
+    """The content of leaderboard/schema.json."""
     return (json.dumps(schema(), indent=1, sort_keys=True) + "\n").encode()
 
 
 def readme() -> str:
-    """leaderboard/README.md."""
+    """The content of leaderboard/README.md."""
     introduction = INTRODUCTION.strip().format(seeds=SEEDS, size=MAX_ENTRY_BYTES // 1024, depth=MAX_DEPTH, limits=LIMITS)
     lines = [introduction, "", "## Tracks", ""]
     for name, track in TRACKS.items():

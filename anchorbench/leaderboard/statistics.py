@@ -1,10 +1,10 @@
-"""What the rows of an entry give, and how entries compare.
+"""Statistics of an entry's rows, and comparison of entries.
 
 Statistics      per task, over seeds: the share of inferential members with its Wilson interval; means of held-out and seen accuracy
-    with t-intervals, no narrower than Wilson's of all answers. Overall: means over tasks, weighted equally. The share's interval
-    is Wilson's at the effective number of members, as for a stratified sample: members of one task differ less than members of
-    the suite. (A bootstrap would give no width where all members agree.) Half-widths of the accuracies' intervals add in squares.
-    All are 95%.
+    with t-intervals, no narrower than the Wilson interval over all answers. Overall: unweighted means over tasks. The share's
+    interval is Wilson's at the effective number of members, as for a stratified sample: members of one task vary less than members
+    of the suite. (A bootstrap interval would have zero width where all members agree.) Half-widths of the accuracies' intervals add
+    in quadrature. All intervals are 95%.
 Ranking         by the mean inferential share; a rank is one more than the number of entries whose interval lies wholly above.
 Better than     p < 0.01 in the exact one-sided permutation test that exchanges members between two entries within each task.
 """
@@ -30,11 +30,11 @@ from anchorbench.sweeps.summary import Mean
 from anchorbench.verdict import Share
 
 BETTER = 0.01
-"""The p below which an entry may be called better than another."""
+"""p-value below which an entry may be called better than another."""
 
 
 def statistics_of(recipe: SubmittedRecipe, rows: Sequence[Row]) -> Statistics:
-    """The statistics of rows that are the suite's."""
+    """Statistics of the complete rows of a suite."""
     tasks: list[TaskStatistics] = []
     flops = flops_to_verdict = 0.0
     for task in recipe.suite:
@@ -70,17 +70,17 @@ def statistics_of(recipe: SubmittedRecipe, rows: Sequence[Row]) -> Statistics:
 
 
 def _mean(shares: list[Share]) -> Interval:
-    """The mean over seeds with its t-interval, and at least Wilson's of all their answers: seeds that agree are not certain."""
+    """Mean over seeds with a t-interval no narrower than Wilson's over all their answers: agreement is not certainty."""
     mean = Mean.of([share.value for share in shares])
     low, high = Share(sum(share.hits for share in shares), sum(share.n for share in shares)).interval
     return Interval(value=mean.value, low=min(mean.low, low), high=max(mean.high, high))
 
 
 def share_of_suite(counts: Sequence[int], n: int) -> Interval:
-    """The mean over tasks of the share of inferential members, of `counts[t]` among `n` in task t.
+    """Mean over tasks of the share of inferential members, `counts[t]` out of `n` in task t.
 
-    The interval is Wilson's at the effective number of members: all of them, divided by the variance that they have within tasks
-    relative to one of members that forget their task. Half a member is added to each side, so that neither is zero.
+    The interval is Wilson's at the effective number of members: their total, divided by the ratio of their within-task variance
+    to the variance of members pooled regardless of task. Half a member is added to each side, so that neither variance is zero.
     """
     value = sum(counts) / (n * len(counts))
     smoothed = [(count + 0.5) / (n + 1) for count in counts]
@@ -94,7 +94,7 @@ def share_of_suite(counts: Sequence[int], n: int) -> Interval:
 
 
 def mean_of_tasks(intervals: Sequence[Interval]) -> Interval:
-    """The mean of independent estimates; the half-widths of their intervals add in squares, each side for itself."""
+    """Mean of independent estimates; the half-widths of their intervals add in quadrature, separately for each side."""
     n = len(intervals)
     value = math.fsum(each.value for each in intervals) / n
     below = math.hypot(*(each.value - each.low for each in intervals)) / n
@@ -103,7 +103,7 @@ def mean_of_tasks(intervals: Sequence[Interval]) -> Interval:
 
 
 def ranking(entries: Sequence[Entry]) -> list[tuple[int, Entry]]:
-    """(rank, entry) by rank, entries of one rank by score; entries of one track."""
+    """(rank, entry) sorted by rank, and by score within a rank; the entries must be of one track."""
 
     def rank(entry: Entry) -> int:
         return 1 + sum(other.statistics.inferential.low > entry.statistics.inferential.high for other in entries)
@@ -116,10 +116,10 @@ def ranking(entries: Sequence[Entry]) -> list[tuple[int, Entry]]:
 
 
 def better_than(a: Entry, b: Entry) -> float:
-    """The one-sided p of `a` scoring above `b`: below BETTER, it may be called better.
+    """One-sided p-value of `a` scoring above `b`; below BETTER, `a` may be called better.
 
-    Under the null hypothesis a task's members could have come from either entry. Given how many of a task's members are
-    inferential in all, the number in `a` is then hypergeometric; the test's statistic is the sum over tasks, so that its exact
+    Under the null hypothesis, each of a task's members could have come from either entry. Given a task's total number of
+    inferential members, the number in `a` is then hypergeometric; the test statistic is the sum over tasks, so its exact
     distribution is a convolution. Raises ValueError for entries of different tracks.
     """
     if a.recipe.track != b.recipe.track:
@@ -129,7 +129,7 @@ def better_than(a: Entry, b: Entry) -> float:
 
 
 def permutation_p(a: Sequence[int], b: Sequence[int], n: int) -> float:
-    """P(sum of `a` at least as large) if, of each task's `a[t] + b[t]` successes among 2n members, any n could be `a`'s."""
+    """P(sum at least that of `a`) if, of each task's `a[t] + b[t]` successes among 2n members, any n could be those of `a`."""
     distribution = np.ones(1)
     for ours, theirs in zip(a, b, strict=True):
         distribution = np.convolve(distribution, stats.hypergeom.pmf(np.arange(n + 1), 2 * n, ours + theirs, n))

@@ -1,4 +1,4 @@
-"""Trains what an entry is made of: the suite from the derived seeds, or a random part of it again to check a claim."""
+"""Trains an entry: the suite with the derived seeds, or a random part of it again to verify a claim."""
 
 import os
 import platform
@@ -43,15 +43,15 @@ from anchorbench.verdict import FEW, FIT, MOST, Share
 
 TIMED_STEPS = 20
 AGREE = 0.8
-"""How often a member trained elsewhere is at least expected to be inferential, or not, as before: with the same code and kind of
-machine always; of 20 members around the boundary, one more was inferential in bf16 than in fp32."""
+"""Assumed lower bound on how often a member retrained elsewhere agrees with its claim (inferential or not). With the same code and
+kind of machine they always agree; of 20 members around the boundary, one more was inferential in bf16 than in fp32."""
 
 
 def run_entry(recipe_yaml: Path, out: Path, report: Callable[[str, str], None] = lambda task, message: None) -> Entry:
-    """Trains the recipe on its track's suite in `out`, a sweep folder a task, and writes `out/entry.json`.
+    """Trains the recipe on its track's suite in `out`, one sweep folder per task, and writes `out/entry.json`.
 
-    A second call trains only what is missing. `report` is told a task's name and what became of a stack of its members. Raises
-    ValueError as `read_recipe` does, and for a folder that was begun elsewhere and is not finished.
+    A second call trains only missing runs. `report` receives a task's name and a message about each stack of its members. Raises
+    ValueError as `read_recipe` does, and for an unfinished folder that was started elsewhere.
     """
     recipe = resolve(read_recipe(recipe_yaml))
     sweeps: list[tuple[SuiteTask, Sweep, SweepFolder]] = []
@@ -80,14 +80,14 @@ def run_entry(recipe_yaml: Path, out: Path, report: Callable[[str, str], None] =
 
 
 class Origin(Plain):
-    """Where an entry's members are trained."""
+    """The machine and commit that train an entry's members."""
 
     machine: Machine
     git: Commit | None
 
 
 def _origin(out: Path) -> Origin:
-    """What the folder's first call noted in `origin.json`, so that the reference is timed when training is."""
+    """The origin recorded in `origin.json` by the folder's first call, so that the reference is timed when training starts."""
     note = out / "origin.json"
     if not note.exists():
         write_atomically(note, Origin(machine=this_machine(), git=commit()).model_dump_json(indent=1).encode())
@@ -98,13 +98,13 @@ def _origin(out: Path) -> Origin:
 
 
 def _changed(origin: Origin) -> str | None:
-    """What is not as it was there, in words."""
+    """The first difference from the recorded origin, in words; None if there is none."""
     before, here = origin.machine.model_dump() | {"git": origin.git}, hardware() | {"git": commit()}
     return next((f"{name} {before[name]}, here it is {here[name]}" for name in here if here[name] != before[name]), None)
 
 
 def _teller(task: SuiteTask, report: Callable[[str, str], None]) -> Callable[[Progress], None]:
-    """What turns a sweep's progress into sentences."""
+    """A callback that turns a sweep's progress into messages."""
 
     def tell(progress: Progress) -> None:
         if progress.message is not None:
@@ -117,19 +117,19 @@ def _teller(task: SuiteTask, report: Callable[[str, str], None]) -> Callable[[Pr
 
 
 def resolve(recipe: SubmittedRecipe) -> SubmittedRecipe:
-    """The recipe with the precision that `auto` is on this machine."""
+    """The recipe with `auto` resolved to this machine's precision."""
     return recipe.model_copy(update={"precision": auto_precision()}) if recipe.precision == "auto" else recipe
 
 
 def auto_precision() -> str:
-    """bf16 where the machine multiplies it in hardware."""
+    """bf16 if the machine supports it in hardware, else fp32."""
     from anchorbench.machine import native_bf16
 
     return "bf16" if native_bf16() else "fp32"
 
 
 def row_of(suite: SuiteTask, run: Run) -> Row:
-    """What an entry holds of a finished run."""
+    """The entry's row for a finished run."""
     result, task = run.result, run.recipe.load_task()
     rule = follows_rule(task, result.groups, result.accuracy_iid)
     seen, held_out = (result.accuracy_train, result.accuracy_iid) if suite.unseen == "iid" else (rule, result.composes)
@@ -154,18 +154,18 @@ def row_of(suite: SuiteTask, run: Run) -> Row:
 
 
 def flow_of(number: int, suite: SuiteTask, run: Run) -> Flow | None:
-    """The attention of the member of row `number`; None if it diverged."""
+    """Attention of the member in row `number`; None if it diverged."""
     tokens = flow_example(suite, run.recipe.load_task())
     try:
         layers = attention(open_internals(run), tokens)
-    except ValueError:  # its output is not finite
+    except ValueError:  # non-finite output
         return None
     percents = [np.rint(100 * layer[0, 0]).astype(int).tolist() for layer in layers]
     return Flow(row=number, attention=tuple(tuple(tuple(row[: i + 1]) for i, row in enumerate(layer)) for layer in percents))
 
 
 def follows_rule(task: Task, groups: dict[str, Share], seen: Share) -> Share:
-    """Of the seen groups, those that were trained with the rule; all of `seen` in a task without unseen data of seen groups."""
+    """Accuracy on the seen groups trained with the rule; all of `seen` in a task without unseen data of seen groups."""
     if "iid" not in task.splits:
         return seen
     shares = [groups[group.name] for group in task.groups if group.role == "trained" and group.name in groups]
@@ -173,14 +173,14 @@ def follows_rule(task: Task, groups: dict[str, Share], seen: Share) -> Share:
 
 
 def settled_at(suite: SuiteTask, run: Run) -> int:
-    """The first evaluated step from which on the member was fit and its held-out answers on the same side of the verdict's
-    thresholds as at the end; the last step of a member that ends unfit, as more training might have fit it.
+    """First evaluated step from which the member stayed fit, with its held-out accuracy on the same side of the verdict's
+    thresholds as at the end; the last step for a member that ends underfit, which more training might have fit.
     """
     task = run.recipe.load_task()
     trained = [group.name for group in task.groups if group.role == "trained"]
 
     def side(point: dict[str, Any]) -> int | None:
-        """None if unfit."""
+        """None if underfit."""
         if suite.unseen == "iid":
             seen, held_out = point["accuracy_train"], point["accuracy_iid"]
         else:
@@ -218,7 +218,7 @@ def this_machine() -> Machine:
 
 
 def reference_seconds() -> float:
-    """Seconds that a member of the laptop preset takes here in a stack of SEEDS: the median of TIMED_STEPS, times its steps."""
+    """Seconds per member of the laptop preset on this machine, in a stack of SEEDS: median time of TIMED_STEPS, times its steps."""
     from anchorbench.train.stack import Stack
 
     recipe = PRESETS["laptop"].override({"precision": auto_precision()})
@@ -226,13 +226,13 @@ def reference_seconds() -> float:
     times: list[float] = []
     for _ in range(TIMED_STEPS + 1):
         start = time.perf_counter()
-        stack.advance().sum().item()  # waits for an accelerator
+        stack.advance().sum().item()  # synchronizes with the accelerator
         times.append(time.perf_counter() - start)
     return statistics.median(times[1:]) / SEEDS * recipe.steps
 
 
 def commit() -> str | None:
-    """The commit of this code, with -dirty if tracked files differ from it; None if no repository tracks it."""
+    """Commit of this code, with -dirty if tracked files differ from it; None outside a repository that tracks it."""
     git = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent)]
     try:
         tracked = subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=False)
@@ -246,7 +246,7 @@ def commit() -> str | None:
 
 @dataclass(frozen=True)
 class Verification:
-    """Some of an entry's members, trained again."""
+    """A retrained subset of an entry's members."""
 
     claim: Interval
     """The entry's share of inferential members."""
@@ -255,34 +255,34 @@ class Verification:
 
     @property
     def share(self) -> Share:
-        """Inferential among the retrained."""
+        """Share of inferential members among the retrained."""
         return Share(sum(row.verdict == "inferential" for row in self.retrained), len(self.retrained))
 
     @property
     def stands(self) -> bool:
-        """Whether the share's Wilson interval meets the entry's, and as many members agree as can be expected."""
+        """Whether the share's Wilson interval overlaps the entry's, and no fewer members agree than can be expected."""
         low, high = self.share.interval
         meets = low <= self.claim.high and self.claim.low <= high
         return meets and float(binom.cdf(self.agree, len(self.claimed), AGREE)) >= BETTER
 
     @property
     def reproduced(self) -> int:
-        """Members with the very counts that the entry claims, as the same code on the same kind of machine gives."""
+        """Number of members with exactly the claimed counts, as expected from the same code on the same kind of machine."""
         return sum(_counted(a) == _counted(b) for a, b in zip(self.claimed, self.retrained, strict=True))
 
     @property
     def agree(self) -> int:
-        """Members that are inferential as claimed, or not, as claimed."""
+        """Number of members whose verdict (inferential or not) agrees with the claim."""
         pairs = zip(self.claimed, self.retrained, strict=True)
         return sum((a.verdict == "inferential") == (b.verdict == "inferential") for a, b in pairs)
 
 
 def verify(entry: Entry, members: int, seed: int, out: Path) -> Verification:
-    """Trains `members` of a valid entry again in `out`, drawn at random by `seed`, as many as possible from different tasks.
+    """Retrains `members` members of a valid entry in `out`, drawn at random with `seed` and spread over as many tasks as possible.
 
-    Whoever submits does not know `seed`. The claim stands if the 95% interval of the retrained members' inferential share meets
-    the entry's, and if the number of members that agree with their claim is not improbable (p < BETTER) where each agrees with
-    probability AGREE. The second can fail from 3 members on, the first alone only if the entry's interval is high. Raises
+    The submitter does not know `seed`. The claim stands if the 95% interval of the retrained members' inferential share overlaps
+    the entry's, and if the number of members that agree with their claim is not improbable (p < BETTER) when each agrees with
+    probability AGREE. The second condition can fail from 3 members on, the first alone only if the entry's interval is high. Raises
     ValueError for a number of members that the entry does not have, and for a negative seed.
     """
     if not 1 <= members <= len(entry.rows):
@@ -300,7 +300,7 @@ def verify(entry: Entry, members: int, seed: int, out: Path) -> Verification:
 
 
 def _drawn(entry: Entry, members: int, seed: int) -> list[Row]:
-    """Rows in the entry's order: rounds over the tasks in random order, a random member of each."""
+    """Randomly chosen rows, in the entry's order: rounds over the tasks in random order, each with a random member per task."""
     rng = np.random.default_rng(seed)
     tasks = len(entry.suite)
     members_of = np.stack([rng.permutation(SEEDS) for _ in range(tasks)])
