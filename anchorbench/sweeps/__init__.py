@@ -1,1 +1,1 @@
-"""Many runs: grids, folders, locks, what is trained where, and what came of it."""
+"""Sweeps of many runs: grids, run folders, locks, scheduling, and results."""

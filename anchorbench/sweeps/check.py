@@ -1,7 +1,7 @@
-"""Whether a finished run follows from its recipe: redraw its initial weights, retrain its steps, and evaluate it again.
+"""Checks that a finished run follows from its recipe: redraws its initial weights, retrains its steps, and reevaluates it.
 
-Bits are compared, so there is no tolerance to choose. A difference is conclusive only on a machine like the one that trained the
-run (`anchorbench.machine`); elsewhere the finding says that it is not.
+The comparison is bitwise, so there is no tolerance to choose. A difference is conclusive only on a machine like the one that
+trained the run (`anchorbench.machine`); on any other, the finding is reported as inconclusive.
 """
 
 import os
@@ -24,7 +24,7 @@ WORDS = {True: "holds", False: "FAILS", None: "unknown"}
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was checked."""
+    """Result of one check."""
 
     what: str
     holds: bool | None
@@ -50,7 +50,7 @@ def check(folder: Path, steps: int) -> list[Finding]:
 
 
 def check_and_show(folder: Path, steps: int) -> bool:
-    """Prints each finding; returns whether none fails."""
+    """Prints each finding; returns True if none failed."""
     console = Console(markup=False, highlight=False)
     found = check(folder, steps)
     for finding in found:
@@ -84,7 +84,7 @@ def _initial(run: Run, stack: Stack) -> Finding:
 
 
 def _trained_again(run: Run, stack: Stack, steps: int) -> Iterator[Finding]:
-    """The parts between kept steps, the shortest first, as long as `steps` suffice; `stack` is at step 0."""
+    """Retrains the segments between kept steps, the shortest first, as far as `steps` allows; `stack` is at step 0."""
     first = stack.named(0), stack.state_of(0)
     parts = sorted(pairwise([0, *run.result.kept_steps, run.result.steps_trained]), key=lambda part: part[1] - part[0])
     left = steps
@@ -126,7 +126,7 @@ def _answers(run: Run, stack: Stack) -> Finding:
 
 
 def _differs(run: Run, start: int, end: int, what: str, why: str) -> Finding:
-    """A failure, if it was trained on a machine like this one from `start` to `end`."""
+    """A failed finding if the run was trained on a machine like this one from `start` to `end`, else an inconclusive one."""
     machines = run.result.machines
     begun = next((machine for step, machine in reversed(machines) if step <= start), machines[0][1])
     if any(start < step < end for step, _ in machines):
@@ -139,7 +139,7 @@ def _differs(run: Run, start: int, end: int, what: str, why: str) -> Finding:
 
 @contextmanager
 def _threads(count: int) -> Generator[None]:
-    """As many threads in an operation as the run had, if there are so many processors: bits depend on it."""
+    """Sets the number of intra-op threads to that of the run, if there are that many processors: the bits depend on it."""
     before = torch.get_num_threads()
     torch.set_num_threads(min(count, os.cpu_count() or 1))
     try:

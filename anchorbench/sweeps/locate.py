@@ -1,13 +1,13 @@
-"""The boundary between two solution types along one numeric axis, found with fewer members than a grid needs.
+"""Locates the boundary between two solution types along one numeric axis, with fewer runs than a grid needs.
 
-Members are asked where the boundary may still be: after both ends, always in the middle of the gap between asked values that
-holds most of the boundary's 95% interval. Where members agree this is bisection; where they do not, the places spread around
-the boundary, and nothing is ruled out on too little evidence, because the interval is computed again from all members each time.
+New values are sampled where the boundary may still be: after both ends, always the middle of the gap between sampled values that
+overlaps most with the boundary's 95% interval. Where runs agree this is bisection; where they do not, samples spread around the
+boundary, and nothing is ruled out on too little evidence, because the interval is recomputed from all runs every time.
 
-The share of True is modelled as a logistic curve along the axis. Its middle (the boundary; flat prior between the ends) and its
-scale (prior flat in the logarithm, from a step to the whole range) have a joint posterior, summed here over a table. That
-stays finite for separable data, where maximum likelihood diverges - the interval is then the last bracket - and does not depend
-on when the asking stopped. Every member has a seed of its own, since one seed's members at close values fall alike.
+The share of True is modelled as a logistic curve along the axis. Its midpoint (the boundary; flat prior between the ends) and its
+scale (log-uniform prior, from a step to the whole range) have a joint posterior, which is summed over a grid. The posterior stays
+finite for separable data, where maximum likelihood diverges (the interval is then the last bracket), and does not depend on when
+sampling stopped. Every run has its own seed, since runs with the same seed at close values have correlated outcomes.
 """
 
 import math
@@ -22,17 +22,17 @@ from scipy.special import log_expit
 from anchorbench.verdict import Share
 
 FIRST = 4
-"""Members asked at a time: the fewest that, if they agree, put the Wilson interval of their share on one side of one half."""
+"""Runs sampled at a time: the fewest whose share, if they all agree, has a Wilson interval on one side of one half."""
 FINENESS = 25
-"""Steps of the posterior's table to one `width`."""
+"""Posterior grid steps per `width`."""
 SHARPEST, SCALES = 0.1, 30
-"""The sharpest transition in the table, in widths (a step, as far as can be seen at that width), and how many there are."""
+"""The smallest scale in the posterior grid, in widths (a step, as far as that width can resolve), and the number of scales."""
 MOST_CELLS, MOST_SEEDS = 1000, 1000
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One member: where on the axis, with which seed, and what it is (None: undecided)."""
+    """One run: its value on the axis, its seed, and its type (None: undecided)."""
 
     value: float
     seed: int
@@ -41,20 +41,20 @@ class Asked:
 
 @dataclass(frozen=True)
 class Boundary:
-    """Where half of the decided members are of the first type."""
+    """The value at which half of the decided runs are of the first type."""
 
     value: float
-    """The posterior's median."""
+    """Posterior median."""
     interval: tuple[float, float]
-    """Holds the boundary with a probability of 95%."""
+    """95% credible interval."""
     rising: bool
-    """The first type is the one at the high end."""
+    """Whether the first type is at the high end."""
     width: float
-    """The interval's width that was asked for."""
+    """Requested width of the interval."""
     grid_members: int
-    """What a grid of this spacing over the same range would have trained."""
+    """Number of runs in a grid with this spacing over the same range."""
     asked: tuple[Asked, ...]
-    """Every member, in the order of training."""
+    """All runs, in the order of training."""
 
     @property
     def members(self) -> int:
@@ -62,18 +62,18 @@ class Boundary:
 
     @property
     def settled(self) -> bool:
-        """Whether the interval is as narrow as asked for; else members vary too much for the cost allowed."""
+        """Whether the interval is as narrow as requested; if not, runs vary too much for the allowed cost."""
         return self.interval[1] - self.interval[0] <= self.width
 
 
 def locate(
     decide: Callable[[float, list[int]], list[bool | None]], low: float, high: float, *, width: float, seeds: int
 ) -> Boundary:
-    """Finds the boundary between `low` and `high` to an interval of `width`, for at most half of a grid's members.
+    """Finds the boundary between `low` and `high` to an interval of `width`, with at most half of a grid's runs.
 
-    `decide(value, seeds)` trains a member per seed and says whether it is of the first type, of the other, or undecided.
-    `seeds` is the grid's number of members a value, and the most that is asked at an end. Asking stops when the interval is
-    narrow enough or the next members would pass half of the grid (in a small grid: what bisecting a sharp boundary takes).
+    `decide(value, seeds)` trains one run per seed and returns whether it is of the first type, of the other, or undecided.
+    `seeds` is the grid's number of runs per value, and the maximum number sampled at an end. Sampling stops when the interval is
+    narrow enough, or the next runs would exceed half of the grid (in a small grid: the cost of bisecting a sharp boundary).
     Raises ValueError with one sentence for a bad argument, and if the ends are not clearly of different types.
     """
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
@@ -121,7 +121,7 @@ def _share(asked: list[Asked], value: float) -> Share:
 
 
 def _type(asked: list[Asked], value: float) -> bool | None:
-    """The type of most members at `value`; None if their share's Wilson interval contains one half."""
+    """Majority type of the runs at `value`; None if the Wilson interval of their share contains one half."""
     share = _share(asked, value)
     if share.n and share.above(0.5):
         return True
@@ -136,13 +136,13 @@ def _words(asked: list[Asked], value: float) -> str:
 def _quantiles(
     asked: list[Asked], boundaries: Float[np.ndarray, " boundary"], scales: Float[np.ndarray, " scale"], rising: bool
 ) -> tuple[float, float, float]:
-    """The 2.5%, 50% and 97.5% points of the boundary's posterior."""
+    """The 2.5%, 50% and 97.5% quantiles of the boundary's posterior."""
     values = sorted({member.value for member in asked})
     shares = [_share(asked, value) for value in values]
     hits = np.array([share.hits for share in shares])
     misses = np.array([share.n for share in shares]) - hits
     distance = (np.array(values) - boundaries[:, None]) * (1 if rising else -1)
-    # log likelihood [scale, boundary]: a member at `distance` is True with probability expit(distance / scale).
+    # log likelihood [scale, boundary]: a run at `distance` is True with probability expit(distance / scale).
     table = np.array([log_expit(distance / scale) @ hits + log_expit(-distance / scale) @ misses for scale in scales])
     cumulative = np.exp(table - table.max()).sum(0).cumsum()
     low, middle, high = boundaries[np.searchsorted(cumulative, np.array([0.025, 0.5, 0.975]) * cumulative[-1])].tolist()

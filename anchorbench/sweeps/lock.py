@@ -1,15 +1,17 @@
 """A lock on a run, so that two processes on one output folder never train it twice.
 
-A lock is a small JSON file, created exclusively, that names its owner. While a process holds any, one thread of it touches them
-all: the heartbeat. The lock of a dead owner is taken over; an owner is dead
-- on the same machine, if its process is gone, or its number is another process's by now. One that is seen to live keeps its lock
-  even without a heartbeat: it hangs or is suspended, or the laptop slept;
-- where its process cannot be seen (another machine or container), when its last heartbeat is more than STALE seconds away from
+A lock is a small JSON file, created exclusively, that names its owner. While a process holds any locks, one heartbeat thread
+touches all of them. The lock of a dead owner is taken over. An owner is dead
+
+- on the same machine, if its process has ended, or its pid now belongs to another process. A process known to be alive keeps its
+  lock even without a heartbeat: it may be hanging or suspended, or the laptop may have slept;
+- where its process is not visible (another machine or container), if its last heartbeat is more than STALE seconds away from
   now by the file system's clock - in the future too, as after a clock was set back. The same holds for a file that names no owner
-  (cut off by a full disk, or being written at this moment): nothing but its time tells.
-Locks change hands only under a guard that the system frees when its holder dies (`flock`), one in each folder of locks. Where a
-file system has no flock, two processes could take over one dead lock in the same instant; where a clock jumps, another machine
-could take over a living lock before its next heartbeat. `still_mine` tells whoever lost.
+  (truncated by a full disk, or just being written): only its modification time is informative.
+
+Locks change hands only under a guard that the system releases when its holder dies (`flock`), one per folder of locks. On a
+file system without flock, two processes could take over the same dead lock at the same instant; if a clock jumps, another machine
+could take over a live lock before its next heartbeat. `still_mine` tells the owner that it lost the lock.
 """
 
 import errno
@@ -32,23 +34,23 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 HEARTBEAT = 10.0
 MAX_BYTES = 2**12
 STALE = 120.0
-"""Twelve missed heartbeats: more than a network file system's cache of file times (a minute) can hide."""
+"""Twelve missed heartbeats: longer than a network file system may cache file times (a minute)."""
 NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
-"""How file systems say that they have none: some NFS, Lustre and FUSE mounts."""
+"""Errors with which file systems report missing flock support: some NFS, Lustre and FUSE mounts."""
 
 
 class Owner(BaseModel):
-    """Who holds a lock."""
+    """The holder of a lock."""
 
     model_config = ConfigDict(frozen=True)
 
     pid: int = Field(gt=0, lt=2**31)
     born: str | None
-    """When the process began, in the kernel's count: tells it from a later process of the same number. None if not known."""
+    """Start time of the process as the system reports it: tells it from a later process with the same pid. None if unknown."""
     host: str
-    """A digest of what process numbers are valid on."""
+    """Digest that identifies the namespace in which the pid is valid."""
     token: str
-    """Random, of this lock alone."""
+    """Random, unique to this lock."""
     started: datetime
 
 
@@ -61,7 +63,7 @@ class RunLock:
 
     @classmethod
     def acquire(cls, path: Path) -> "RunLock | None":
-        """Takes the lock at `path`, making its folder; None if a living owner holds it. Raises OSError if it cannot be written."""
+        """Acquires the lock at `path`, creating its folder; None if a living owner holds it. Raises OSError if it is unwritable."""
         path.parent.mkdir(parents=True, exist_ok=True)
         pid = os.getpid()
         owner = Owner(pid=pid, born=_born(pid), host=_host(), token=secrets.token_hex(16), started=datetime.now(UTC))
@@ -72,7 +74,7 @@ class RunLock:
             try:
                 with path.open("x") as file:
                     file.write(owner.model_dump_json())
-            except FileExistsError:  # another machine's, whose guard does not reach here
+            except FileExistsError:  # by another machine, which our guard does not cover
                 return None
             except OSError:
                 path.unlink(missing_ok=True)
@@ -82,7 +84,7 @@ class RunLock:
         return lock
 
     def still_mine(self) -> bool:
-        """Whether the lock was not taken over: ask after training and before writing its result."""
+        """Whether this process still holds the lock: check after training and before writing the result."""
         with suppress(OSError):
             known = _parse(self.path.read_bytes()) if self.path.is_file() else None
             # A forked child inherits the object, but not the lock.
@@ -90,10 +92,10 @@ class RunLock:
         return False
 
     def release(self) -> None:
-        """Gives the lock back; a file that is another owner's by now stays."""
+        """Releases the lock; a file that now belongs to another owner is left in place."""
         _heart.remove(self)
-        if self.still_mine():  # else leave all alone: the whole folder may be gone
-            with suppress(OSError), _guard(self.path.parent):  # a lock that cannot be removed dies with this process
+        if self.still_mine():  # else touch nothing: the whole folder may be gone
+            with suppress(OSError), _guard(self.path.parent):  # a lock that cannot be removed expires with this process
                 if self.still_mine():
                     self.path.unlink()
 
@@ -106,7 +108,7 @@ class RunLock:
 
 @contextmanager
 def _guard(folder: Path) -> Generator[float]:
-    """Nobody else changes locks in the folder meanwhile; gives the time by the file system's own clock, which machines share."""
+    """Keeps other processes from changing locks in the folder; yields the time by the file system's clock, which machines share."""
     file = folder / ".guard"
     guard = FileLock(file, timeout=STALE, fallback_to_soft=False)  # a soft lock outlives its holder's death
     try:
@@ -123,7 +125,7 @@ def _guard(folder: Path) -> Generator[float]:
 
 @contextmanager
 def nobody_inside(folder: Path) -> Generator[float | None]:
-    """The time by the file system's clock if no living owner holds a lock in `folder`, else None; none is taken meanwhile.
+    """Yields the time by the file system's clock if no living owner holds a lock in `folder`, else None; none is taken meanwhile.
 
     Locks of dead owners are removed.
     """
@@ -139,7 +141,7 @@ def nobody_inside(folder: Path) -> Generator[float | None]:
 
 
 def _held(path: Path, now: float) -> bool:
-    if not path.is_file():  # a pipe would be waited for
+    if not path.is_file():  # opening a pipe would block
         return False
     try:
         with path.open("rb") as file:
@@ -157,24 +159,24 @@ def _parse(content: bytes) -> Owner | None:
 
 
 def _alive(owner: Owner) -> bool | None:
-    """Whether the owner's process lives; None if that cannot be seen from here."""
+    """Whether the owner's process is alive; None if it is not visible from here."""
     if owner.host != _host() or os.name != "posix":
         return None
     try:
-        os.kill(owner.pid, 0)  # sends nothing
+        os.kill(owner.pid, 0)  # signal 0: existence check only
     except ProcessLookupError:
         return False
-    except PermissionError:  # another user's process
+    except PermissionError:  # exists, but belongs to another user
         pass
     born = _born(owner.pid)
     return None if born is None or owner.born is None else born == owner.born
 
 
 def _born(pid: int) -> str | None:
-    """When a process began, in the kernel's count; "" if it has ended but is not yet cleared away; None if not known."""
+    """Start time of a process as the system reports it; "" if it has ended but is still a zombie; None if unknown."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].decode().split()
-    except OSError:  # not Linux, or hidden
+    except OSError:  # not Linux, or /proc is hidden
         with suppress(psutil.Error):
             return str(psutil.Process(pid).create_time())
         return None
@@ -183,13 +185,13 @@ def _born(pid: int) -> str | None:
 
 def _host() -> str:
     parts = [socket.gethostname()]
-    with suppress(OSError):  # machines and containers may share a name, but not these (Linux)
+    with suppress(OSError):  # hostnames may be shared by machines and containers, these are not (Linux)
         parts += [Path("/proc/sys/kernel/random/boot_id").read_text(), str(Path("/proc/self/ns/pid").readlink())]
     return sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 class _Heart:
-    """The one thread that touches this process's locks; it lives while there are any."""
+    """The heartbeat thread of this process's locks; it lives as long as there are any."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
@@ -200,7 +202,7 @@ class _Heart:
     def add(self, lock: RunLock) -> None:
         with self._mutex:
             self._locks.add(lock)
-            if self._thread is None or not self._thread.is_alive():  # not alive: in a forked child
+            if self._thread is None or not self._thread.is_alive():  # threads do not survive a fork
                 self._stop = threading.Event()
                 self._thread = threading.Thread(target=self._beat, args=(self._stop,), name="anchorbench heartbeat", daemon=True)
                 self._thread.start()
@@ -219,7 +221,7 @@ class _Heart:
             with self._mutex:
                 locks = list(self._locks)
             for lock in locks:
-                if lock.still_mine():  # another owner's heartbeat is not ours to give
+                if lock.still_mine():  # never touch another owner's lock
                     with suppress(OSError):
                         os.utime(lock.path)
 

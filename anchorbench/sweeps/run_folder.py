@@ -1,8 +1,8 @@
-"""A run folder: written whole or not at all, and read back whole or refused.
+"""A run folder: written atomically, and either read completely or rejected.
 
     <run_id>/recipe.json  trajectory.jsonl  weights.safetensors  result.json  digests.json
 
-`digests.json` holds the digests of the others, so that a damaged folder is recognized. Nothing is ever unpickled.
+`digests.json` holds the digests of the other files, so that damage is detected. Nothing is ever unpickled.
 """
 
 import csv
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 MAX_TRAJECTORY_BYTES = 2**24
 MAX_TABLE_BYTES = 2**31
 MECHANISM = "mechanism.json"
-"""Written beside a run when its model was read: not among the files that its digests cover."""
+"""Written into the run folder when the probes have read the model; not covered by the digests."""
 _FILES = ("recipe.json", "trajectory.jsonl", "weights.safetensors", "result.json")
 
 
@@ -48,7 +48,7 @@ class DamagedRunError(ValueError):
 
 
 class Result(Plain):
-    """What a finished run is remembered by. Shares are (hits, n)."""
+    """The results of a finished run. Shares are (hits, n)."""
 
     schema_version: Literal[2] = 2
     run_id: Word
@@ -56,7 +56,7 @@ class Result(Plain):
     variant: Word
     task_fingerprint: Word
     seconds: float = Field(ge=0, le=1e9)
-    """Training time; a stack's time divided by its members."""
+    """Training time: the stack's time divided by its number of members."""
     accuracy_train: Counts
     accuracy_iid: Counts
     composes: Counts | None
@@ -65,7 +65,7 @@ class Result(Plain):
     commutes: Counts | None
     groups: dict[str, Counts]
     deviations: dict[Offset, Count]
-    """Answer minus composed answer -> how often, over the held-out examples."""
+    """Answer minus composed answer -> count, over the held-out examples."""
     inferential: Rate | None
     verdict: Word | None
     composition: Word | None
@@ -74,15 +74,15 @@ class Result(Plain):
     diverged_at: Step | None
     steps_trained: Step
     kept_steps: Annotated[list[Step], Field(max_length=10_000)]
-    """Intermediate steps whose weights and optimizer state the folder holds as well."""
+    """Intermediate steps whose weights and optimizer state the folder also holds."""
     initial: dict[str, str]
     """Parameter -> SHA-256 of its initial weights."""
     machines: Machines
-    """Where the run was trained, each with the step after which; more than one if training went on elsewhere."""
+    """Machines that trained the run, each with the step after which it took over; more than one if training moved."""
 
 
 class Reading(Plain):
-    """What the probes found in the model of a run, kept in a file of its own."""
+    """What the probes found in a run's model, stored in its own file."""
 
     mechanism: str | None
     mechanism_probability: float | None = Field(ge=0, le=1)
@@ -101,7 +101,7 @@ class Run(BaseModel):
     result: Result
 
     def row(self) -> dict[str, Any]:
-        """The run as one flat row of `results.jsonl`: a share comes with the number of examples that it is of."""
+        """The run as a flat row of `results.jsonl`; every share comes with its number of examples."""
         recipe, result = self.recipe, self.result
         shares = {
             "accuracy_train": result.accuracy_train,
@@ -135,15 +135,15 @@ class Run(BaseModel):
         }
 
     def mechanism(self) -> dict[str, Any]:
-        """The mechanistic verdict and its probability, where `classify` has read them; else None."""
+        """The mechanistic verdict and its probability, if `classify` has read them; else None."""
         try:
             found = Reading.model_validate(read_json(self.path / MECHANISM))
-        except ValueError:  # not read yet, or damaged
+        except ValueError:  # not yet read, or damaged
             found = Reading(mechanism=None, mechanism_probability=None)
         return found.model_dump()
 
     def trajectory(self) -> list[dict[str, Any]]:
-        """The evaluations during training, one dictionary per step. Raises DamagedRunError if they are no evaluations."""
+        """The evaluations during training, one dictionary per step. Raises DamagedRunError if the file does not hold them."""
         path = self.path / "trajectory.jsonl"
         try:
             lines = read_bytes(path, most=MAX_TRAJECTORY_BYTES).splitlines()
@@ -155,11 +155,11 @@ class Run(BaseModel):
             raise DamagedRunError(str(error)) from None
 
     def weights(self, step: int | None = None) -> dict[str, Any]:
-        """Name -> tensor, without the member axis; of an intermediate step if given. Raises ValueError if it was not kept."""
+        """Name -> tensor, without the member axis; at an intermediate step if given. Raises ValueError if it was not kept."""
         return load_weights(self.path / ("weights.safetensors" if step is None else kept_name(self._kept(step))))
 
     def state(self, step: int) -> dict[str, Any]:
-        """The state of the parts at an intermediate step: `optimizer.exp_avg`, ... -> row. Raises as `weights`."""
+        """The training state at an intermediate step: `optimizer.exp_avg`, ... -> row. Raises as `weights` does."""
         return load_weights(self.path / state_name(self._kept(step)))
 
     def _kept(self, step: int) -> int:
@@ -170,17 +170,17 @@ class Run(BaseModel):
 
 
 def kept_name(step: int) -> str:
-    """The file that holds the weights of an intermediate step."""
+    """File name of the weights at an intermediate step."""
     return f"weights-{step}.safetensors"
 
 
 def state_name(step: int) -> str:
-    """The file that holds the optimizer's state of an intermediate step."""
+    """File name of the optimizer state at an intermediate step."""
     return f"state-{step}.safetensors"
 
 
 def load_weights(path: Path) -> dict[str, Any]:
-    """Tensors of a safetensors file. Raises DamagedRunError for a file that is truncated or of another format."""
+    """Loads the tensors of a safetensors file. Raises DamagedRunError for a file that is truncated or in another format."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -238,7 +238,7 @@ def write_run(folder: Path, member: Any) -> None:
 
 
 def read_run(folder: Path) -> Run:
-    """The run in `folder`. Raises DamagedRunError with one sentence if anything is missing, altered or unreadable."""
+    """Reads the run in `folder`. Raises DamagedRunError with one sentence if anything is missing, altered or unreadable."""
     try:
         return _read_run(folder)
     except DamagedRunError:
@@ -264,7 +264,7 @@ def _read_run(folder: Path) -> Run:
             raise DamagedRunError(f"{folder / name} is damaged: its digest is not the one recorded when it was written")
     try:
         recipe = parse_recipe(read_json(folder / "recipe.json"))
-    except ValueError as error:  # whole, but of a version with other fields
+    except ValueError as error:  # intact, but written by a version with other fields
         raise DamagedRunError(f"{folder / 'recipe.json'} is damaged: {error}") from None
     return Run(path=folder, recipe=recipe, result=result)
 
@@ -279,11 +279,11 @@ NAMED_FIELDS = {
     "seed": "seed",
     "steps": "steps",
 }
-"""Fields of a recipe that every row has -> their column."""
+"""Recipe fields that appear in every row -> their column names."""
 
 
 def write_tables(out: Path, runs: Iterable[Run]) -> None:
-    """Derives `results.jsonl` and `results.csv` from run folders: one row per member, with every field in which recipes differ."""
+    """Writes `results.jsonl` and `results.csv` from run folders: one row per run, with every field in which recipes differ."""
     runs = list(runs)
     recipes = [flatten(run.recipe.model_dump(mode="json")) for run in runs]
     paths = dict.fromkeys(path for recipe in recipes for path in recipe if path not in NAMED_FIELDS)
@@ -307,7 +307,7 @@ def _write_rows(out: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def record_mechanism(run: Run, verdict: str | None, probability: float | None) -> None:
-    """Keeps what the probes found beside the run and in its sweep's tables, if these can be written."""
+    """Stores the mechanistic verdict in the run folder, and in the tables of its sweep if these are writable."""
     found = Reading(mechanism=verdict, mechanism_probability=probability)
     with suppress(OSError, ValueError):
         write_atomically(run.path / MECHANISM, _json(found.model_dump()))
@@ -330,7 +330,7 @@ def _read_rows(out: Path) -> list[dict[str, Any]]:
 
 
 def load_results(out: Path | str) -> "DataFrame":
-    """The results of a sweep's folder as a pandas DataFrame: one row per run, the columns of `results.csv`.
+    """Loads the results in a sweep's folder as a pandas DataFrame: one row per run, with the columns of `results.csv`.
 
         runs = anchorbench.load_results("anchorbench-out/composite-heldout-both-laptop")
         runs.groupby("gamma").inferential.mean()
@@ -350,7 +350,7 @@ def _json(value: Any) -> bytes:
 
 
 def _finite(value: Any) -> Any:
-    """`value` with NaN and infinities, which JSON does not have, as null."""
+    """`value` with NaN and infinities, which JSON lacks, replaced by null."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

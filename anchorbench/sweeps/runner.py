@@ -1,4 +1,4 @@
-"""A sweep: axes become runs, runs become stacks, stacks are trained; what is finished is never trained again."""
+"""Runs a sweep: axes expand to runs, runs are grouped into stacks, and stacks are trained; finished runs are never retrained."""
 
 import copy
 import hashlib
@@ -22,11 +22,11 @@ from anchorbench.train.checkpoint import CheckpointState
 from anchorbench.train.memory import free_memory
 
 STACK_MEMBERS = 8
-"""Members trained at once: enough to fill two cores; results come stack by stack."""
+"""Members trained at once: enough to fill two cores, while results still arrive stack by stack."""
 GPU_STACK_MEMBERS = 256
-"""The same on a GPU, which small models fill only by the hundred."""
+"""The same on a GPU, which takes hundreds of small models to fill."""
 MAX_RUNS = 100_000
-"""More than any machine trains: a slip in a recipe."""
+"""Maximum number of runs: larger sweeps are a mistake in the recipe."""
 LEFTOVERS = (
     "runs/.*.*",
     "checkpoints/.*.safetensors.*",
@@ -37,23 +37,23 @@ LEFTOVERS = (
     ".report.html.*",
     ".boundary.json.*",
 )
-"""What is called so in an output folder was not renamed to its own name: the writing process was killed."""
+"""Names of temporary files in an output folder: if one is still there, the process that wrote it was killed."""
 POLL_SECONDS = 2.0
-"""How often is looked after runs that another process trains."""
+"""How often to poll for runs that another process is training."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A base recipe and the values of its axes; runs are all combinations.
+    """A base recipe and the values of its axes; the runs are all combinations.
 
-    An axis is a field of the recipe by its dotted path: `init.gamma`, `model.n_layer`, `optimizer.weight_decay`, `seed`, ...
+    An axis is a recipe field, given by its dotted path: `init.gamma`, `model.n_layer`, `optimizer.weight_decay`, `seed`, ...
     """
 
     base: Recipe
     axes: dict[str, tuple[Any, ...]]
 
     def runs(self) -> list[Recipe]:
-        """Every run, the last axis varying fastest. Raises ValueError with one sentence if a value makes no sense."""
+        """All runs, with the last axis varying fastest. Raises ValueError with one sentence for an invalid value."""
         return list(self._runs)
 
     @cached_property
@@ -70,7 +70,7 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Progress:
-    """What happened: a stack began or went on one step (`recipes`, `step`), ended (`finished`), or something is to be said."""
+    """A progress event: a stack started or advanced one step (`recipes`, `step`), ended (`finished`), or it has a message."""
 
     recipes: list[Recipe]
     step: int = 0
@@ -79,16 +79,16 @@ class Progress:
 
 
 class SweepFolder:
-    """An output folder: `sweep.json` says whose it is, `runs/` holds a folder a run, the tables are derived."""
+    """An output folder: `sweep.json` identifies its sweep, `runs/` holds one folder per run, the tables are derived."""
 
     def __init__(self, out: Path, sweep: Sweep) -> None:
-        """Opens or makes the folder. Raises ValueError if it is another recipe's, holds other things, or cannot be written."""
+        """Opens or creates the folder. Raises ValueError if it is of another recipe, holds other files, or cannot be written."""
         self.out = out
         marker = out / "sweep.json"
         try:
             out.mkdir(parents=True, exist_ok=True)
-            # Looked at before the marker: another process may be making the folder. A kill -9 may leave the rest of a marker, and
-            # a file system of its own has its own folder.
+            # Checked before the marker, since another process may be creating the folder. A kill -9 may leave a partial marker,
+            # and the root of a file system holds lost+found.
             strange = any(not path.name.startswith(".sweep.json.") and path.name != "lost+found" for path in out.iterdir())
             if marker.exists():
                 self._require_same(marker, sweep)
@@ -106,7 +106,7 @@ class SweepFolder:
             raise ValueError(f"{where} cannot be written: {error.strerror}; choose another --out") from None
 
     def _require_same(self, marker: Path, sweep: Sweep) -> None:
-        """Axes may be added or left out between calls; all else must be the same, what the marker lacks at its default."""
+        """Requires the same sweep: axes may be added or dropped between calls, all else must match (absent fields: defaults)."""
         try:
             known = read_json(marker)
             if not isinstance(known, dict) or not isinstance(axes := known.get("axes"), list):
@@ -126,32 +126,32 @@ class SweepFolder:
         return self.out / "runs" / recipe.run_id
 
     def checkpoint(self, stack: list[Recipe]) -> Path:
-        """Where the state of a stack in training is kept."""
+        """Path of a stack's training checkpoint."""
         name = hashlib.sha256(" ".join(recipe.run_id for recipe in stack).encode()).hexdigest()[:16]
         return self.out / "checkpoints" / f"{name}.safetensors"
 
     def remove_checkpoints(self, finished: set[str]) -> None:
-        """Removes the checkpoints of stacks that are finished, and damaged ones."""
+        """Removes damaged checkpoints and those of finished stacks."""
         for path in (self.out / "checkpoints").glob("*.safetensors"):
             if finished >= set(checkpoint_runs(path)):
                 remove(path)
 
     def remove_leftovers(self) -> None:
-        """Removes what kills left behind if nobody trains here: dead locks, and files and folders that were half written."""
+        """Removes what killed processes left, unless a process trains here: dead locks, and partially written files and folders."""
         with suppress(OSError), nobody_inside(self.out / "locks") as now:
             for path in itertools.chain.from_iterable(map(self.out.glob, LEFTOVERS if now is not None else ())):
-                # Tables and figures are written without a lock: what is fresh is perhaps written now.
+                # Tables and figures are written without a lock: a recent temporary file may still be in use.
                 if path.parent != self.out or abs((now or 0.0) - path.stat().st_mtime) > STALE:
                     remove(path)
 
     def require_free(self, recipes: Sequence[Recipe]) -> None:
-        """Raises ValueError, before they are trained, if something else than a folder lies where one of the runs is to be."""
+        """Raises ValueError, before training, if anything other than a folder occupies the path of one of the runs."""
         for path in map(self.path, recipes):
             if path.is_symlink() or (path.exists() and not path.is_dir()):
                 raise ValueError(f"{path} is a link or a file where a run is to be; remove it or choose another --out")
 
     def others(self, known: set[str]) -> list[Run]:
-        """The finished runs in the folder, of earlier calls with other axes, that are not `known`."""
+        """Finished runs in the folder that are not `known`, from earlier calls with other axes."""
         runs: list[Run] = []
         for path in sorted((self.out / "runs").iterdir()):
             if path.name not in known and not path.name.startswith("."):
@@ -162,7 +162,7 @@ class SweepFolder:
         return runs
 
     def finished(self, recipes: Sequence[Recipe], keep_steps: Sequence[int] = ()) -> tuple[list[Run], list[str]]:
-        """The finished runs among `recipes` that also kept the weights at `keep_steps`, and a sentence for each damaged folder."""
+        """Finished runs among `recipes` that also kept the weights at `keep_steps`, and one message per damaged folder."""
         runs: list[Run] = []
         problems: list[str] = []
         for recipe in recipes:
@@ -179,8 +179,9 @@ class SweepFolder:
 
 
 def stacks(recipes: Sequence[Recipe], memory: float | None = None) -> list[list[Recipe]]:
-    """Groups runs of one structure into stacks, the longest first: at most STACK_MEMBERS (GPU_STACK_MEMBERS), and as many as fit
-    in `memory` bytes (by default 60% of what is free, on the GPU where there is one). Raises ValueError if not even one fits.
+    """Groups runs of the same structure into stacks, the longest runs first: at most STACK_MEMBERS (GPU_STACK_MEMBERS) members,
+    and as many as fit in `memory` bytes (default: 60% of free memory, on the GPU if there is one). Raises ValueError if not even
+    one fits.
     """
     import torch
 
@@ -193,11 +194,11 @@ def stacks(recipes: Sequence[Recipe], memory: float | None = None) -> list[list[
     grouped: list[tuple[float, list[Recipe]]] = []
     for alike in _by_structure(recipes):
         each = memory_of_member(alike[0])
-        if 2 * each > budget:  # a lone member is trained as two
+        if 2 * each > budget:  # a single member is trained as a stack of two
             raise ValueError(
                 f"the smallest stack takes {2 * each / 2**30:.2f} GiB of memory; allowed here: {budget / 2**30:.2f} GiB (--memory)"
             )
-        count = -(-len(alike) // int(min(most, budget / each)))  # balanced, none larger than allowed
+        count = -(-len(alike) // int(min(most, budget / each)))  # balanced sizes within the limit
         edges = [len(alike) * i // count for i in range(count + 1)]
         grouped += [(each * alike[0].steps, alike[left:right]) for left, right in itertools.pairwise(edges)]
     return [stack for _, stack in sorted(grouped, key=lambda item: -item[0])]
@@ -212,9 +213,9 @@ def run_sweep(
     keep_steps: Sequence[int] = (),
     strict_bits: bool = False,
 ) -> list[Run]:
-    """Trains what is missing and returns all runs in the sweep's order; damaged folders are reported and trained again.
+    """Trains the missing runs and returns all runs in the sweep's order; damaged run folders are reported and retrained.
 
-    Runs that another process trains on the same folder are waited for. `keep_steps` are steps whose weights are kept as well.
+    Waits for runs that another process is training in the same folder. `keep_steps` are steps whose weights are also kept.
     With `strict_bits`, a stack is restarted rather than resumed on a machine where its bits may differ.
     """
     recipes = sweep.runs()
@@ -239,7 +240,7 @@ def run_sweep(
                 mine = [recipe for recipe in stack if recipe.run_id in locks]
                 busy += len(stack) - len(mine)
                 if checkpoint.exists() and len(mine) < len(stack):
-                    continue  # another process goes on with this stack
+                    continue  # another process is training this stack
                 meanwhile, _ = folder.finished([recipe for recipe in mine if recipe.run_id not in done], keep_steps)
                 done |= {run.result.run_id: run for run in meanwhile}
                 if any(recipe.run_id not in done for recipe in mine):
@@ -269,7 +270,7 @@ def _by_structure(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
 
 
 def _lock(folder: SweepFolder, recipe: Recipe, held: ExitStack) -> RunLock | None:
-    """Takes the run's lock until `held` is closed; None if another process has it."""
+    """Acquires the run's lock until `held` is closed; None if another process holds it."""
     lock = RunLock.acquire(folder.out / "locks" / recipe.run_id)
     return None if lock is None else held.enter_context(lock)
 
@@ -277,7 +278,7 @@ def _lock(folder: SweepFolder, recipe: Recipe, held: ExitStack) -> RunLock | Non
 def _planned(
     missing: list[Recipe], recipes: list[Recipe], folder: SweepFolder, memory: float | None
 ) -> Iterator[tuple[list[Recipe], Path]]:
-    """The stacks to train, each with its checkpoint: first those that a checkpoint holds, just as they were, then the rest."""
+    """The stacks to train, each with its checkpoint: first the stacks stored in checkpoints, unchanged, then the rest."""
     known = {recipe.run_id: recipe for recipe in recipes}
     wanted = {recipe.run_id for recipe in missing}
     for path in sorted((folder.out / "checkpoints").glob("*.safetensors")):
@@ -306,18 +307,18 @@ def _train(
     failures: list[OSError | ValueError] = []
 
     def write(member: Any) -> None:
-        written = folder.finished([member.recipe], keep_steps)[0]  # by this stack before it was interrupted
+        written = folder.finished([member.recipe], keep_steps)[0]  # by this stack, before it was interrupted
         if not written and locks[member.recipe.run_id].still_mine():
             try:
                 write_run(folder.path(member.recipe), member)
-            except (OSError, ValueError) as failure:  # the others may have better luck
+            except (OSError, ValueError) as failure:  # the other runs may still succeed
                 failures.append(failure)
 
     report(Progress(stack))
     train(stack, lambda step: report(Progress(stack, step)), checkpoint, keep_steps, write, warn, strict_bits=strict_bits)
     if failures:
         raise failures[0]
-    for path in (checkpoint, *checkpoint.parent.glob(f".{checkpoint.name}.*")):  # and what kills while saving left behind
+    for path in (checkpoint, *checkpoint.parent.glob(f".{checkpoint.name}.*")):  # and partial saves of killed processes
         remove(path)
     finished, _ = folder.finished(stack, keep_steps)  # all, unless a lock was lost
     report(Progress(stack, stack[0].steps, finished))
@@ -325,7 +326,7 @@ def _train(
 
 
 def checkpoint_runs(path: Path) -> list[str]:
-    """The ids of the runs whose training a checkpoint holds; none if it cannot be read."""
+    """Ids of the runs in a training checkpoint; empty if it cannot be read."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -1,4 +1,4 @@
-"""A sweep's runs summarized by condition: means over seeds with 95% intervals, and counts of verdicts."""
+"""Summarizes a sweep's runs by condition: means over seeds with 95% intervals, and verdict counts."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from anchorbench.sweeps.run_folder import Run
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over seeds and its 95% t-interval, cut to [0, 1]; of one seed the interval is all of it."""
+    """A mean over seeds with its 95% t-interval, clipped to [0, 1]; for a single seed the interval is all of [0, 1]."""
 
     value: float
     low: float
@@ -31,10 +31,10 @@ class Mean:
 
 @dataclass(frozen=True)
 class Condition:
-    """The members that differ only in their seeds."""
+    """Runs that differ only in their seeds."""
 
     axes: dict[str, Any]
-    """Dotted path of a field of the recipe -> its value here: gamma, and whatever else differs among the runs."""
+    """Dotted path of a recipe field -> its value here: gamma, and every other field that differs among the runs."""
     runs: tuple[Run, ...]
 
     @property
@@ -47,7 +47,7 @@ class Condition:
         return ", ".join(_words(path, value) for path, value in self.axes.items() if path != "init.gamma")
 
     def mean(self, field: str) -> Mean | None:
-        """The mean of a field of `Run.row`, or None if the task does not have it."""
+        """Mean of a field of `Run.row`, or None if the task lacks it."""
         values = [value for run in self.runs if (value := run.row()[field]) is not None]
         return Mean.of(values) if values else None
 
@@ -65,7 +65,7 @@ class Condition:
 
 
 def conditions(runs: Iterable[Run]) -> list[Condition]:
-    """The runs grouped by all that differs among them except seeds; ordered by gamma within the other axes."""
+    """Groups runs by everything in which they differ except seeds, ordered by gamma within the other axes."""
     flat = [(run, flatten(run.recipe.model_dump())) for run in runs]
     varying = [path for path in flat[0][1] if path not in SEEDS and len({str(fields.get(path)) for _, fields in flat}) > 1]
     paths = [*(path for path in varying if path != "init.gamma"), "init.gamma"]
