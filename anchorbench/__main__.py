@@ -1,7 +1,7 @@
-"""The program `anchorbench`: whenever it is interrupted, it ends with one sentence and exit code 130.
+"""The `anchorbench` program: whenever it is interrupted, it exits with one sentence and code 130.
 
-Commands clean up behind themselves when KeyboardInterrupt is raised in them; before and after, and at a second Ctrl-C, the process
-ends at once, which costs nothing that a kill would not cost.
+Commands clean up when KeyboardInterrupt is raised in them. Before and after a command, and on a second Ctrl-C, the process exits
+immediately, which loses nothing that a kill would not lose.
 """
 
 import io
@@ -13,15 +13,15 @@ from typing import Any, NoReturn
 
 INTERRUPTED = 130
 GRACE = 10
-"""Seconds after which an interrupted command that has not ended is left: a library may swallow the interruption."""
+"""Seconds after which an interrupted command that is still running is abandoned: a library may have swallowed the interrupt."""
 SENTENCE = "anchorbench: interrupted; finished runs are kept, and the same command resumes the rest\n"
 SHOW_CURSOR = b"\x1b[?25h"
-"""A progress bar hides it."""
+"""Restores the cursor, which a progress bar hides."""
 
 
 def main() -> None:
     """Runs the command line."""
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # ignored, as for a job in the background: so it stays
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # if ignored, as for a background job, leave it so
         signal.signal(signal.SIGINT, _leave)
     _prepare_streams()
     sys.unraisablehook = _unraisable
@@ -35,10 +35,10 @@ def main() -> None:
         if done.code == INTERRUPTED:
             with suppress(OSError):
                 sys.stdout.flush()
-            os._exit(INTERRUPTED)  # libraries that were interrupted while they were imported do not end well
+            os._exit(INTERRUPTED)  # libraries interrupted during import do not shut down cleanly
         raise
     except BaseException:
-        if signal.getsignal(signal.SIGINT) is _leave:  # the interruption came out as another error
+        if signal.getsignal(signal.SIGINT) is _leave:  # the interrupt surfaced as another error
             _leave()
         raise
 
@@ -59,14 +59,14 @@ def _leave(*_: Any) -> NoReturn:
 
 
 def _unraisable(problem: Any) -> None:
-    """Python would print and forget an interruption in a destructor or callback."""
+    """Handles an interrupt in a destructor or callback, which Python would only print."""
     if isinstance(problem.exc_value, KeyboardInterrupt):
         _leave()
     sys.__unraisablehook__(problem)
 
 
 def _prepare_streams() -> None:
-    """A closed stream takes everything, and one that cannot show a character shows another."""
+    """Makes a closed stream discard output, and a stream that cannot encode a character substitute another."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:

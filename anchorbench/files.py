@@ -1,7 +1,7 @@
-"""The only door for what comes from outside on disk, and for what is written there.
+"""The only module that reads untrusted files, and that writes files.
 
-In: only plain files are opened, sizes and depths have limits, and YAML and JSON have one reader each; what is refused gets a
-ValueError of one sentence. Out: a file or folder is there as a whole or not at all, whatever the file system can do.
+Reading: only regular files are opened, size and nesting depth are limited, and YAML and JSON have one reader each; rejected input
+raises ValueError with one sentence. Writing: a file or folder appears completely or not at all, whatever the file system supports.
 """
 
 import errno
@@ -28,11 +28,11 @@ MAX_YAML_BYTES = 2**16
 MAX_JSON_BYTES = 2**22
 MAX_DEPTH = 32
 MAX_DIGITS = 40
-"""Characters of a number: more than any that we write."""
+"""Maximum characters of a number: more than we ever write."""
 MAX_SENTENCE = 2000
-"""Characters of a message on the terminal: some quote the value that they refuse."""
+"""Maximum characters of a message on the terminal: some quote the value that they reject."""
 EXACT = 2**53
-"""Up to here every whole number is a float."""
+"""Largest integer up to which every integer is exactly representable as a float."""
 
 # YAML 1.2, core schema (https://yaml.org/spec/1.2.2/#103-core-schema)
 _NULL = re.compile(r"null|Null|NULL|~|")
@@ -43,7 +43,7 @@ _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 
 
 def _make_strict(schema: Any) -> None:
-    """Numbers and bools take only their own kind (and floats integers); keys of mappings are text in JSON and stay as they are."""
+    """Makes numbers and bools accept only their own type (and floats integers); mapping keys, text in JSON, stay unchanged."""
     if isinstance(schema, dict):
         if schema.get("type") in ("bool", "int", "float"):
             schema["strict"] = True
@@ -56,7 +56,7 @@ def _make_strict(schema: Any) -> None:
 
 
 class Plain(BaseModel):
-    """Base of what is read from outside: immutable; unknown fields, NaN, infinity, and text or a bool for a number are refused."""
+    """Base class of untrusted data: immutable; rejects unknown fields, NaN, infinity, and text or bools for numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
@@ -71,8 +71,8 @@ class Plain(BaseModel):
 
 
 def visible(text: object, most: int = MAX_SENTENCE) -> str:
-    """`text` (often a path, which may hold anything) as one line for a terminal: what does not print is escaped, the rest after
-    `most` characters is cut.
+    """`text` (often a path, which may contain anything) as one line for a terminal: unprintable characters are escaped, and anything
+    after `most` characters is cut.
     """
     line = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text))
     return line if len(line) <= most else f"{line[:most]}..."
@@ -83,22 +83,22 @@ def visible(text: object, most: int = MAX_SENTENCE) -> str:
 
 @contextmanager
 def open_plain(path: Path) -> Generator[BufferedReader]:
-    """A plain file, opened for reading. Raises ValueError for a folder, pipe, socket or device, and a file that cannot be read."""
+    """Opens a regular file for reading. Raises ValueError for a folder, pipe, socket or device, and for an unreadable file."""
     try:
-        _require_regular(path, path.stat())  # before opening: a device may react to that
+        _require_regular(path, path.stat())  # before opening, to which a device may react
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with os.fdopen(handle, "rb") as file:
-            _require_regular(path, os.fstat(handle))  # it may be another file by now
+            _require_regular(path, os.fstat(handle))  # the path may refer to another file by now
             yield file
     except FileNotFoundError:
         raise ValueError(f"{path} is missing") from None
     except OSError as error:
-        reason = " ".join((error.strerror or str(error)).split())  # pyarrow's reasons have lines
+        reason = " ".join((error.strerror or str(error)).split())  # pyarrow's messages have several lines
         raise ValueError(f"{path} cannot be read: {reason}") from None
 
 
 def require_plain(path: Path) -> None:
-    """For readers that open the path themselves. Raises ValueError as `open_plain`."""
+    """Check for readers that open the path themselves. Raises ValueError as `open_plain` does."""
     with open_plain(path):
         pass
 
@@ -109,7 +109,7 @@ def _require_regular(path: Path, status: os.stat_result) -> None:
 
 
 def read_bytes(path: Path, *, most: int) -> bytes:
-    """The content of a plain file of at most `most` bytes. Raises ValueError with one sentence that names it."""
+    """The content of a regular file of at most `most` bytes. Raises ValueError with one sentence that names the file."""
     with open_plain(path) as file:
         size = os.fstat(file.fileno()).st_size
         content = file.read(most + 1) if size <= most else b""
@@ -119,18 +119,18 @@ def read_bytes(path: Path, *, most: int) -> bytes:
 
 
 def read_json(path: Path, *, most: int = MAX_JSON_BYTES, deepest: int = MAX_DEPTH) -> Any:
-    """What a JSON file holds. Raises ValueError as `read_bytes` and `parse_json`."""
+    """The value in a JSON file. Raises ValueError as `read_bytes` and `parse_json` do."""
     return parse_json(read_bytes(path, most=most), str(path), deepest=deepest)
 
 
 def read_yaml(path: Path, *, most: int = MAX_YAML_BYTES, deepest: int = MAX_DEPTH) -> Any:
-    """What a YAML file holds. Raises ValueError as `read_bytes` and `parse_yaml`."""
+    """The value in a YAML file. Raises ValueError as `read_bytes` and `parse_yaml` do."""
     return parse_yaml(read_bytes(path, most=most), str(path), deepest=deepest)
 
 
 def parse_json(data: bytes, name: str, *, deepest: int = MAX_DEPTH) -> Any:
-    """The value of UTF-8 JSON. Raises ValueError, with `name` and one sentence, for other text, a key that is repeated in an
-    object, a number that is long, infinite or none, unpaired surrogates, and nesting of more than `deepest`.
+    """Parses UTF-8 JSON. Raises ValueError, with `name` and one sentence, for invalid text, a repeated key in an object, a number
+    that is too long, infinite or NaN, unpaired surrogates, and nesting deeper than `deepest`.
     """
     text = _decoded(data, name)
 
@@ -204,11 +204,11 @@ def _quoted(value: object) -> str:
 
 
 def parse_yaml(data: bytes, name: str, *, deepest: int = MAX_DEPTH) -> Any:
-    """The value of one YAML document, by the core schema of YAML 1.2: null, bools, numbers, text, lists, and mappings whose keys
-    are text or whole numbers. A float that is whole (1e3) is an integer.
+    """Parses one YAML document by the core schema of YAML 1.2: null, bools, numbers, text, lists, and mappings whose keys are text
+    or integers. A float with an integral value (1e3) is an integer.
 
-    Raises ValueError, with `name`, the line and one sentence, for anything else: tags, anchors, aliases, merge keys, a key that
-    is repeated, infinite and long numbers, a second document, and nesting of more than `deepest`.
+    Raises ValueError, with `name`, the line and one sentence, for anything else: tags, anchors, aliases, merge keys, repeated keys,
+    infinite or overlong numbers, a second document, and nesting deeper than `deepest`.
     """
     text = _decoded(data, name)
     reader = _YamlReader(text, deepest)
@@ -222,16 +222,16 @@ def parse_yaml(data: bytes, name: str, *, deepest: int = MAX_DEPTH) -> Any:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise ValueError(f"{name} is not YAML: it holds the character {error.character:#x} (line {line})") from None
-    except (ValueError, ArithmeticError, RecursionError):  # of a directive or an escape without bounds, inside PyYAML
+    except (ValueError, ArithmeticError, RecursionError):  # from an unbounded directive or escape, inside PyYAML
         raise ValueError(f"{name} is not YAML: a number or character out of bounds (line {reader.line})") from None
 
 
 class _RefusedError(Exception):
-    """YAML that we do not take."""
+    """YAML that we reject."""
 
 
 class _YamlReader:
-    """Builds values from PyYAML's events, which know nothing of the types and objects of YAML 1.1."""
+    """Builds values from PyYAML's events, which do not know the types and objects of YAML 1.1."""
 
     def __init__(self, text: str, deepest: int) -> None:
         self._events: Any = yaml.parse(text, Loader=yaml.SafeLoader)
@@ -239,11 +239,11 @@ class _YamlReader:
         self.line = 1
 
     def document(self) -> Any:
-        self._next()  # the stream begins
+        self._next()  # stream start
         if isinstance(self._next(), yaml.StreamEndEvent):
             return None
         value = self._value(self._next(), 0)
-        self._next()  # the document ends
+        self._next()  # document end
         if not isinstance(self._next(), yaml.StreamEndEvent):
             raise _RefusedError("a second document begins; allowed: one")
         return value
@@ -276,7 +276,7 @@ class _YamlReader:
 
     def _mapping(self, depth: int) -> dict[str | int, Any]:
         found: dict[str | int, Any] = {}
-        known: set[str] = set()  # 1 and "1" are one key in JSON
+        known: set[str] = set()  # 1 and "1" are the same key in JSON
         while not isinstance(event := self._next(), yaml.MappingEndEvent):
             key = self._value(event, depth + 1)
             if not isinstance(key, str) and type(key) is not int:
@@ -290,7 +290,7 @@ class _YamlReader:
         return found
 
     def _plain(self, text: str) -> Any:
-        """An unquoted word, by the core schema."""
+        """Resolves an unquoted scalar by the core schema."""
         if _NULL.fullmatch(text):
             return None
         if _BOOL.fullmatch(text):
@@ -314,10 +314,10 @@ class _YamlReader:
 
 
 def require_place(path: Path, what: str, suffixes: Sequence[str] = ()) -> None:
-    """Checks, before any work, that its result can be written to `path`, which messages call `what` (such as --json).
+    """Checks, before any work, that its result can be written to `path`; `what` names the path in messages (such as --json).
 
-    Raises ValueError with one sentence if the file's name does not end in one of `suffixes` (".pdf"), it is something else than a
-    plain file, or its folder does not exist or cannot be written to.
+    Raises ValueError with one sentence if the file name does not end in one of `suffixes` (".pdf"), the path exists but is not a
+    regular file, or its folder does not exist or is not writable.
     """
     if suffixes and path.suffix not in suffixes:
         raise ValueError(f"{what} is {path}; allowed: a file that ends in {' or '.join(suffixes)}")
@@ -334,13 +334,13 @@ def require_place(path: Path, what: str, suffixes: Sequence[str] = ()) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes `content` under a temporary name beside `path`, then renames it: readers see all of it or none.
+    """Writes `content` to a temporary file beside `path`, then renames it: readers see all of it or none.
 
-    Raises OSError that names `path`; then nothing is left behind, and what was there still is.
+    Raises OSError naming `path`; in that case nothing is left behind, and any previous file is intact.
     """
     temporary = _beside(path)
     try:
-        if path.exists() and not path.is_file():  # a rename would replace a device, such as /dev/null
+        if path.exists() and not path.is_file():  # a rename would replace a device such as /dev/null
             raise OSError(errno.EEXIST, "it exists and is not a plain file")
         with temporary.open("xb") as file:
             file.write(content)
@@ -350,17 +350,17 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         with suppress(OSError):
-            temporary.unlink()  # after a success it is not there
+            temporary.unlink()  # already renamed on success
 
 
 @contextmanager
 def new_folder(out: Path, *, marker: str, replace: bool = False) -> Generator[Path]:
-    """A folder to write to, whose content is in `out` when the block ends; on any error nothing is left behind.
+    """Yields a folder whose content is moved to `out` when the block ends; on any error nothing is left behind.
 
-    `out` must be new or an empty folder, unless it is to `replace` what is there. A new one comes into being by a rename. An empty
-    one may be a mount point, or in a folder that cannot be written to: there the files are moved one by one, `marker` as the last,
-    so that a folder with it is complete. What killed calls left for a new `out` is removed. Raises ValueError with one sentence
-    for another folder, or one that cannot be written.
+    `out` must be new or an empty folder, unless `replace` is set. A new one is created by a rename. An empty one may be a mount
+    point, or lie in a folder that is not writable: then files are moved into it one by one, `marker` last, so that a folder with a
+    marker is complete. Leftovers of killed calls for a new `out` are removed. Raises ValueError with one sentence for any other
+    folder, or one that cannot be written.
     """
     out = out if replace else out.resolve()
     temporary = old = locked = None
@@ -393,7 +393,7 @@ def new_folder(out: Path, *, marker: str, replace: bool = False) -> Generator[Pa
             temporary.rename(out)
         except OSError:
             if old is not None:
-                before, old = old, None  # not to be removed if this fails too
+                before, old = old, None  # kept if this fails too
                 before.rename(out)
             raise
     except OSError as error:
@@ -406,7 +406,7 @@ def new_folder(out: Path, *, marker: str, replace: bool = False) -> Generator[Pa
 
 
 def _locked(folder: Path) -> int | None:
-    """A descriptor that holds the folder's lock; None if another process holds it, or the file system has no locks."""
+    """Descriptor that holds the folder's lock; None if another process holds it, or the file system has no locks."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -417,7 +417,7 @@ def _locked(folder: Path) -> int | None:
 
 
 def _remove_leftovers(out: Path) -> None:
-    """Removes folders that `new_folder` made for `out` and that no process holds any more."""
+    """Removes folders that `new_folder` created for `out` and that no process holds any longer."""
     for path in out.parent.iterdir():
         if re.fullmatch(re.escape(f".{out.name}.") + "[0-9a-f]{8}", path.name) and path.is_dir() and not path.is_symlink():
             with suppress(OSError):
@@ -427,7 +427,7 @@ def _remove_leftovers(out: Path) -> None:
 
 
 def _require_empty(out: Path) -> None:
-    """Ignores what killed calls left behind, and the `lost+found` of a mounted file system."""
+    """Requires an empty folder, ignoring leftovers of killed calls and the `lost+found` of a mounted file system."""
     if not out.is_dir() or any(not path.name.startswith((f".{out.name}.", "lost+found")) for path in out.iterdir()):
         raise ValueError(f"{out} exists and is not an empty folder; allowed: a folder that is new or empty")
 
@@ -446,7 +446,7 @@ def remove(path: Path) -> None:
 
 
 def _sync(file: Any) -> None:
-    """Flushes to disk, so that a crash of the machine leaves no half-written file, where the file system supports it."""
+    """Flushes to disk, where the file system supports it, so that a machine crash leaves no partial file."""
     file.flush()
     try:
         os.fsync(file.fileno())

@@ -1,6 +1,6 @@
-"""The first GPT's architecture (post-LN) with exact GELU or ReLU, any feed-forward width, and optionally a bias on the output.
+"""The architecture of the first GPT (post-LN) with exact GELU or ReLU, any feed-forward width, and an optional output bias.
 
-`import anchorbench.hf` makes the architecture known to transformers; a checkpoint holds no code.
+`import anchorbench.hf` registers the architecture with transformers; checkpoints contain no code.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 
 class AnchorGPTConfig(OpenAIGPTConfig):
-    """As the first GPT's, with feed-forward width, activation and output bias."""
+    """The first GPT's config, extended by feed-forward width, activation and output bias."""
 
     model_type = "anchor-gpt"
 
@@ -21,7 +21,7 @@ class AnchorGPTConfig(OpenAIGPTConfig):
 
 
 class AnchorGPTForCausalLM(OpenAIGPTLMHeadModel):
-    """The first GPT with the configuration's activation and output bias."""
+    """The first GPT, with the config's activation and output bias."""
 
     config_class = AnchorGPTConfig
 

@@ -1,4 +1,4 @@
-"""What the bits of a training depend on besides its recipe: recorded in every result and checkpoint."""
+"""What the bits of a training run depend on besides its recipe: recorded in every result and checkpoint."""
 
 import platform
 import re
@@ -13,7 +13,7 @@ from anchorbench.files import Plain
 
 
 class Machine(Plain):
-    """Where and by what a run was trained. The same recipe gives the same weights where all of this is the same."""
+    """The machine and software that trained a run. The same recipe gives the same weights wherever all of these fields agree."""
 
     gradient: str
     """How gradients were computed: `backprop` is the hand-written backward pass on torch, `autograd` automatic
@@ -23,15 +23,15 @@ class Machine(Plain):
     cpu: str
     """Model name of the processor."""
     capability: str
-    """The instruction set that torch uses on it: DEFAULT, AVX2, AVX512, ..."""
+    """Instruction set that torch uses on the processor: DEFAULT, AVX2, AVX512, ..."""
     threads: int = Field(ge=1, le=100_000)
-    """Threads within one operation."""
+    """Intra-op threads."""
     blas: str
-    """The library of the matmuls, with its version."""
+    """BLAS library, with its version."""
     gpu: str
-    """Model name; `none` if the run was trained on the processor."""
+    """Model name of the GPU; `none` if the run was trained on the CPU."""
     driver: str
-    """Versions of the GPU's runtime and driver; `none` without one."""
+    """Versions of the GPU runtime and driver; `none` without a GPU."""
     system: str
     """Operating system and architecture."""
     python: str
@@ -40,7 +40,7 @@ class Machine(Plain):
     anchorbench: str
 
     def differences(self, other: "Machine") -> str:
-        """The fields in which `other` differs, in words; empty if none does."""
+        """The fields in which `other` differs, in words; empty if there are none."""
         mine, others = self.model_dump(), other.model_dump()
         return ", ".join(f"{name} {mine[name]} there and {others[name]} here" for name in mine if mine[name] != others[name])
 
@@ -73,7 +73,7 @@ def this_machine(precision: str, *, gpu: bool, gradient: str = "backprop") -> Ma
 
 
 def native_bf16() -> bool:
-    """Whether this machine multiplies bf16 in hardware; elsewhere it is emulated, slowly."""
+    """Whether this machine supports bf16 in hardware; elsewhere it is emulated, slowly."""
     import torch
 
     if torch.cuda.is_available():

@@ -1,8 +1,8 @@
-"""What a task is: example arrays, splits, groups with their roles, an independent answer, and the registry.
+"""Defines tasks: example arrays, splits, groups with their roles, an independently computed answer, and the registry.
 
 A task is an exactly known function of a token sequence, built so that a model that infers the rule and one that
 memorizes the table differ on inputs that are never trained on (anchor functions, arXiv 2401.08309; composite
-anchor functions, arXiv 2405.05409). The engine knows what a task is, never which tasks exist.
+anchor functions, arXiv 2405.05409). The rest of the package knows this interface, never which tasks exist.
 """
 
 import hashlib
@@ -22,27 +22,27 @@ from anchorbench.registry import Registry, did_you_mean
 Split = Literal["train", "iid", "ood"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 NO_ANSWER = -1
-"""Stands in `rivals`, `label`, `group`, `key`, `position` and `split` where there is no such thing."""
+"""Placeholder in `rivals`, `label`, `group`, `key`, `position` and `split` where there is no value."""
 
 Role = Literal["trained", "exception", "held_out", "mirror"]
-"""`trained` with the rule; `exception`: trained with another answer; `held_out`: never trained, and its mirror is not
-either (does the model compose?); `mirror`: never trained, the mirror of an exception (how is the exception treated?)."""
+"""`trained`: trained with the rule; `exception`: trained with another answer; `held_out`: neither the group nor its mirror is
+trained (does the model compose?); `mirror`: never trained, the mirror of an exception (how is the exception treated?)."""
 
 
 MAX_IDS = 32_768
-"""Ids of the largest vocabulary: they fit in 16 bits."""
+"""Maximum vocabulary size: ids fit in 16 bits."""
 TokenId = Annotated[int, Field(ge=0, lt=MAX_IDS)]
 Offset = Annotated[int, Field(ge=-MAX_IDS, le=MAX_IDS)]
 Modulus = Annotated[int, Field(ge=2, le=MAX_IDS)]
 DrawSeed = Annotated[int, Field(ge=0, lt=2**63)]
-"""Seed of what a task draws once, such as a table."""
+"""Seed of anything that a task draws once, such as a table."""
 Offsets = Annotated[dict[TokenId, Offset], Field(max_length=64)]
-"""Anchor -> what it adds."""
+"""Anchor -> the offset that it adds."""
 Pairs = Annotated[tuple[tuple[TokenId, TokenId], ...], Field(max_length=4096)]
 
 
 class Token(NamedTuple):
-    """One id of the vocabulary: the word that stands for it in text, and what it means."""
+    """One id of the vocabulary: its word in text, and its meaning."""
 
     word: str
     meaning: str
@@ -60,8 +60,8 @@ class Examples:
     """`n` examples of one task.
 
     tokens `[n, seq_len]`; label `[n]`; group `[n]`, an index into `task.groups`; key `[n]`, the token that the rule is
-    applied to; position `[n]`, where the key stands; rivals: name -> `[n]`, the competing answers. `NO_ANSWER` (-1) where
-    an example has no such thing. In held-out groups the label is what the rule says.
+    applied to; position `[n]` of the key; rivals: name -> `[n]`, the competing answers. `NO_ANSWER` (-1) where
+    an example has no such value. In held-out groups the label follows the rule.
     """
 
     tokens: Int[np.ndarray, "n seq_len"]
@@ -71,7 +71,7 @@ class Examples:
     position: Int[np.ndarray, " n"]
     rivals: dict[str, Int[np.ndarray, " n"]] = field(default_factory=dict)
     target: np.ndarray | None = None
-    """`[n, vocab_size]`: the distribution of the answer, in tasks whose answer is random; else None."""
+    """`[n, vocab_size]`: the answer distribution, in tasks with a random answer; else None."""
 
     def __len__(self) -> int:
         return len(self.label)
@@ -92,7 +92,8 @@ class Examples:
 
 @dataclass(frozen=True)
 class Answers:
-    """What `Task.answer` reads from tokens alone: as `Examples`, and `valid [n]`, `split [n]` (index into `SPLITS`).
+    """Output of `Task.answer`, computed from tokens alone: fields as in `Examples`, plus `valid [n]` and `split [n]` (index into
+    `SPLITS`).
 
     An invalid row has `NO_ANSWER` everywhere and a sentence in `problems[row]`.
     """
@@ -106,24 +107,24 @@ class Answers:
     rivals: dict[str, Int[np.ndarray, " n"]]
     problems: dict[int, str]
     target: np.ndarray | None = None
-    """As `Examples.target`; where it is given, `label` is the most probable answer."""
+    """As `Examples.target`; if given, `label` is the most probable answer."""
 
     def require_valid(self) -> "Answers":
-        """Returns itself, or raises ValueError naming the first row that is not of the task."""
+        """Returns self, or raises ValueError naming the first row that does not belong to the task."""
         for row, problem in sorted(self.problems.items()):
             raise ValueError(f"row {row} is not an example of the task: {problem}")
         return self
 
 
 class Parser:
-    """Collects what is wrong with each row while `Task.answer` parses; the first problem of a row is kept."""
+    """Collects the problems of rows while `Task.answer` parses them; the first problem of each row is kept."""
 
     def __init__(self, rows: int) -> None:
         self.valid = np.ones(rows, bool)
         self.problems: dict[int, str] = {}
 
     def require(self, condition: Bool[np.ndarray, " n"] | np.bool, problem: str) -> None:
-        """Marks the rows where `condition [n]` is false as not of the task. (numpy types `.all(1)` as maybe a scalar.)"""
+        """Marks the rows where `condition [n]` is false as invalid. (numpy's types say `.all(1)` may be a scalar.)"""
         bad = self.valid & ~condition
         self.problems.update(dict.fromkeys(np.flatnonzero(bad).tolist(), problem))
         self.valid &= condition
@@ -139,7 +140,7 @@ class Parser:
         rivals: dict[str, np.ndarray] | None = None,
         target: np.ndarray | None = None,
     ) -> Answers:
-        """The parsed arrays, each `[n]`, with `NO_ANSWER` in the rows that are not of the task."""
+        """The parsed arrays, each `[n]`, with `NO_ANSWER` in invalid rows."""
 
         def masked(values: np.ndarray) -> np.ndarray:
             return np.where(self.valid, values, NO_ANSWER).astype(np.int64)
@@ -158,29 +159,29 @@ class Parser:
 
 
 class TaskConfig(Plain):
-    """Base of every task's configuration: immutable, and unknown fields are refused."""
+    """Base class of task configs: immutable; unknown fields are rejected."""
 
     later: ClassVar[frozenset[str]] = frozenset()
-    """Fields added since 0.1.0. At its default such a field must do nothing: then it does not enter the fingerprint either."""
+    """Fields added since 0.1.0. The default must have no effect, and a field at its default does not enter the fingerprint."""
 
 
 class Task(ABC):
-    """An exactly known function of a token sequence. Subclasses set the class variables and the abstract methods."""
+    """An exactly known function of a token sequence. Subclasses set the class variables and implement the abstract methods."""
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
-    """Changes whenever what is generated changes: it enters the fingerprint."""
+    """Bumped whenever the generated data change; enters the fingerprint."""
     paper: ClassVar[str]
-    """Paper and section that the task comes from."""
+    """Paper and section that define the task."""
     Config: ClassVar[type[TaskConfig]]
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"default": {}}
-    """Variant name -> fields of the configuration; the first is the default."""
+    """Variant name -> config fields; the first is the default."""
     description: ClassVar[str]
-    """One or two sentences for a listing."""
+    """One or two sentences for the listing."""
     sizes: Mapping[str, int] = {"train": 100_000, "iid": 10_000, "ood": 10_000}
     """Default number of examples per split; the paper's where it has one."""
     variant_sizes: ClassVar[Mapping[str, Mapping[str, int]]] = {}
-    """Variant name -> its sizes, where they are not the task's."""
+    """Variant name -> sizes that override the task's."""
 
     def __init__(self, variant: str = "default", config: TaskConfig | None = None) -> None:
         self.variant = variant
@@ -195,7 +196,7 @@ class Task(ABC):
     @property
     @abstractmethod
     def vocabulary(self) -> tuple[Token, ...]:
-        """Every id's word and meaning; words are unique and hold no white space."""
+        """Word and meaning of every id; words are unique and contain no white space."""
 
     @property
     @abstractmethod
@@ -209,16 +210,16 @@ class Task(ABC):
 
     @abstractmethod
     def generate(self, rng: np.random.Generator, split: Split, n: int) -> Examples:
-        """`n` examples of `split`, vectorized; `sample` calls it."""
+        """Generates `n` examples of `split`, vectorized; called by `sample`."""
 
     @abstractmethod
     def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
-        """What `answer` returns, worked out from `tokens [n, seq_len]` alone, by another way than `generate`."""
+        """Computes the result of `answer` from `tokens [n, seq_len]` alone, independently of `generate`."""
 
     def answer(self, tokens: Int[np.ndarray, "n seq_len"]) -> Answers:
-        """Reads key, position, group, split, label and rivals back from `tokens [n, seq_len]` of any origin.
+        """Recovers key, position, group, split, label and rivals from `tokens [n, seq_len]` of any origin.
 
-        Rows that are not of the task are marked invalid, with the reason. Raises ValueError for another shape or type.
+        Rows that do not belong to the task are marked invalid, with the reason. Raises ValueError for a wrong shape or dtype.
         """
         tokens = np.asarray(tokens)
         if tokens.ndim != 2 or tokens.shape[1] != self.seq_len or not np.issubdtype(tokens.dtype, np.integer):
@@ -228,20 +229,20 @@ class Task(ABC):
         return self.parse(tokens.astype(np.int64), Parser(len(tokens)))
 
     def mirror(self, tokens: Int[np.ndarray, "n seq_len"]) -> Int[np.ndarray, "n seq_len"] | None:
-        """`tokens [n, seq_len]` with the two anchors swapped, or None if the task has no such thing."""
+        """`tokens [n, seq_len]` with the two anchors swapped, or None if this does not apply to the task."""
         return None
 
     def landmarks(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
-        """Where the parts of each sequence stand: name -> positions `[n]`, for probes; at least the key."""
+        """Positions of the parts of each sequence, for probes: name -> positions `[n]`; at least the key."""
         return {"key": self.answer(tokens).require_valid().position}
 
     def trace(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
-        """The intermediate values of the rule on each of `tokens [n, seq_len]`, which probes can look for: name -> values `[n]`.
+        """Intermediate values of the rule on each of `tokens [n, seq_len]`, as targets for probes: name -> values `[n]`.
 
         Names are identifiers such as `after_first_anchor`, in an order in which the rule can be computed, and no value is negative.
-        `NO_ANSWER` stands where a sequence has no such value, and everywhere in rows that `answer` refuses. Groups with the role
-        `exception` are traced by the rule, too, so their labels do not follow from it. {} from a task that names no such values.
-        Raises ValueError as `answer` does.
+        `NO_ANSWER` marks values that a sequence does not have, and all values of rows that `answer` rejects. Groups with the role
+        `exception` are traced by the rule too, so their labels do not follow from it. {} for a task without named intermediate
+        values. Raises ValueError as `answer` does.
         """
         valid = self.answer(tokens).valid
         traced: dict[str, Int[np.ndarray, " n"]] = {}
@@ -251,16 +252,16 @@ class Task(ABC):
         return traced
 
     def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
-        """What `trace` returns, of `tokens [n, seq_len]` that are all of the task; each task documents its own names."""
+        """The result of `trace` for valid `tokens [n, seq_len]`; each task documents its own names."""
         return {}
 
     def for_seed(self, seed: int) -> "Task":
-        """The task that the member with this seed trains on: itself, unless the variant rotates something over members."""
+        """The task that the run with this seed trains on: itself, unless the variant rotates something over seeds."""
         return self
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """The splits that the task has."""
+        """The task's splits."""
         held_out = any(group.role in ("held_out", "mirror") for group in self.groups)
         return SPLITS if held_out else ("train", "iid")
 
@@ -270,7 +271,7 @@ class Task(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits of name, version and configuration: the same digits, the same data."""
+        """16 hex digits of name, version and config: equal fingerprints mean equal data."""
         changed = self.config.model_dump(mode="json", exclude_defaults=True)
         config = {
             field: value
@@ -281,7 +282,7 @@ class Task(ABC):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def sample(self, split: Split, n: int, seed: int) -> Examples:
-        """`n` examples of `split`. The same (task, split, n, seed) gives the same bytes; adjacent seeds share nothing.
+        """Samples `n` examples of `split`. The same (task, split, n, seed) gives the same bytes; adjacent seeds share nothing.
 
         Raises ValueError for an unknown split, a negative n or seed, or a split that the task does not have.
         """
@@ -297,7 +298,7 @@ class Task(ABC):
             number += 1
 
     def text(self, tokens: Int[np.ndarray, "n seq_len"]) -> list[str]:
-        """`tokens [n, seq_len]` as words, separated by one space."""
+        """`tokens [n, seq_len]` as words separated by single spaces."""
         words = [token.word for token in self.vocabulary]
         return [" ".join(words[token] for token in row) for row in tokens.tolist()]
 
@@ -323,14 +324,14 @@ register = tasks.register
 
 
 def list_tasks() -> list[tuple[str, str]]:
-    """Every registered (task name, variant), in order."""
+    """All registered (task name, variant) pairs, in order."""
     return [(name, variant) for name, task in sorted(tasks.all.items()) for variant in task.variants]
 
 
 def load_task(name: str, variant: str | None = None, **config: Any) -> Task:
-    """The registered task `name` in a variant (its first one by default), with fields of its configuration overridden.
+    """Loads the registered task `name` in a variant (by default its first), with config fields overridden.
 
-    Raises ValueError with one sentence for an unknown name, variant or field, or a configuration that makes no sense.
+    Raises ValueError with one sentence for an unknown name, variant or field, or an invalid config.
     """
     task = tasks[name]
     variant = variant if variant is not None else next(iter(task.variants))
@@ -347,9 +348,9 @@ def _is_count(value: object) -> bool:
 
 
 def first_sentence(error: ValidationError) -> str:
-    """The first problem of a pydantic error, in one sentence: field, value, what is allowed."""
+    """The first problem of a pydantic error, in one sentence: field, value, allowed values."""
     problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"] if not str(part).startswith("["))  # without the kinds of parts
+    where = ".".join(str(part) for part in problem["loc"] if not str(part).startswith("["))  # omits the kinds of parts
     message = problem["msg"].removeprefix("Value error, ")
     if not where:
         return message

@@ -1,8 +1,8 @@
-"""From answers on held-out groups to a verdict: does it compose, and how does it treat a trained exception?
+"""From answers on held-out groups to a verdict: does the model compose, and how does it treat a trained exception?
 
-The two questions are kept apart. `held_out` groups have no trained mirror, so only composing answers them; on the `mirror` of a
-trained exception an ordered reading composes and a symmetric one repeats the exception. A symmetric answer does not prove
-memorizing: some symmetric members compose every ordinary pair.
+The two questions are kept separate. `held_out` groups have no trained mirror, so only composition answers them; on the `mirror`
+of a trained exception, a model that reads the pair in order composes, and a symmetric one repeats the exception. A symmetric
+answer does not prove memorizing: some symmetric models compose every ordinary pair.
 """
 
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ from pydantic import AfterValidator, Field
 from anchorbench.intervals import wilson
 from anchorbench.task import NO_ANSWER, Examples, Split, Task
 
-# The thresholds, all in one place. A share counts as above MOST (below FEW) only if its 95% Wilson interval lies wholly above
-# (below); FIT and AGREE, as in the papers, are compared with the share itself.
+# All thresholds. A share counts as above MOST (below FEW) only if its 95% Wilson interval lies entirely above (below) it;
+# FIT and AGREE, as in the papers, are compared with the share itself.
 FIT = 0.9
-"""Least accuracy on seen groups at unseen (key, position): below it a run counts as not fit (the shading of 2405.05409)."""
+"""Minimum accuracy on seen groups at unseen (key, position): a run below it is underfit (the shading of 2405.05409)."""
 MOST = 0.75
-"""An answer type names the solution if it gives at least three quarters of the answers: far from chance (1/80) and from an even
-split, and in prototypes no member with a clear circuit fell below it."""
+"""An answer type names the solution if at least three quarters of the answers are of that type: far from chance (1/80) and from an
+even split, and in prototypes no run with a clear circuit fell below it."""
 FEW = 0.25
-"""Composing in at most a quarter of the answers is memorizing: the mirror image of MOST. Between the two: mixed."""
+"""Composing at most a quarter of the answers is memorizing: the mirror image of MOST. In between is mixed."""
 AGREE = 0.5
-"""A memorizing member commutes if it gives both orders of a pair the same answer more often than not."""
+"""A memorizing model commutes if it gives both orders of a pair the same answer more often than not."""
 
 UNTRAINED: tuple[Split, ...] = ("iid", "ood")
 
@@ -64,12 +64,12 @@ def _counts(share: Share) -> Share:
 
 
 Counts = Annotated[Share, AfterValidator(_counts)]
-"""A share that is read from outside."""
+"""A share read from an untrusted source."""
 
 
 @dataclass(frozen=True)
 class EvalSet:
-    """The sequences on which a member's behaviour is read: `n` a split, and the held-out ones with their anchors swapped."""
+    """The sequences on which behaviour is measured: `n` per split, and the held-out ones with their anchors swapped."""
 
     task: Task
     examples: dict[Split, Examples]
@@ -77,14 +77,14 @@ class EvalSet:
 
     @classmethod
     def of(cls, task: Task, n: int, seed: int, train: Examples | None = None) -> "EvalSet":
-        """Draws the set; `train` are training examples to use instead of fresh ones of that split."""
+        """Draws the set; `train`, if given, replaces fresh examples of that split."""
         examples: dict[Split, Examples] = {
             split: task.sample(split, n, seed) if split != "train" or train is None else train[:n] for split in task.splits
         }
         return cls(task, examples, task.mirror(examples["ood"].tokens) if "ood" in examples else None)
 
     def head(self, n: int) -> "EvalSet":
-        """Its first `n` examples a split."""
+        """The first `n` examples per split."""
         examples: dict[Split, Examples] = {split: examples[:n] for split, examples in self.examples.items()}
         return EvalSet(self.task, examples, None if self.mirrored is None else self.mirrored[:n])
 
@@ -95,7 +95,7 @@ class EvalSet:
         return np.concatenate(parts if self.mirrored is None else [*parts, self.mirrored])
 
     def behaviour(self, answers: Int[np.ndarray, " rows"]) -> "Behaviour":
-        """What a member does, from its `answers [rows]` to `tokens`."""
+        """The behaviour of a model, from its `answers [rows]` to `tokens`."""
         at = 0
         counts: dict[Split, np.ndarray] = {}
         groups: dict[str, Share] = {}
@@ -139,7 +139,7 @@ class EvalSet:
 
 
 def _share(hit: np.ndarray, where: np.ndarray | None = None) -> Share | None:
-    """How often `hit [n]` among the rows `where [n]`; None if there are none."""
+    """Share of `hit [n]` among the rows `where [n]`; None if there are none."""
     hit = hit if where is None else hit[where]
     return Share(int(hit.sum()), len(hit)) if len(hit) else None
 
@@ -152,23 +152,23 @@ def _require(share: Share | None) -> Share:
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What a member answers. Shares that the task does not ask for are None."""
+    """A model's answers, as shares. Shares that do not apply to the task are None."""
 
     accuracy_train: Share
     accuracy_iid: Share
-    """Seen groups at unseen (key, position); in a task that trains all of these, its training examples."""
+    """Accuracy on seen groups at unseen (key, position), or on training examples in a task that trains all of these."""
     composes: Share | None
-    """Held-out groups without a trained mirror: answered by composing."""
+    """Held-out groups without a trained mirror: share answered by composing."""
     ordered: Share | None
-    """The mirror of a trained exception: answered by composing."""
+    """The mirror of a trained exception: share answered by composing."""
     symmetric: Share | None
-    """The mirror of a trained exception: answered as the exception was trained."""
+    """The mirror of a trained exception: share answered as the exception was trained."""
     commutes: Share | None
-    """Held-out pairs: both orders get the same answer, right or wrong."""
+    """Held-out pairs: share whose two orders get the same answer, right or wrong."""
     groups: dict[str, Share]
-    """Accuracy by group, at keys and positions not trained for seen groups."""
+    """Accuracy per group; for seen groups, at keys and positions that were not trained."""
     deviations: dict[int, int]
-    """Answer minus composed answer -> how often, over all held-out examples."""
+    """Answer minus composed answer -> count, over all held-out examples."""
 
     @property
     def fit(self) -> bool:
@@ -176,7 +176,7 @@ class Behaviour:
 
     @property
     def composition(self) -> Composition | None:
-        """Does it compose? None if the task has no held-out group without a trained mirror."""
+        """Composition verdict: does the model compose? None if the task has no held-out group without a trained mirror."""
         if self.composes is None:
             return None
         if not self.fit:
@@ -187,7 +187,7 @@ class Behaviour:
 
     @property
     def exception(self) -> Exceptional | None:
-        """How does it treat the trained exception? None if the task has none."""
+        """Exception verdict: how is the trained exception treated? None if the task has none."""
         if self.ordered is None or self.symmetric is None:
             return None
         if not self.fit:
@@ -198,7 +198,7 @@ class Behaviour:
 
     @property
     def verdict(self) -> str | None:
-        """The headline: the composition verdict; where only the exception is asked about, the paper's words for it
+        """The headline verdict: the composition verdict; where only an exception is tested, the paper's terms for its treatment
         (inferential for ordered, symmetric, other); None where nothing is held out.
         """
         if self.composition is not None:
@@ -214,6 +214,6 @@ class Behaviour:
 
     @property
     def inferential(self) -> float | None:
-        """Share of held-out examples answered by composing: of the ordinary pairs, or of the exception's mirror if it is alone."""
+        """Share of held-out examples answered by composing: ordinary pairs, or the exception's mirror if there are none."""
         share = self.composes or self.ordered
         return None if share is None else share.value

@@ -1,1 +1,1 @@
-"""How fast things are on the machine at hand."""
+"""Speed benchmarks on this machine."""

@@ -1,10 +1,10 @@
-"""The speed of training: the stack, against what a competent user writes today and against the machine's matrix products.
+"""Training speed: the stack against a competent baseline and against the machine's matmul throughput.
 
-    loop    Hugging Face GPT-2 of the same shape, a DataLoader over a tensor data set, last-position loss, AdamW and clipping,
+    loop    Hugging Face GPT-2 of the same config, a DataLoader over a tensor dataset, last-position loss, AdamW and clipping,
             one model after another
-    floor   the time of the step's matrix products alone, at the rate that the machine reaches on large ones
+    floor   time of the step's matmuls alone, at the rate that the machine reaches on large ones
 
-All are timed in turns in one run; figures are medians over turns.
+All are timed alternately in one run; figures are medians over turns.
 """
 
 import itertools
@@ -31,13 +31,13 @@ from anchorbench.train.stack import Stack
 
 TURNS = 7
 LARGE = 2048
-"""Side of the square product whose rate counts as the machine's."""
+"""Side of the square matmul whose rate counts as the machine's."""
 PAPER_RUNS = "paper-neurips"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measured shape, precision and stack size."""
+    """One measured config, precision and stack size."""
 
     shape: str
     k: int
@@ -46,34 +46,34 @@ class Row:
     loop_member_steps_per_s: float
     ratio: float
     floor_share: float
-    """The floor's time, at the rate of products of this precision, divided by the stack's."""
+    """Time of the floor, at the matmul rate of this precision, divided by the stack's time."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A shape, and the stacks to measure it with: (precision, members)."""
+    """A model config, and the stacks to measure it with: (precision, members)."""
 
     recipe: Recipe
     stacks: list[tuple[str, int]]
     steps: int
-    """Taken in a turn."""
+    """Steps per turn."""
 
 
 def cases(*, large: bool) -> dict[str, Case]:
-    """Name -> what is measured: fp32, and bf16 where the processor has it."""
+    """Name -> benchmark case: in fp32, and in bf16 if the processor supports it."""
     bf16 = native_bf16()
     laptop = PRESETS["laptop"]
     sizes = [("fp32", 1), ("fp32", 8)] + [("bf16", k) for k in (1, 2, 4, 8, 16) if bf16]
     found = {"A": Case(laptop, sizes, steps=10)}
     if large:
-        # One head of the model's width, as GPT-2 has no other; the paper's is half as wide.
+        # One head as wide as the model, since GPT-2 has no other; the paper's is half as wide.
         wide = laptop.override({"model": ModelConfig(d_model=400, d_head=400, d_ff=1200).model_dump(), "batch": 2048})
         found["B"] = Case(wide, [("fp32", 2)] + [("bf16", 2)] * bf16, steps=1)
     return found
 
 
 def bench_train(console: Console, *, large: bool = True, turns: int = TURNS) -> list[Row]:
-    """Measures all shapes, prints a table, and returns its rows."""
+    """Measures all cases, prints a table, and returns its rows."""
     rows: list[Row] = []
     measured = cases(large=large)
     shapes = "; ".join(f"{name}: width {case.recipe.model.d_model}, batch {case.recipe.batch}" for name, case in measured.items())
@@ -91,7 +91,7 @@ def bench_train(console: Console, *, large: bool = True, turns: int = TURNS) -> 
         loops: list[float] = []
         products: dict[str, list[float]] = {precision: [] for precision in squares}
         times: list[list[float]] = [[] for _ in stacks]
-        for turn in range(turns + 1):  # the first warms up
+        for turn in range(turns + 1):  # the first turn is warm-up
             for seconds, action, repeats in [
                 (loops, lambda: next(loop), case.steps),  # noqa: B023
                 *((products[precision], lambda square=square: square @ square, 1) for precision, square in squares.items()),
@@ -119,7 +119,7 @@ def bench_train(console: Console, *, large: bool = True, turns: int = TURNS) -> 
 
 
 def evaluation_share(stack: Stack) -> float:
-    """Time of a run's evaluations, those of its trajectory and the final one, over that of its steps."""
+    """Time of a run's evaluations, during and after training, relative to the time of its steps."""
     losses = stack.advance()
     step = min(_timed(stack.advance, 1) for _ in range(3))
     during, final = _timed(lambda: stack.evaluate(losses), 1), _timed(stack.members, 1)
@@ -132,7 +132,7 @@ def paper_runs() -> list[Recipe]:
 
 
 def paper_days(row: Row) -> float:
-    """How long they would take at the products per second of a measured row."""
+    """Days that these runs would take at the matmul rate of a measured row."""
     rate = row.member_steps_per_s * cases(large=True)[row.shape].recipe.macs_per_step()
     return sum(run.steps * run.macs_per_step() for run in paper_runs()) / rate / 86_400
 
@@ -142,7 +142,7 @@ def as_json(rows: list[Row]) -> list[dict[str, object]]:
 
 
 def loop_steps(recipe: Recipe) -> Iterator[None]:
-    """Endless training steps of one Hugging Face GPT-2, as a competent user writes them."""
+    """Endless training steps of a single Hugging Face GPT-2, as a competent user would write them."""
     from torch.nn.functional import cross_entropy
     from torch.utils.data import DataLoader, TensorDataset
     from transformers import GPT2Config, GPT2LMHeadModel

@@ -214,7 +214,7 @@ class Backprop:
         return self._norm(block.norm_2, self._linear(block.ff_out, hidden, residual=x))
 
     def _block_inputs(self, block: Block, x: Tensor, *, last_only: bool, again: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Input of the queries, input of keys and values, and the residual stream to which attention is added; `again` reuses buffers."""
+        """Input of the queries, input of keys and values, and the residual stream to add attention to; `again` reuses buffers."""
         attended = x
         if self.shape.norm == "pre":
             attended = self._buffers[block.norm_1, "y"] if again else self._norm(block.norm_1, x)
