@@ -273,7 +273,8 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(
     def work(*args, **kwargs):
         raise AssertionError("it works before it has looked at its output")
 
-    for name in ("report._probes", "report.conditions", "validation.validate", "validation.observe", "bench_train.bench_train"):
+    names = ("show.report._probes", "show.report.conditions", "inspect.validation.validate", "inspect.validation.observe")
+    for name in (*names, "bench.train.bench_train"):
         monkeypatch.setattr(f"anchorbench.{name}", work)
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
