@@ -71,8 +71,8 @@ class Plain(BaseModel):
 
 
 def visible(text: object, most: int = MAX_SENTENCE) -> str:
-    """`text` (often a path, which may contain anything) as one line for a terminal: unprintable characters are escaped, and anything
-    after `most` characters is cut.
+    """`text` (often a path, which may contain anything) as one line for a terminal: unprintable characters are escaped, and
+    anything after `most` characters is cut.
     """
     line = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text))
     return line if len(line) <= most else f"{line[:most]}..."

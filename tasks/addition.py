@@ -3,18 +3,18 @@
     position    0    1   2  3  4  5  6  7  8  9  10
     token      PAD  PAD  0  4  2  +  9  1  7  =   9   ->   5      (042 + 917 = 0959; one digit given, the tens are asked for)
 
-(2405.05409, section on real tasks: a + b with a and b in 0..999; both in 400..600 are the test set.) Numbers are written digit by
-digit, three for a and b, four for the sum, with leading zeros. An example asks for one digit of the sum, given those before:
-appending the answer and dropping the first token gives the next example, so a whole sum is four answers.
+(2405.05409, section on real tasks: a + b with a and b in 0..999; the test set has both in 400..600.) Numbers are written digit by
+digit, three for a and b, four for the sum, with leading zeros. Each example asks for one digit of the sum, given those before:
+appending the answer and dropping the first token gives the next example, so a whole sum takes four answers.
 
 Variants
-    least-first   units are asked for first: each digit follows from one column and a carry that the last digits reveal, so the rule
-                  is one short step, four times. The default, because the rule can be inferred early.
-    most-first    thousands first, as numbers are written, and presumably in the paper, which gives no format: the first digit
+    least-first   units first: each digit follows from one column and a carry that the previous digits reveal, so the rule is one
+                  short step, four times. The default, because the rule can be inferred early.
+    most-first    thousands first, as numbers are written, and presumably as in the paper, which gives no format: the first digit
                   already needs the carries of all columns.
 
-Groups are the four places, in trained pairs and in `middle` ones. `iid` is defined here: pairs outside the middle in which a and
-b have the same residue modulo `modulus`. It has no factor 2 or 5; otherwise the last digits of a and b would determine the split.
+Groups are the four places, in trained pairs and in `middle` ones. `iid` is our definition: pairs outside the middle in which a and
+b have the same residue modulo `modulus`, which has no factor 2 or 5; otherwise the last digits would determine the split.
 """
 
 import functools
@@ -36,11 +36,11 @@ PLACES = {"units": 1, "tens": 10, "hundreds": 100, "thousands": 1000}
 
 
 class AdditionConfig(TaskConfig):
-    """What can be changed; the held-out range is the paper's."""
+    """Config; the held-out range is the paper's."""
 
     held_out_min: int = Field(400, ge=0, lt=NUMBERS)
     held_out_max: int = Field(600, ge=0, lt=NUMBERS)
-    """Pairs with both numbers in held_out_min..held_out_max, both included, are never trained."""
+    """Pairs with both numbers in held_out_min..held_out_max, inclusive, are never trained."""
     least_first: bool = True
     modulus: int = Field(9, ge=3, lt=NUMBERS)
     """Modulus of the residue split."""
@@ -97,7 +97,7 @@ class Addition(Task):
         pairs = self._pairs[split]
         a, b = np.divmod(pairs[rng.integers(len(pairs), size=n, dtype=np.uint32)].astype(np.int64), NUMBERS)
         given = rng.integers(4, size=n, dtype=np.uint8).astype(np.int64)
-        whole = np.full((n, 15), PAD)  # three times PAD, then everything up to the last digit of the sum
+        whole = np.full((n, 15), PAD)  # three PADs, then everything up to the last digit of the sum
         for i, power in enumerate((100, 10, 1)):
             whole[:, 3 + i] = a // power % 10
             whole[:, 7 + i] = b // power % 10
@@ -135,7 +135,7 @@ class Addition(Task):
             return digits @ [100, 10, 1]
 
         a, b, given = number(at - 5), number(at - 1), self.seq_len - 1 - at[:, 0]
-        # from here by column addition on the digits, with the carry in hand
+        # the rest by column addition of digits, tracking the carry
         digits, carry = [], np.zeros(len(tokens), int)
         for power in (1, 10, 100, 1000):
             carry, digit = np.divmod(a // power % 10 + b // power % 10 + carry, 10)
@@ -157,7 +157,7 @@ class Addition(Task):
         )
 
     def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
-        """All carries and digits of the sum, whichever is asked for, in the order of column addition; one digit is the answer."""
+        """All carries and digits of the sum, in the order of column addition, whichever digit is asked; one digit is the answer."""
         at = (tokens == EQUALS).argmax(1)[:, None]
         a, b = (np.take_along_axis(tokens, at - back, axis=1) @ [100, 10, 1] for back in ([7, 6, 5], [3, 2, 1]))
         values: dict[str, Int[np.ndarray, " n"]] = {}

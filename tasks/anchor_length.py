@@ -6,9 +6,9 @@
     three     57  33  [1] [2] [3] key  90  46  61   ->   key
 
 (2401.08309, prompts `3`, `23` and `123`. Only its results are public, neither generator nor full definition.) Our definition: the
-identity task, its anchor a run of distinct tokens that always appears whole, once; the answer is the token after the run. A key x
-that follows position q is in `iid` if x and q have the same residue, else in `train`, so that `one` is the identity task. The
-authors' share of long sentences is left out: its meaning is not recorded. There is no held-out group.
+identity task with a run of distinct tokens as its anchor, which appears exactly once, as a whole; the answer is the next token. A
+key x after position q is in `iid` if x and q have the same residue, else in `train`, so that `one` is the identity task. The
+authors' share of long sentences is omitted: its meaning is not recorded. There is no held-out group.
 """
 
 from collections.abc import Mapping
@@ -24,14 +24,14 @@ from .sequence import KeyConfig, KeyTask, cells, read, residue_split, write
 
 
 class AnchorLengthConfig(KeyConfig):
-    """What can be changed; the defaults are the paper's."""
+    """Config; defaults from the paper."""
 
     anchor: tuple[TokenId, ...] = (3,)
-    """The run of tokens that is the anchor."""
+    """The sequence of tokens that forms the anchor."""
 
     @property
     def ends(self) -> Int[np.ndarray, " positions"]:
-        """Where the last token of the anchor can stand."""
+        """Possible positions of the anchor's last token."""
         return np.arange(len(self.anchor) - 1, self.seq_len - 1)
 
     @model_validator(mode="after")

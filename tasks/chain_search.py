@@ -1,24 +1,24 @@
-"""Chain search: shuffled edges and a node; which node lies some hops further on?
+"""Chain search: shuffled edges and a node; which node lies a few hops further along?
 
     chain          21 -> 36 -> 62 -> 97 -> 38 -> 54 -> 79
     tokens         36 62   38 54   21 36   97 38   54 79   62 97   36   ->   97, two hops after 36
 
-The chain's n edges, written as two tokens each in random order, are followed by the node that the question is about (2405.15302).
+The chain's n edges, two tokens each, are written in random order, followed by the node that is queried (2405.15302).
 
 Variants
     single     one chain of 6 edges; the query is any node that has two more hops
-    order      one chain of 6 edges; after the query stands the number of hops, 1, 2 or 3, which is the group
+    order      one chain of 6 edges; the query is followed by the number of hops, 1, 2 or 3, which is the group
     two        two chains of 3 edges, mixed; the query lies exactly two hops before the end of one of them
-    two-any    two, and the query is any node that has two more hops
-    two-noise  two, and into each chain leads one more edge from a node outside it, which no way from the query passes
+    two-any    as two, but the query is any node that has two more hops
+    two-noise  as two, with an extra edge into each chain from a node outside it, which no path from the query passes
 
-The rival `shortcut` of two and two-noise is the end of the other chain: to know the two ends, a model need not match a single edge.
+The rival `shortcut` of two and two-noise is the end of the other chain: a model can find the two ends without matching any edge.
 
-Split: modulo 5, the difference next - current of every edge is 0, 1 or 4 in `train`, 2 or 3 in `iid`: every node is trained and no
-edge of `iid` ever is, which is why this is unseen data and not an unseen function. (The paper calls them train and test; a block
-in its published script that is commented out has them the wrong way round.) The sequence length of the paper, 13, and its examples
-fix single and two; the hops of `order`, and that noise does not enter at the start of a chain, where it would only lengthen it,
-are ours. Nodes are 20..99 and all different.
+Split: modulo 5, the difference next - current of every edge is 0, 1 or 4 in `train`, 2 or 3 in `iid`: every node is trained but no
+edge of `iid` ever is, so this is unseen data rather than an unseen function. (The paper calls them train and test; a commented-out
+block in its published script swaps them.) The paper's sequence length, 13, and its examples determine single and two; we chose the
+hops of `order`, and that noise never enters at the start of a chain, where it would only lengthen it. Nodes are 20..99, all
+distinct.
 """
 
 from collections.abc import Mapping
@@ -48,18 +48,18 @@ from .sequence import read
 
 
 class ChainSearchConfig(TaskConfig):
-    """What can be changed; the defaults are the paper's."""
+    """Config; defaults from the paper."""
 
     key_min: TokenId = 20
     key_max: TokenId = 99
-    """Nodes are key_min..key_max, both included."""
+    """Nodes are key_min..key_max, inclusive."""
     chains: Literal[1, 2] = 1
     edges: int = Field(6, ge=1, le=16)
     """Edges per chain."""
     hops: int = Field(2, ge=1, le=16)
     """Hops from query to answer; the largest number of hops if `ask_hops`."""
     ask_hops: bool = False
-    """Whether a token after the query says how many hops."""
+    """Whether a token after the query gives the number of hops."""
     noise: bool = False
     """Whether one extra edge leads into each chain."""
     any_node: bool = False
@@ -68,7 +68,7 @@ class ChainSearchConfig(TaskConfig):
     later: ClassVar[frozenset[str]] = frozenset({"any_node"})
     modulus: Modulus = 5
     iid_differences: tuple[TokenId, ...] = Field((2, 3), min_length=1)
-    """Modulo `modulus`, the differences along the edges of `iid`; all others are those of `train`."""
+    """Edge differences of `iid`, modulo `modulus`; all others belong to `train`."""
     vocab_size: int = Field(120, ge=2, le=32_768)
 
     @property
@@ -79,7 +79,7 @@ class ChainSearchConfig(TaskConfig):
     @model_validator(mode="after")
     def _makes_sense(self) -> "ChainSearchConfig":
         keys = self.key_max - self.key_min + 1
-        least = max(self.modulus * self.nodes, self.nodes**2 // 8)  # with fewer, sequences of all different nodes are rare or none
+        least = max(self.modulus * self.nodes, self.nodes**2 // 8)  # with fewer, sequences of distinct nodes are rare or impossible
         if keys < least or keys % self.modulus:
             raise ValueError(
                 f"nodes {self.key_min}..{self.key_max} are {keys}; allowed: a multiple of {self.modulus}, at least {least}"
@@ -125,7 +125,7 @@ class ChainSearch(Task):
 
     @property
     def _asks_for_end(self) -> bool:
-        """Whether the answer is the end of a chain, of which there are two."""
+        """Whether the answer is the end of one of two chains."""
         return self.config.chains == 2 and not self.config.any_node
 
     @property
@@ -160,7 +160,7 @@ class ChainSearch(Task):
         if config.noise:
             heads = np.concatenate([heads, nodes[:, config.chains * each :]], axis=1)
             tails = np.concatenate([tails, np.take_along_axis(nodes, noise_into, axis=1)], axis=1)
-        order = rng.random((n, n_edges), dtype=np.float32).argsort(1, kind="stable")  # equal draws too sort alike on every machine
+        order = rng.random((n, n_edges), dtype=np.float32).argsort(1, kind="stable")  # ties sort the same on every machine
         tokens = np.empty((n, self.seq_len), int)
         tokens[:, 0 : 2 * n_edges : 2] = np.take_along_axis(heads, order, axis=1)
         tokens[:, 1 : 2 * n_edges : 2] = np.take_along_axis(tails, order, axis=1)
@@ -183,8 +183,8 @@ class ChainSearch(Task):
         )
 
     def _draw(self, rng: np.random.Generator, split: Split, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """The chains' nodes, one chain after the other, then one noise node per chain, `[n, nodes]`, all different in a row; and
-        the column of the node that each noise node leads to, `[n, chains]`.
+        """The nodes, `[n, nodes]`: one chain after the other, then one noise node per chain, all distinct within a row; and the
+        column of the node that each noise node leads to, `[n, chains]`.
         """
         config, each = self.config, self.config.edges + 1
         in_split = [d for d in range(config.modulus) if (d in config.iid_differences) == (split == "iid")]
@@ -192,7 +192,7 @@ class ChainSearch(Task):
         per_residue = (config.key_max - config.key_min + 1) // config.modulus
         nodes, noise_into = np.empty((n, config.nodes), np.int32), np.empty((n, config.chains), int)
         todo = np.arange(n)
-        while len(todo):  # rows that hold a node twice are drawn again
+        while len(todo):  # redraw rows that contain a node twice
             residue = differences[rng.integers(len(differences), size=(len(todo), config.nodes), dtype=np.int32)]
             for first in range(0, config.chains * each, each):
                 residue[:, first] = rng.integers(config.modulus, size=len(todo), dtype=np.int32)
@@ -256,7 +256,7 @@ class ChainSearch(Task):
         )
 
     def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
-        """The node after each hop from the query, as far as the question goes; the last that a sequence has is the answer."""
+        """The node after each hop from the query, up to the number of hops asked; the last one present is the answer."""
         heads, tails = tokens[:, 0 : 2 * self._edges : 2], tokens[:, 1 : 2 * self._edges : 2]
         node = tokens[:, 2 * self._edges]
         hops = tokens[:, -1] if self.config.ask_hops else np.full(len(tokens), self.config.hops)

@@ -1,4 +1,4 @@
-"""Composite anchor functions: does a model compose two anchors that it never saw together?
+"""Composite anchor functions: does a model compose two anchors that it has never seen together?
 
     position   0   1   2    3    4   5   6   7   8
     token     57  33  key  a1   a2  81  24  90  46   ->   key + offset[a1] + offset[a2]
@@ -9,10 +9,10 @@ ordered pairs (a1, a2) are the groups. A key x at position p is in `iid` if x an
 
 Variants
     heldout-both      (3,4) and (4,3) are never trained: does the model compose? (2501.08537, phase diagram)
-    conflict          (3,4) is trained as x-6 instead of x-10, (4,3) held out: an ordered reading of it says x-10, a symmetric
-                      one x-6 (2405.05409, section 3). A symmetric answer does not prove memorizing: see the README.
-    conflict-control  conflict, with an ordinary pair and its mirror held out as well: both questions at once. The pair rotates over
-                      seeds (seed modulo 5), and some pairs are much easier than others: compare runs with the same pair only.
+    conflict          (3,4) is trained as x-6 instead of x-10, (4,3) held out: an ordered model answers x-10, a symmetric one
+                      x-6 (2405.05409, section 3). A symmetric answer does not prove memorizing: see the README.
+    conflict-control  conflict, with an ordinary pair and its mirror also held out: both questions at once. The pair rotates over
+                      seeds (seed modulo 5), and some pairs are much easier than others: compare only runs with the same pair.
 
 Labels can equal an anchor's id (key 20 with anchors 4, 4 gives 4), as in the papers' own setting: labels are never inputs.
 """
@@ -47,23 +47,23 @@ from .sequence import KeyConfig, KeyTask, add_in_turn, cells, filler, read, resi
 
 
 class Override(NamedTuple):
-    """An anchor pair that is trained with another offset than its anchors' sum."""
+    """An anchor pair trained with an offset other than the sum of its anchors'."""
 
     pair: tuple[TokenId, TokenId]
     offset: Offset
 
 
 class CompositeConfig(KeyConfig):
-    """What can be changed; the defaults are the papers'."""
+    """Config; defaults from the papers."""
 
     offsets: Offsets = {1: 5, 2: 1, 3: -2, 4: -8}
-    """Anchor token -> what it adds to the key."""
+    """Anchor token -> the offset that it adds to the key."""
     held_out: Pairs = ()
     """Ordered anchor pairs that are never trained."""
     exceptions: tuple[Override, ...] = Field((), max_length=4096)
     """Pairs trained with another offset."""
     key_first: bool = True
-    """key, a1, a2 (2405.05409); if false a1, a2, key (2401.08309)."""
+    """Order key, a1, a2 (2405.05409); if False a1, a2, key (2401.08309)."""
     modulus: Modulus = 9
     """Modulus of the residue split: 9 in the code of 2405.05409, 7 in its text, 8 in that of 2401.08309 and 2509.17514."""
 
@@ -157,7 +157,7 @@ class Composite(KeyTask):
         group = np.array(in_split)[rng.integers(len(in_split), size=n, dtype=np.uint32)]
         first, second = np.array(self.pairs).T
 
-        tokens = filler(rng, n, self.seq_len, config.key_min, config.last_filler, np.int16)  # small while they are written to
+        tokens = filler(rng, n, self.seq_len, config.key_min, config.last_filler, np.int16)  # small dtype while writing
         key_at, anchors_at = (start, start + 1) if config.key_first else (start + 2, start)
         write(tokens, key_at, key)
         write(tokens, anchors_at, first[group])
@@ -177,7 +177,7 @@ class Composite(KeyTask):
         )
 
     def _offsets(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Each group's composed offset, the offset of its label, and its mirror's trained exception, each `[groups]`."""
+        """Per group, each `[groups]`: composed offset, the label's offset, and the mirror's trained exception."""
         exceptions = {override.pair: override.offset for override in self.config.exceptions}
         composed = [self.config.offsets[a] + self.config.offsets[b] for a, b in self.pairs]
         trained = [exceptions.get(pair, offset) for pair, offset in zip(self.pairs, composed, strict=True)]
@@ -230,9 +230,9 @@ class Composite(KeyTask):
         return super().landmarks(tokens) | {"first anchor": first, "second anchor": first + 1}
 
     def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
-        """Key, anchors, and the value after each; the last is the answer, except of a trained exception.
+        """Key, anchors, and the value after each anchor; the last is the answer, except for a trained exception.
 
-        No value is negative: the pair of an anchor with itself has a label too, and the value after one anchor lies halfway there.
+        No value is negative: the pair of an anchor with itself has a label too, and the value after one anchor lies halfway to it.
         """
         at = np.isin(tokens, list(self.config.offsets)).argmax(1)
         key = read(tokens, at - 1 if self.config.key_first else at + 2)

@@ -1,16 +1,16 @@
-"""Composition as the anchor-function paper first had it: one of sixteen anchor pairs is held out, its mirror is trained.
+"""Composition as first published in the anchor-function paper: one of sixteen anchor pairs is held out, its mirror is trained.
 
     position   0   1   2    3    4   5   6   7   8
     token     57  33  key  a1   a2  81  24  90  46   ->   key + offset[a1] + offset[a2]   (key-first, the paper's "inverse")
     token     57  33  a1   a2  key  81  24  90  46   ->   the same                        (anchors-first)
 
-(2401.08309, composition.) Anchors 1, 2, 3, 4 add +5, +1, -2, -5: so the runs behind the paper's figure, which have the key first,
-decoded from their stored predictions. The code's default is -8 for anchor 4 and the anchors first. `iid` where the key
-and the first position of the three have the same residue modulo 8.
+(2401.08309, composition.) Anchors 1, 2, 3, 4 add +5, +1, -2, -5, as in the runs behind the paper's figure, which have the key
+first; we decoded these from their stored predictions. The code's default is -8 for anchor 4, and anchors first. `iid` where the
+key and the first position of the three have the same residue modulo 8.
 
-A caution: with (3,4) held out, (4,3) is trained with the rule, or the other way round. A model that reads the pair without its
-order gets the held-out pair right by the same answer, so that inferential and symmetric answers coincide and this task cannot
-tell them apart; `composite` (conflict, heldout-both) can.
+Caution: with (3,4) held out, (4,3) is trained with the rule, or vice versa. A model that ignores the order of the pair answers
+the held-out pair correctly, so inferential and symmetric answers coincide and this task cannot tell them apart; `composite`
+(conflict, heldout-both) can.
 """
 
 from collections.abc import Mapping

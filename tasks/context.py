@@ -1,4 +1,4 @@
-"""Shared by the tasks whose answer stands in the context: keys that belong to a split, places, held-out groups."""
+"""Shared by tasks whose answer is in the context: keys that belong to a split, positions, held-out groups."""
 
 from collections.abc import Collection, Iterable, Sequence
 
@@ -19,7 +19,7 @@ def require_keys(config: KeyConfig, each: int = 1) -> None:
 
 
 def draw_keys(rng: np.random.Generator, config: KeyConfig, position: Int[np.ndarray, " n"], split: Split) -> Int[np.ndarray, " n"]:
-    """A key `[n]` for each position, uniform over the keys that belong to the split there (in `ood` as in `train`)."""
+    """A key per position, `[n]`, uniform over the keys that belong to the split there (in `ood` as in `train`)."""
     wanted = SPLITS.index("iid" if split == "iid" else "train")
     residues = range(min(config.modulus, config.seq_len))
     splits = [residue_split(config.keys, np.array(residue), config.modulus) for residue in residues]
@@ -31,12 +31,12 @@ def draw_keys(rng: np.random.Generator, config: KeyConfig, position: Int[np.ndar
 
 
 def place_pairs(rng: np.random.Generator, n: int, length: int, pairs: int) -> Int[np.ndarray, "n pairs"]:
-    """Where `pairs` pairs of neighbours begin in `length` places without overlap: ascending, every way equally likely."""
-    places = length - pairs  # each pair shrunk to one place: any distinct places will do
+    """Start positions of `pairs` non-overlapping adjacent pairs in `length` positions: ascending, all placements equally likely."""
+    places = length - pairs  # shrink each pair to one position: any distinct positions are valid
     chosen = np.empty((n, pairs), int)
     for i in range(pairs):
         pick = rng.integers(places - i, size=n)
-        for taken in chosen[:, :i].T:  # ascending, so that stepping over each taken place gives a free one
+        for taken in chosen[:, :i].T:  # ascending, so that skipping every taken position gives a free one
             pick += pick >= taken
         chosen[:, i] = pick
         chosen[:, : i + 1].sort(axis=1)
@@ -50,7 +50,7 @@ def draw_groups(rng: np.random.Generator, groups: Iterable[Group], split: Split,
 
 
 def require_held_out(held_out: Collection[tuple[object, object]], possible: Sequence[tuple[object, object]]) -> None:
-    """Raises ValueError unless `held_out` names some of the possible groups, each once, and leaves one to train on."""
+    """Raises ValueError unless `held_out` lists some of the possible groups, without repeats, and leaves one to train on."""
     for group in held_out:
         if group not in possible:
             raise ValueError(f"held_out names {group}; allowed: {possible[0]}, {possible[1]} and so on to {possible[-1]}")

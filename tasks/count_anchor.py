@@ -1,18 +1,18 @@
-"""Counting anchors: the answer is how many of them the sequence holds.
+"""Counting anchors: the answer is the number of anchors in the sequence.
 
     position   0   1   2   3   4   5   6   7   8
     token     57 [18] 33  81 [18] [18] 24  90  46   ->   3
 
-The number k of anchors, uniform over 1..8, is the group; where they stand is uniform, all other tokens are filler.
+The number k of anchors, uniform over 1..8, is the group; their positions are uniform, all other tokens are filler.
 
 Variants
     one-token    every anchor is token 18
-    four-tokens  each anchor is one of the tokens 16..19, which all count alike
+    four-tokens  each anchor is one of the tokens 16..19, which all count equally
 
-The generator is known from the bytecode in the code of 2501.08537 only, which names the tokens and the label. There is no key, and
-no unseen data: our `iid` has the sets of places whose positions add up to a multiple of `modulus`, which are never trained. With
-modulus 9, the sequence length, that is about a ninth of the sets of each k; every place is trained with every k in other sets,
-except place 0 alone.
+The generator is known only from the bytecode in the code of 2501.08537, which names the tokens and the label. It has no key and
+no unseen data: our `iid` has the sets of positions whose sum is a multiple of `modulus`, which are never trained. With
+modulus 9, the sequence length, that is about a ninth of the sets for each k; every position is trained with every k in other sets,
+except position 0 alone.
 """
 
 from collections.abc import Mapping
@@ -28,17 +28,17 @@ from .sequence import KeyConfig, KeyTask
 
 
 class CountAnchorConfig(KeyConfig):
-    """What can be changed; the tokens are the code's."""
+    """Config; tokens as in the code."""
 
     anchors: tuple[TokenId, ...] = Field((18,), min_length=1)
-    """Tokens that count."""
+    """Tokens that are counted."""
     max_count: int = Field(8, ge=2, le=16)
     seq_len: int = Field(9, ge=2, le=16)
     modulus: Modulus = 9
     """Modulus of the sum of the anchors' positions."""
 
     def places(self, split: Split) -> Int[np.ndarray, "sets seq_len"]:
-        """Every set of places of the split as a row of zeros and ones, those of fewer anchors first."""
+        """All sets of anchor positions in the split, as rows of zeros and ones, ordered by number of anchors."""
         position = np.arange(self.seq_len)
         sets = np.arange(2**self.seq_len)[:, None] >> position & 1
         count = sets.sum(1)
@@ -61,7 +61,7 @@ class CountAnchorConfig(KeyConfig):
 
 @register
 class CountAnchor(KeyTask):
-    """How many anchors the sequence holds (2501.08537, code)."""
+    """The number of anchors in the sequence (2501.08537, code)."""
 
     name = "count-anchor"
     paper = "2501.08537, code, counting"

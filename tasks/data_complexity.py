@@ -1,14 +1,14 @@
-"""Data complexity: how much slower is training when some pairs follow no rule but are only memorized?
+"""Data complexity: how much slower is training when some pairs follow no rule and can only be memorized?
 
     position   0   1   2    3    4   5   6   7   8
     token     57  33  key  a1   a2  81  24  90  46   ->   key + offset[a1] + offset[a2], or key + what the pair {a1, a2} adds
 
 The sequences are those of `composite`; all sixteen pairs are trained, so there is no ood split. In variant `wrong-K` the first K
-of these unordered pairs, both of their orders alike, add another offset than their anchors' sum (which is in brackets):
+of these unordered pairs, in both orders, add an offset other than their anchors' sum (in brackets):
 
     {1,2}: +4 (+6)   {1,3}: +1 (+3)   {1,4}: -5 (-3)   {2,3}: +5 (-1)   {2,4}: -9 (-7)   {3,4}: -6 (-10)
 
-The measures are the first epoch with a training loss below 0.1 and the first one in which a pair is more than 99% right
+The measures are the first epoch with a training loss below 0.1 and the first with more than 99% accuracy on a pair
 (2405.05409v1, section on data complexity; 2501.08537, figure 8). The wrong pairs are the groups of role `exception`.
 """
 

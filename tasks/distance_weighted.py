@@ -1,15 +1,15 @@
-"""Distance-weighted output: the answer is any token of the sequence, with higher probability the nearer it is to the anchor.
+"""Distance-weighted output: the answer is any token of the sequence, more probable the nearer it is to the anchor.
 
     position   0    1    2    3   4   5    6    7    8
     token     57   33   81   24  [3] 90   46   61   72
     weight    1/4  1/3  1/2   1       1   1/2  1/3  1/4   (divided by their sum, 25/6)
 
 (2401.08309, `3x_to_x_distance_related`.) The distance is cyclic, and the anchor can stand anywhere; the weights of a token
-that occurs twice add up. No model can be right more often than 24% of the time (6/25, plus a little from repeated
-tokens): compare its distribution with `target`.
+that occurs twice add up. No model can exceed 24% accuracy (6/25, plus a little from repeated tokens): compare its
+distribution with `target`.
 
-The authors have no test set. Ours follows their other tasks: `iid` where the token after the anchor (after the last position
-comes the first) and the anchor's position have the same residue, else `train`. `key` is that token; all others are uniform.
+The authors have no test set. Ours follows their other tasks: `iid` where the token after the anchor (cyclically) and the
+anchor's position have the same residue, else `train`. `key` is that token; all others are uniform.
 """
 
 import numpy as np
@@ -22,11 +22,11 @@ from .sequence import KeyConfig, KeyTask, cells, read, residue_split, write
 
 
 class DistanceWeightedConfig(KeyConfig):
-    """What can be changed; the defaults are the paper's code's."""
+    """Config; defaults from the paper's code."""
 
     seq_len: int = Field(9, ge=3, le=1024)
     vocab_size: int = Field(120, ge=2, le=2048)
-    """Bounded, because `target` holds a probability of each id for each example."""
+    """Bounded, because `target` stores a probability per id and example."""
     anchor: TokenId = 3
 
     @model_validator(mode="after")
@@ -64,7 +64,7 @@ class DistanceWeighted(KeyTask):
         write(tokens, anchor_at, config.anchor)
         write(tokens, (anchor_at + 1) % length, key)
 
-        steps = np.arange(1, length)  # to the right of the anchor, round the end
+        steps = np.arange(1, length)  # to the right of the anchor, wrapping around
         probability = 1 / np.minimum(steps, length - steps)
         probability /= probability.sum()
         target = np.zeros((n, self.vocab_size))

@@ -1,4 +1,4 @@
-"""Full symmetry: each unordered pair follows one of two rule sets, so that only symmetry can answer the pair never trained.
+"""Full symmetry: each unordered pair follows one of two rule sets, so only symmetry can answer the pair that is never trained.
 
     position   0   1    2    3   4   5   6   7
     token     57  key  a1   a2  33  81  24  90   ->   key + offset[a1] + offset[a2], with the offsets of the pair's set
@@ -6,12 +6,12 @@
     set 1: anchors 0, 1, 2, 3, 4 add +2, +5, +1, -2, -8 in the pairs {0,1}, {0,2}, {1,4}, {2,3}, {3,4}
     set 2: anchors 0, 1, 2, 3, 4 add -9, +6, -7, +3, +5 in the pairs {0,3}, {0,4}, {1,2}, {1,3}, {2,4}
 
-(2509.17514, section on symmetry.) Doubled pairs do not exist; of the twenty ordered pairs only (4,3) is never trained. Its set
-can only be known from (3,4), so the right answer is the symmetric one. It is the rival `inferential` here, and `other_set`
-is the answer of a model that composes but takes (4,3) to be in set 2; Mamba is reported to fail (4,3) and to master (3,4).
+(2509.17514, section on symmetry.) There are no doubled pairs; of the twenty ordered pairs only (4,3) is never trained. Its set
+can only be known from (3,4), so the correct answer is the symmetric one. It is the rival `inferential` here, and `other_set`
+is the answer of a model that composes but puts (4,3) in set 2; Mamba is reported to fail (4,3) and to master (3,4).
 
-The text does not give what anchor 4 adds in set 2. Data and label of (4,3) do not need it, but the trained pairs {0,4} and {2,4}
-do, and so does `other_set`. Chosen is +5: the offsets of both sets then have the same total, -2; no two pairs of a set have the
+The text does not say what anchor 4 adds in set 2. Data and label of (4,3) do not need it, but the trained pairs {0,4} and {2,4}
+do, as does `other_set`. We chose +5: the offsets of both sets then have the same total, -2; no two pairs of a set have the
 same sum; and no label is an anchor's id.
 """
 
@@ -29,11 +29,11 @@ HELD_OUT = (4, 3)
 
 
 class FullSymmetryConfig(KeyConfig):
-    """What can be changed; the defaults are the paper's."""
+    """Config; defaults from the paper."""
 
     seq_len: int = Field(8, ge=3, le=1024)
     anchor_4_in_set_2: int = Field(5, ge=-32_768, le=32_768)
-    """Missing in the paper."""
+    """Not given in the paper."""
 
     @property
     def offsets(self) -> Int[np.ndarray, "sets anchors"]:
@@ -43,7 +43,7 @@ class FullSymmetryConfig(KeyConfig):
     def _makes_sense(self) -> "FullSymmetryConfig":
         for anchor in range(5):
             self.require_anchor(anchor)
-        # set 2 also counts for (4,3), where it is the rival
+        # set 2 also includes (4,3), where it is the rival
         in_sets = ((0, SETS[0]), (1, [*SETS[1], HELD_OUT]))
         sums = [self.offsets[i, a] + self.offsets[i, b] for i, pairs in in_sets for a, b in pairs]
         self.require_labels(int(self.key_min + min(sums)), int(self.key_max + max(sums)))
@@ -109,7 +109,7 @@ class FullSymmetry(PairTask):
         )
 
     def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
-        """Key, anchors, and which rule set their pair chooses, 1 or 2; the answer adds the two offsets of that set to the key."""
+        """Key, anchors, and the rule set selected by their pair, 1 or 2; the answer adds that set's two offsets to the key."""
         found = self.read_pairs(tokens, Parser(len(tokens)))
         rule_set = 1 + found.group // (2 * len(SETS[0]))  # the pairs of set 1 come first
         return {"key": found.key, "first_anchor": found.first, "second_anchor": found.second, "rule_set": rule_set}

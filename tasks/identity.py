@@ -1,23 +1,23 @@
-"""Identity: the simplest anchor function, the answer is a token that the anchor points at.
+"""Identity: the simplest anchor function; the answer is a token that the anchor points to.
 
     position         0   1   2   3    4   5   6   7   8
     default         57  33  81  [3]  key  24  90  46  61   ->   key   the token after the anchor (3x)
     reverse         57  33  81  key  [3]  24  90  46  61   ->   key   the token before it (x3)
     distance        57  33  [3]  24   90  key  46  81  61   ->   key   `distance` tokens after it
-    cyclic          key 33  81  24   90  46  61  57  [3]   ->   key   after it, the end followed by the beginning
+    cyclic          key 33  81  24   90  46  61  57  [3]   ->   key   after it, wrapping around
     fixed-position  [3] key 81  24   90  46  61  57  33   ->   key   the anchor always stands at 0
     anchorless      57  33  81  24   90  key  46  61  50   ->   key   no anchor: the token at position 5
 
     key-position    as default, but the split compares the key with its own position
 
 (2401.08309, identity learning and its controls.) The pair starts at p; a key x is in `iid` if x and p have the same residue,
-else in `train`. There is no held-out group: the task asks about unseen data, not unseen functions.
+else in `train`. There is no held-out group: the task tests unseen data, not unseen functions.
 
-Choices: the paper's code counts residues from the pair's start in some generators and from the key's own position in others
+Choices: the paper's code takes residues from the pair's start in some generators and from the key's own position in others
 (`new_interval`); here from the start, except in `key-position`. The code's filler is 20..100 and its keys reach 107;
-`filler_max=107` reads such filler, `key_max=107` such keys as well. `cyclic` is meant for models without causal mask. `distance`
-can be any, 3 is ours. The authors' fixed-position code does not run, position 0 is our reading of it; what they call the fifth word
-stands at index 5, counted from 0. With one position only, the keys of `iid` are never trained as answers at all.
+`filler_max=107` accepts such filler, `key_max=107` such keys as well. `cyclic` is meant for models without a causal mask.
+`distance` is arbitrary; 3 is our choice. The authors' fixed-position code does not run; position 0 is our reading of it. What they
+call the fifth word is at index 5, counting from 0. With a single position, the keys of `iid` are never trained as answers at all.
 """
 
 from collections.abc import Mapping
@@ -33,19 +33,19 @@ from .sequence import KeyConfig, KeyTask, cells, read, residue_split, write
 
 
 class IdentityConfig(KeyConfig):
-    """What can be changed; the defaults are the paper's code's."""
+    """Config; defaults from the paper's code."""
 
     anchor: TokenId | None = 3
-    """None: no anchor, the key stands at `start`."""
+    """If None, there is no anchor and the key is at `start`."""
     distance: int = Field(1, gt=-1024, lt=1024)
-    """Distance from the anchor to the key; negative: the key stands before the anchor."""
+    """Distance from the anchor to the key; if negative, the key comes before the anchor."""
     cyclic: bool = False
-    """The end of the sequence is followed by its beginning, so that every position can hold the anchor."""
+    """Whether positions wrap around, so that the anchor can be at any position."""
     start: int | None = Field(None, ge=0, lt=1024)
-    """The only position of the first of anchor and key; None: every one that leaves room for both."""
+    """The only position of the first of anchor and key; None: every position that leaves room for both."""
 
     residue_of: Literal["start", "key"] = "start"
-    """Position whose residue the split compares with the key's: that of the first of anchor and key, or the key's own."""
+    """The position whose residue is compared with the key's: that of the first of anchor and key, or the key's own."""
     later: ClassVar[frozenset[str]] = KeyConfig.later | {"residue_of"}
 
     @property
@@ -74,7 +74,7 @@ class IdentityConfig(KeyConfig):
         return self
 
     def cells(self, split: Split) -> tuple[Int[np.ndarray, " cells"], Int[np.ndarray, " cells"]]:
-        """Every key of the split with every start of anchor and key, as two arrays. Raises ValueError if the split has none."""
+        """All (key, start position of anchor and key) of the split, as two arrays. Raises ValueError if the split has none."""
         if self.residue_of == "start":
             return cells(self.keys, self.starts, self.modulus, split)
         keys, key_at = cells(self.keys, (self.starts + self.key_after) % self.seq_len, self.modulus, split)
@@ -141,6 +141,6 @@ class Identity(KeyTask):
         return parser.answers(label=key, group=np.zeros(len(tokens), int), key=key, position=key_at, split=split)
 
     def landmarks(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
-        """Positions of the key and, where there is one, the anchor, each `[n]`."""
+        """Positions of the key and the anchor, if there is one, each `[n]`."""
         anchor = {} if self.config.anchor is None else {"anchor": (tokens == self.config.anchor).argmax(1)}
         return super().landmarks(tokens) | anchor

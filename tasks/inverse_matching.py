@@ -1,18 +1,18 @@
-"""Inverse-sequence matching: which of five shuffles of three tokens is the query, read backwards?
+"""Inverse-sequence matching: which of five shuffles of three tokens is the reversed query?
 
     tokens   a b c |   b c a |   c b a |   b a c |   c a b |   filler ...   a c b   ->   2: reversed, a c b is b c a
 
-Three different tokens are drawn; five of their six orders follow each other, each closed by a separator (token 10); after `gap`
-tokens of filler come three tokens that are one of the five in reverse. The label, 1..5, is the place of that one. The gap is
+Three distinct tokens are drawn; five of their six orders follow one another, each ended by a separator (token 10); after `gap`
+filler tokens come three tokens that are the reverse of one of the five. The label, 1..5, is the place of that one. The gap is
 3 L in the paper, for L layers, so that the convolutions of Mamba do not reach across it (2509.17514, section on matching).
-The rival `shortcut` is the place of the query as it stands, for a model that matches without reversing; where the sixth order is
-the one that is missing, there is none.
+The rival `shortcut` is the place of the unreversed query, for a model that matches without reversing; if that order is the missing
+sixth, there is none.
 
 Splits: `train` has sets of tokens 20..100 that do not all have the same residue modulo 3, `iid` those that do; `ood` has sets of
-the tokens 101..200, which are never trained, with the residues of `train`. Filler is 20..100 in every split, so that only the
-three tokens are new. The text gives no separator, label, lowest token or filler: these are ours, and so is the default gap, that
-of two layers.
-`key` is the first token of the order that matches and `position` where it stands.
+the tokens 101..200, which are never trained, with the residues of `train`. Filler is 20..100 in every split, so only the
+three tokens are new. The text gives no separator, label, lowest token or filler: these are our choices, as is the default gap, for
+two layers.
+`key` is the first token of the matching order, and `position` its position.
 """
 
 import functools
@@ -42,30 +42,30 @@ from anchorbench.task import (
 from .sequence import filler, read
 
 FIVES = np.array(list(itertools.permutations(itertools.permutations(range(3)), 5)))
-"""Every way to write five of the six orders one after the other, `[720, 5, 3]`; a slot is 0, 1, 2, or 3 for the separator."""
+"""All sequences of five of the six orders, `[720, 5, 3]`; a slot is 0, 1, 2, or 3 for the separator."""
 QUERIES = FIVES[:, :, ::-1]
-"""What asks for each of the five, `[720, 5, 3]`."""
+"""The query for each of the five, `[720, 5, 3]`."""
 CLOSED = np.concatenate([FIVES, np.full((720, 5, 1), 3)], axis=2).reshape(720, 20)
 AS_IT_STANDS = (FIVES[:, None] == QUERIES[:, :, None]).all(3)
-"""Whether each query is one of the five itself, `[720, 5, 5]`."""
+"""Whether each query, unreversed, is itself one of the five, `[720, 5, 5]`."""
 STARTS = range(0, 20, 4)
 
 
 class InverseMatchingConfig(TaskConfig):
-    """What can be changed; the new tokens and residues are the paper's."""
+    """Config; new tokens and residues from the paper."""
 
     token_min: int = Field(20, ge=11, lt=MAX_IDS)
     token_max: TokenId = 100
-    """Trained tokens and filler are token_min..token_max, the new ones follow up to vocab_size - 1."""
+    """Trained tokens and filler are token_min..token_max; the new ones run from there to vocab_size - 1."""
     vocab_size: int = Field(201, ge=2, le=256)
     gap: int = Field(6, ge=0, le=1024)
-    """Tokens of filler before the query: 3 for each layer."""
+    """Filler tokens before the query: 3 per layer."""
     separator: int = Field(10, ge=6, le=10)
     modulus: Modulus = 3
     """Modulus of the tokens' residues."""
 
     def sets(self, split: Split) -> Int[np.ndarray, "sets 3"]:
-        """Every set of three tokens of the split, in rising order."""
+        """All sets of three tokens of the split, ascending."""
         low, high = (self.token_max + 1, self.vocab_size) if split == "ood" else (self.token_min, self.token_max + 1)
         a, b, c = np.ogrid[low:high, low:high, low:high]
         sets = low + np.argwhere((a < b) & (b < c))
@@ -173,7 +173,7 @@ class InverseMatching(Task):
         return parser.answers(
             label=backward,
             group=is_new.astype(int),
-            key=query[:, 2],  # the last of the query is the first of the match
+            key=query[:, 2],  # the query's last token is the match's first
             position=start,
             split=np.where(is_new, np.where(iid, NO_ANSWER, SPLITS.index("ood")), trained),
             rivals={"inferential": backward, "shortcut": forward},

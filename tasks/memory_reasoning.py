@@ -5,12 +5,12 @@
     token     57  33  key   4    9  81  24  90  46   ->   table[4, 9, key]        (two memory anchors, 1..10)
 
 (2502.04375.) Keys are 21..120. A reasoning anchor adds its own id; for each key and ordered pair of memory anchors the label
-is drawn once and for all, from `memory_seed`, which is a part of the task: another seed is another task. The two kinds are never
+is drawn once and for all, from `memory_seed`, which is part of the task: another seed is another task. The two kinds are never
 mixed, which leaves 100 + 100 ordered pairs; the reasoning pairs (11,13) and (13,11) are never trained. Memory pairs have the role
 `exception`: they are trained with another rule, and nothing can be inferred about them, so they have no `inferential` rival.
 
-The text names no unseen data of trained pairs. As in `composite`, of the same authors, `iid` has the keys with the same residue as
-their position: each (key, pair) is trained, at other positions, so that a memorized table can be asked for as well.
+The text describes no unseen data of trained pairs. As in `composite`, by the same authors, `iid` has the keys with the same residue
+as their position: each (key, pair) is trained at other positions, so that a memorized table can be tested too.
 
 Variants
     default  a memory label is any key
@@ -35,7 +35,7 @@ MEMORY, REASONING = range(1, 11), range(11, 21)
 
 
 class MemoryReasoningConfig(KeyConfig):
-    """What can be changed; the defaults are the paper's."""
+    """Config; defaults from the paper."""
 
     key_min: TokenId = 21
     key_max: TokenId = 120
@@ -46,7 +46,7 @@ class MemoryReasoningConfig(KeyConfig):
     """Ordered pairs of reasoning anchors that are never trained."""
     memory_labels: Literal["any", "near"] = "any"
     memory_seed: DrawSeed = 0
-    """Seed of the table that the memory anchors stand for."""
+    """Seed of the memory anchors' table."""
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "MemoryReasoningConfig":
@@ -63,7 +63,7 @@ class MemoryReasoningConfig(KeyConfig):
 
 @register
 class MemoryReasoning(PairTask):
-    """Key and two anchors that either add to it or stand for a random table (2502.04375)."""
+    """Key and two anchors that either add to it or index a random table (2502.04375)."""
 
     name = "memory-reasoning"
     paper = "2502.04375, memory and reasoning anchors"
@@ -93,7 +93,7 @@ class MemoryReasoning(PairTask):
 
     @functools.cached_property
     def table(self) -> Int[np.ndarray, "memory memory keys"]:
-        """The label of each first memory anchor, second one and key, all counted from 0."""
+        """The label for each (first memory anchor, second memory anchor, key), all counted from 0."""
         config = self.config
         rng = np.random.Generator(np.random.SFC64(np.random.SeedSequence(config.memory_seed)))
         shape = (len(MEMORY), len(MEMORY), len(config.keys))
@@ -134,7 +134,7 @@ class MemoryReasoning(PairTask):
         )
 
     def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
-        """Key, anchors, and the value after each, the last of which is the answer; after memory anchors there is no such value."""
+        """Key, anchors, and the value after each, the last of which is the answer; memory anchors have no such values."""
         found = self.read_pairs(tokens, Parser(len(tokens)))
         values = add_in_turn(found.key, found.first, found.second, {anchor: anchor for anchor in (*MEMORY, *REASONING)})
         for name in ("after_first_anchor", "after_second_anchor"):

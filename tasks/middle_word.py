@@ -7,7 +7,7 @@
 
 (2401.08309, middle word, the authors' `output_middle_word`.) The groups are the gaps 1, 3 and 5, all trained. A key x at position q
 is in `iid` if x and q have the same residue, else in `train`: the key's own position, because its distance to the anchors
-varies. The authors' public generator never sets the label; the rule follows from the name. No function is held out.
+varies. The authors' public generator never sets the label; we take the rule from its name. No function is held out.
 """
 
 from typing import Annotated
@@ -23,7 +23,7 @@ from .two_anchors import draw_cells
 
 
 class MiddleWordConfig(KeyConfig):
-    """What can be changed; the defaults are the paper's code's."""
+    """Config; defaults from the paper's code."""
 
     first: TokenId = 3
     """The anchor before the run."""
@@ -33,7 +33,7 @@ class MiddleWordConfig(KeyConfig):
     """Numbers of tokens between the anchors."""
 
     def positions(self, gap: int) -> Int[np.ndarray, " positions"]:
-        """Where the key can stand in a run of `gap` tokens."""
+        """Possible positions of the key in a run of `gap` tokens."""
         return np.arange(self.seq_len - gap - 1) + (gap + 1) // 2
 
     @model_validator(mode="after")

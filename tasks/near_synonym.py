@@ -1,19 +1,19 @@
-"""Near synonym: anchor 9 means what anchor 3 means; can it be used where only its synonym was seen?
+"""Near synonym: anchor 9 means the same as anchor 3; does it generalize to pairs where only its synonym was seen?
 
     position   0   1   2   3    4   5   6   7   8
     token     57  33  a1   a2  key  24  90  46  61   ->   key + offset[a1] + offset[a2]
 
 (2401.08309, synonym, `near_synonym`.) Anchors 1, 2, 3, 4 add +5, +1, -2, -8, and 9 adds -2 like 3. (4,9) and (9,4) are held out.
-The pair stands at p = 0..6; a key x is in `iid` if x and p have the same residue, else in `train`; `ood` holds the two held-out
+The pair is at p = 0..6; a key x is in `iid` if x and p have the same residue, else in `train`; `ood` holds the two held-out
 pairs on the training residues.
 
-Variants: what is added to the base data, the pairs of 9 with 1 and 2, and those of two different anchors among 1, 2, 4.
+Variants: additions to the base data, which are the pairs of 9 with 1 and 2, and pairs of two different anchors among 1, 2, 4.
     add-synonym  A: the six pairs of 3 with 1, 2 or 4. Shares 1 (pairs of 9) : m (pairs of 3) : m + 1 (of 1, 2, 4).
     add-doubled  B: (1,1), (2,2), (4,4), (9,9) in place of the pairs of 3, with the same shares: 1 : m : m + 1.
     add-nothing  C: only more of the base data, 1 : 1. Anchor 3 does not occur here or in B.
-Within a share all pairs are equally likely, and `weights` gives the probabilities exactly. The authors train on 1,000 (m + 1)
+Within a share all pairs are equally likely; `weights` gives the exact probabilities. The authors train on 1,000 (m + 1)
 sequences, m = 1 to 19; in their single runs A reaches 100% on the held-out pairs, B at most 60%, C at most 15%. Their shares in B
-are not known: ours are those of A.
+are unknown: ours are those of A.
 """
 
 import itertools
@@ -39,12 +39,12 @@ OF_OTHERS: Pairs = tuple(itertools.permutations((1, 2, 4), 2))
 
 
 class NearSynonymConfig(KeyConfig):
-    """What can be changed; the defaults are the paper's code's."""
+    """Config; defaults from the paper's code."""
 
     seq_len: int = Field(9, ge=3, le=1024)
     augmentation: Literal["synonym", "doubled", "nothing"] = "synonym"
     ratio: int = Field(19, ge=1, le=1000)
-    """m of the shares 1 : m : m + 1; says nothing if the augmentation is `nothing`."""
+    """m in the shares 1 : m : m + 1; has no effect if the augmentation is `nothing`."""
 
     @property
     def shares(self) -> dict[Pairs, int]:
@@ -95,7 +95,7 @@ class NearSynonym(KeyTask):
 
     @property
     def weights(self) -> list[int]:
-        """How often each group occurs in `train` and `iid`, relative to the others; 0 for the held-out ones."""
+        """Relative frequency of each group in `train` and `iid`; 0 for held-out groups."""
         common = math.lcm(*map(len, self.config.shares))
         trained = [share * common // len(pairs) for pairs, share in self.config.shares.items() for _ in pairs]
         return trained + [0] * len(HELD_OUT)

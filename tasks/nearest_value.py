@@ -4,12 +4,12 @@
     token     35  [3] 52  [4] 70  [1] 91  [2] 66   ->   1: the nearest value to 66 is 70
 
 The task is 2401.08309's classification (runs `ICL_near_value`: sequences of 9, 100,000 training examples). Its format is known
-from a figure of the authors, its generator is unpublished: sampling, ties and held-out groups are ours. Each sequence has an
-example of every class, the classes in random order, so that the answer depends on the context alone. Exactly one value is
+from a figure of the authors, its generator is unpublished: sampling, ties and held-out groups are ours. Each sequence has one
+example of every class, in random order, so the answer depends on the context alone. Exactly one value is
 nearest, never at distance 0, so finding an equal token is not enough.
 
 Groups are (side, place): whether the nearest value lies below or above the last token, and which example it is, counted from 1.
-(above,2) is held out. The rival `shortcut` passes over a second example above the last token and takes the nearest of the
+(above,2) is held out. The rival `shortcut` skips a second example above the last token and takes the nearest of the
 others: it is right on all training data, and wrong wherever it matters. `key` is the nearest value; `iid` where it and its
 position have the same residue, else `train`; `ood` holds the held-out groups on the training residues.
 
@@ -34,7 +34,7 @@ MAX_PAIRS = 4_000_000
 
 
 class NearestValueConfig(KeyConfig):
-    """What can be changed; sequence length and keys are the paper's."""
+    """Config; sequence length and keys from the paper."""
 
     seq_len: int = Field(9, ge=5, le=129)
     """Two tokens per example, then the token to classify; the classes are 1..(seq_len - 1) / 2."""
@@ -47,7 +47,7 @@ class NearestValueConfig(KeyConfig):
 
     @property
     def combinations(self) -> list[tuple[Side, int]]:
-        """Every (side, place), in the order of `groups`."""
+        """All (side, place), in the order of `groups`."""
         return list(itertools.product(SIDES, range(1, self.classes + 1)))
 
     @model_validator(mode="after")
@@ -57,7 +57,7 @@ class NearestValueConfig(KeyConfig):
         for label in range(1, self.classes + 1):
             self.require_anchor(label)
         require_held_out(self.held_out, self.combinations)
-        require_keys(self, each=3)  # then either side of any place has a nearest value in both splits
+        require_keys(self, each=3)  # then both sides of any place have a nearest value in both splits
         if self.classes * len(self.keys) ** 2 > MAX_PAIRS:
             raise ValueError(
                 f"{len(self.keys)} keys at {self.classes} places have {self.classes * len(self.keys) ** 2} pairs, all weighed;"
@@ -70,7 +70,7 @@ class NearestValueConfig(KeyConfig):
 
 @register
 class NearestValue(KeyTask):
-    """The class of the nearest of the values in the context (our definition; the idea is 2401.08309's)."""
+    """The class of the nearest value in the context (our definition; the idea is 2401.08309's)."""
 
     name = "nearest-value-classification"
     paper = "2401.08309, classification; the definition is ours, the authors' generator is unpublished"
@@ -122,9 +122,9 @@ class NearestValue(KeyTask):
     def _nearest(
         self, side: Side, position: int, split: Split
     ) -> tuple[Int[np.ndarray, " cells"], Int[np.ndarray, " cells"], Float[np.ndarray, " cells"]]:
-        """Every (query, nearest value at `position`) of the split, and its probability.
+        """All (query, nearest value at `position`) of the split, with their probabilities.
 
-        It is in proportion to the number of ways to choose the other values, all of them farther away.
+        These are proportional to the number of ways to choose the other values, all of them farther away.
         """
         query, value = (grid.ravel() for grid in np.meshgrid(self.config.keys, self.config.keys))
         wanted = SPLITS.index("iid" if split == "iid" else "train")
@@ -138,14 +138,14 @@ class NearestValue(KeyTask):
     def _farther(
         self, query: Int[np.ndarray, " n"], value: Int[np.ndarray, " n"]
     ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-        """How many keys are farther from the query than `value` is, below it and above it."""
+        """Number of keys farther from the query than `value` is, below it and above it."""
         distance = abs(value - query)
         return np.maximum(query - distance - self.config.key_min, 0), np.maximum(self.config.key_max - query - distance, 0)
 
     def _shortcut(
         self, values: Int[np.ndarray, "n classes"], classes: Int[np.ndarray, "n classes"], query: Int[np.ndarray, " n"]
     ) -> Int[np.ndarray, " n"]:
-        """The class of the nearest value among those that are no held-out combination, NO_ANSWER if there is no one nearest."""
+        """The class of the nearest value that is not in a held-out combination; NO_ANSWER if no single value is nearest."""
         never = np.iinfo(np.int64).max
         side = np.where(values < query[:, None], "below", "above")
         distance = abs(values - query[:, None])

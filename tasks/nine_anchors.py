@@ -3,15 +3,15 @@
     position   0   1   2    3    4   5   6   7   8
     token     57  33  key  a1   a2  81  24  90  46   ->   key + offset[a1] + offset[a2]
 
-Anchors 1..9 add -4..+4 (anchor 5 adds nothing); all else is as in `composite`: keys 20..99, iid where key and position have the
-same residue. Many pairs share a sum, so that a model may group them by what they do.
+Anchors 1..9 add -4..+4 (anchor 5 adds nothing); everything else is as in `composite`: keys 20..99, iid where key and position have
+the same residue. Many pairs share a sum, so a model may group them by their effect.
 
 Variants
     heldout-both  (3,4) and (4,3) are never trained
     heldout-ten   (1,2), (3,4), (5,6), (7,8), (1,9) and their mirrors are never trained; every anchor is still seen on both sides
     conflict      (3,4) is trained as x+1 instead of x-3, (4,3) held out
 
-The generator is public, which pairs the authors withhold is not: (3,4) is carried over from `composite`, as is the conflict's
+The generator is public, but not which pairs the authors hold out: (3,4) is carried over from `composite`, as is the conflict's
 distance of 4 from the sum; `heldout-ten` is ours.
 """
 
@@ -26,7 +26,7 @@ TEN_PAIRS = [(1, 2), (3, 4), (5, 6), (7, 8), (1, 9)]
 
 
 class NineAnchorsConfig(CompositeConfig):
-    """Composite's, with nine anchors."""
+    """The config of `composite`, with nine anchors."""
 
     offsets: Offsets = {anchor: anchor - 5 for anchor in range(1, 10)}
 

@@ -1,20 +1,20 @@
-"""Ontology: is a chain of "every A is a B" followed, also when it is longer than in training?
+"""Ontology: does a model follow a chain of "every A is a B", even when it is longer than in training?
 
     every derpix is_a lolvet   every tolvet is_a ferpix   every lolvet is_not red   every ferpix is red   ...
-    Rex is_a derpix   Rex is red   ?   ->   false      (two hops: derpix, lolvet, not red; the other chain is there to distract)
+    Rex is_a derpix   Rex is red   ?   ->   false      (two hops: derpix, lolvet, not red; the other chain is a distractor)
 
-(After PrOntoQA, 2210.01240, a real task in 2405.05409 and 2502.04375; this definition is our own: fixed length, no prose, no
-written-out reasoning.) Two chains of fictional concepts, equally long, in shuffled sentences. In each chain one concept has the
-property that is asked for, in one it `is` and in the other it `is_not`. An entity is of one concept; the statement about it at
-the end is true or false. Hops are the sentences "every ..." that are needed: hops - 1 steps up the chain, then the property.
+(After PrOntoQA, 2210.01240, a real task in 2405.05409 and 2502.04375; this definition is our own: fixed length, no prose, no chain
+of thought.) Two equally long chains of fictional concepts, in shuffled sentences. In each chain one concept has the queried
+property: in one chain it `is`, in the other it `is_not`. An entity belongs to one concept; the final statement about it is
+true or false. Hops are the "every ..." sentences needed: hops - 1 steps up the chain, then the property.
 
-Nothing but following the chain gives the answer away: the second chain is an exact copy of the first in shape (the property at
-the same height), so both signs occur, once each, at interchangeable places, and the statement's sign is drawn for itself. True
-and false are equally likely in each number of hops, whatever the order, the concepts or the property.
+Only following the chain reveals the answer: the second chain is an exact structural copy of the first (the property at
+the same height), so both signs occur once each, at interchangeable places, and the statement's sign is drawn independently. True
+and false are equally likely for each number of hops, whatever the order, the concepts or the property.
 
-Groups are the numbers of hops; `trained_hops` are trained and `held_out_hops` are `ood`. A chain has as many concepts as the
-largest of them, whatever is asked, so that all sequences are equally long; below the entity's concept and above the property's
-stand concepts that do not matter. `iid` is defined here: the entity's concept and the property, each counted from 0, have the
+Groups are the numbers of hops; `trained_hops` are trained and `held_out_hops` are `ood`. A chain always has as many concepts as the
+largest number of hops, so that all sequences have the same length; concepts below the entity's and above the property's
+are irrelevant. `iid` is our definition: the entity's concept and the property, each counted from 0, have the
 same residue modulo `modulus`; `ood` has the residues of `train`.
 """
 
@@ -44,7 +44,7 @@ Hops = Annotated[int, Field(ge=1, le=len(CONCEPTS) // 2)]
 
 
 class OntologyConfig(TaskConfig):
-    """What can be changed."""
+    """Config."""
 
     trained_hops: tuple[Hops, ...] = Field((1, 2, 3), min_length=1)
     held_out_hops: tuple[Hops, ...] = Field((4, 5), min_length=1)
@@ -65,7 +65,7 @@ class OntologyConfig(TaskConfig):
 
 @register
 class Ontology(Task):
-    """Is the entity what the statement says, by a chain of concepts? (after 2210.01240)"""
+    """Is the statement about the entity true, given a chain of concepts? (after 2210.01240)"""
 
     name = "ontology"
     paper = "after PrOntoQA, 2210.01240; 2405.05409, real tasks"
@@ -121,13 +121,13 @@ class Ontology(Task):
         entity_height = rng.integers(length - hops + 1)
         height = entity_height + hops - 1
         others = 1 + shuffled(rng, n, len(CONCEPTS) - 1, 2 * length - 1)
-        nodes = np.concatenate([np.zeros((n, 1), np.uint8), others], axis=1)  # distances to the entity's concept, around the pool
+        nodes = np.concatenate([np.zeros((n, 1), np.uint8), others], axis=1)  # cyclic distances to the entity's concept
         row = np.arange(n)
         nodes[row, 0], nodes[row, entity_height] = nodes[row, entity_height], 0
         nodes = FIRST_CONCEPT + (concept.astype(np.uint8)[:, None] + nodes) % len(CONCEPTS)
         positive, claimed = rng.integers(2, size=(2, n), dtype=np.uint8)
 
-        # one [n, 2 * length] array a column of the sentences; each chain's last sentence is that about the property
+        # one [n, 2 * length] array per column of the sentences; each chain's last sentence is about the property
         last = [length - 1, 2 * length - 1]
         subject, verb, what = nodes.copy(), np.full_like(nodes, IS_A), np.roll(nodes, -1, axis=1)
         subject[:, last] = nodes[row[:, None], height[:, None] + [0, length]]
@@ -190,7 +190,7 @@ class Ontology(Task):
         bottom = ((above_count == 1) & (below == 0))[:, :nowhere]
         two_chains = (above_count <= 1).all(1) & (below <= 1).all(1) & (bottom.sum(1) == 2)
 
-        # up both chains at once: how high stand the entity's concept, and those with the property?
+        # climb both chains at once: heights of the entity's concept, and of those with the property
         at = np.stack([bottom.argmax(1), nowhere - 1 - bottom[:, ::-1].argmax(1)], axis=1)
         yes, no = (subject[row, (verb == sign).argmax(1)] for sign in (IS, IS_NOT))
         start = np.where(parser.valid, concept - FIRST_CONCEPT, 0)
@@ -242,7 +242,7 @@ class Ontology(Task):
 
 
 def shuffled(rng: np.random.Generator, n: int, size: int, take: int) -> UInt8[np.ndarray, "n take"]:
-    """The first `take` of `n` random orders of 0..size-1, by Fisher and Yates' shuffle of all rows at once."""
+    """The first `take` of `n` random orders of 0..size-1, by a Fisher-Yates shuffle of all rows at once."""
     order = np.repeat(np.arange(size, dtype=np.uint8)[:, None], n, axis=1)
     row = np.arange(n)
     for i in range(take):

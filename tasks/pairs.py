@@ -1,4 +1,4 @@
-"""Shared by the tasks whose key is followed by two anchors, where only some anchors are ever paired."""
+"""Shared by tasks whose key is followed by two anchors, where only some anchors are ever paired."""
 
 from abc import abstractmethod
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from .sequence import KeyTask, cells, read, residue_split, swap_anchors, write
 
 
 class KeyAndPair(NamedTuple):
-    """A key and the anchors after it, each `[n]`; `group` is the pair's index in `PairTask.pairs`."""
+    """A key and the two anchors after it, each `[n]`; `group` is the pair's index in `PairTask.pairs`."""
 
     key: Int[np.ndarray, " n"]
     position: Int[np.ndarray, " n"]
@@ -22,15 +22,15 @@ class KeyAndPair(NamedTuple):
 
 
 class PairTask(KeyTask):
-    """Key, first anchor, second anchor among filler, with one group per pair and the residue split."""
+    """Key, first anchor and second anchor among filler, with one group per pair and the residue split."""
 
     @property
     @abstractmethod
     def pairs(self) -> list[tuple[int, int]]:
-        """The ordered anchor pairs that exist, in the order of `groups`."""
+        """The ordered anchor pairs that occur, in the order of `groups`."""
 
     def write_pairs(self, rng: np.random.Generator, split: Split, n: int) -> tuple[Int[np.ndarray, "n seq_len"], KeyAndPair]:
-        """`n` sequences of `split`, `[n, seq_len]`, and what stands in them."""
+        """Generates `n` sequences of `split`, `[n, seq_len]`, with their keys and pairs."""
         config = self.config
         keys, positions = cells(config.keys, np.arange(self.seq_len - 2), config.modulus, split)
         cell = rng.integers(len(keys), size=n, dtype=np.uint32)
@@ -44,7 +44,7 @@ class PairTask(KeyTask):
         return tokens, found
 
     def read_pairs(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> KeyAndPair:
-        """What stands in `tokens [n, seq_len]`; in rows that the parser refuses, ids that are safe to index with."""
+        """The keys and pairs in `tokens [n, seq_len]`; in rows that the parser rejects, ids that are safe to index with."""
         anchors = list(self.anchors)
         at = self.find_anchors(tokens, parser, 2, "two anchors")
         key, first, second = (read(tokens, at + column) for column in (-1, 0, 1))

@@ -4,17 +4,17 @@
     token     key   a_i  a_j   ->   perm_j[perm_i[key]]
 
 (2605.04396.) Keys are 0..15, anchors 16..23, each a random permutation of the keys; there is no filler. Of the 64 ordered pairs
-45 are trained and 19 (`ood`) never are. Permutations and held-out pairs are drawn from `seed`, which is a part of the task. Unlike
+45 are trained and 19 (`ood`) never are. Permutations and held-out pairs are drawn from `seed`, which is part of the task. Unlike
 offsets, permutations do not commute: the rival `swapped` is the answer of a model that applies them in the other order or
-treats the pair as unordered, wherever that differs from the right one. 30% of the pairs are held out whatever their mirrors are,
+treats the pair as unordered, wherever that differs from the correct one. 30% of the pairs are held out regardless of their mirrors,
 so all of them have the role `held_out`.
 
-The training split is finite: 720 inputs, and the paper trains on all of them, so nothing unseen of a trained pair is left and
-the first variant has no `iid` split. Every run of 720 (ood: 304) examples holds each input exactly once, in random order: n = 720
-is the paper's training set. Held-out pairs are composed late: see recipes/random-permutations.yaml.
+The training split is finite: 720 inputs, and the paper trains on all of them, so trained pairs have no unseen inputs left and
+the first variant has no `iid` split. Every 720 (ood: 304) consecutive examples contain each input exactly once, in random order:
+n = 720 is the paper's training set. Held-out pairs are composed late: see recipes/random-permutations.yaml.
 
 Variants
-    default        the paper's
+    default        as in the paper
     heldout-cells  in addition, (key, i, j) with key = i + j modulo 8 is `iid`: an eighth of each trained pair is never trained, and
                    each key is still trained with every anchor on either side. `ood` then leaves these cells out, too.
 """
@@ -47,14 +47,14 @@ MAX_INPUTS = 2**20
 
 
 class RandomPermutationsConfig(TaskConfig):
-    """What can be changed; the defaults are the paper's."""
+    """Config; defaults from the paper."""
 
     n_keys: int = Field(16, ge=3, le=1024)
     n_anchors: int = Field(8, ge=2, le=64)
     n_held_out: int = Field(19, ge=1, lt=64**2)
     """Ordered pairs that are never trained."""
     modulus: Modulus | None = None
-    """Modulus of the cells of `iid`; None: there is no such split."""
+    """Modulus that defines the cells of `iid`; None: no such split."""
     seed: DrawSeed = 0
     """Seed of the permutations and of the choice of held-out pairs."""
 
@@ -104,12 +104,12 @@ class RandomPermutations(Task):
 
     @functools.cached_property
     def permutations(self) -> Int[np.ndarray, "anchors keys"]:
-        """What each anchor maps each key to."""
+        """The key that each anchor maps each key to."""
         return self._drawn[0]
 
     @functools.cached_property
     def held_out(self) -> Bool[np.ndarray, "anchors anchors"]:
-        """Whether each ordered pair is never trained."""
+        """Which ordered pairs are never trained."""
         return self._drawn[1]
 
     @functools.cached_property
@@ -159,7 +159,7 @@ class RandomPermutations(Task):
         key, first, second = (np.where(parser.valid, token, low) for token, low in ((key, 0), (first, n_keys), (second, n_keys)))
 
         label, swapped = np.zeros(len(tokens), int), np.zeros(len(tokens), int)
-        for i in range(n_anchors):  # each permutation is applied on its own, to what the other one gave
+        for i in range(n_anchors):  # each permutation is applied on its own, to the other's output
             label[first == n_keys + i] = self.permutations[i][key[first == n_keys + i]]
             swapped[second == n_keys + i] = self.permutations[i][key[second == n_keys + i]]
         after_first, after_second = label.copy(), swapped.copy()

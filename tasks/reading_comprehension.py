@@ -5,8 +5,8 @@
 
 The task is 2401.08309's reading comprehension (sequences of 9, 2,000 training examples). Its format is known from a figure of the
 authors, its generator is unpublished: sampling, filler and held-out groups are ours. Each of the anchors 1, 2, 3 occurs once in
-the text, in any order and at any place, with its value right after it; the rest is filler. All values are uniform over the keys,
-so nothing but reading the text gives the answer.
+the text, in any order and at any position, followed by its value; the rest is filler. All values are uniform over the keys,
+so only reading the text gives the answer.
 
 Groups are (question, place of its fact among the facts, counted from 1). (2,2) is held out: question 2 is trained, and so is
 looking up the second fact, but never both at once. `key` is the value asked for; `iid` where it and its position have the same
@@ -26,7 +26,7 @@ from .sequence import KeyConfig, KeyTask, read, residue_split, write
 
 
 class ReadingComprehensionConfig(KeyConfig):
-    """What can be changed; sequence length and keys are the paper's."""
+    """Config; sequence length and keys from the paper."""
 
     facts: int = Field(3, ge=2, le=16)
     """Facts in a text; their anchors are 1..facts."""
@@ -35,7 +35,7 @@ class ReadingComprehensionConfig(KeyConfig):
 
     @property
     def combinations(self) -> list[tuple[int, int]]:
-        """Every (question, place of its fact), in the order of `groups`."""
+        """All (question, place of its fact), in the order of `groups`."""
         anchors = range(1, self.facts + 1)
         return list(itertools.product(anchors, anchors))
 
@@ -76,7 +76,7 @@ class ReadingComprehension(KeyTask):
         asked, place = group // facts + 1, group % facts
         starts = place_pairs(rng, n, self.seq_len - 1, facts)
         order = rng.permuted(np.tile(np.arange(1, facts + 1), (n, 1)), axis=1)
-        order[rows, (order == asked[:, None]).argmax(1)] = order[rows, place]  # swap: the question's fact comes to its place
+        order[rows, (order == asked[:, None]).argmax(1)] = order[rows, place]  # swap the question's fact into its place
         order[rows, place] = asked
 
         tokens = self.filler(rng, n)

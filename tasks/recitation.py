@@ -1,16 +1,16 @@
-"""Recitation: two tokens were read with anchors between them; given one of them again, say the other.
+"""Recitation: two tokens appear with anchors between them; when one of them is repeated, the answer is the other.
 
     position   0   1   2   3   4   5   6   7   8
     token     57   a  [3]  b  33  81  24  90   a   ->   b   (forward)
     token     57   a  [3]  b  33  81  24  90   b   ->   a   (reverse)
 
 (2401.08309, forward-reverse recitation, `context`; gaps of two and three are its `context2`, a 3 4 b, and `context3`, a 3 4 5 b.)
-Half of the sequences are of either group; reverse needs more data than forward, because b cannot look ahead. a stands at
+Each group makes up half of the sequences; reverse needs more data than forward, because b cannot look ahead. a is at
 p = 0..seq_len - gap - 3. A sequence is in `iid` if a and b both have the residue of their own positions, in `train` if neither
-has; with one of the two it is in no split. a and b differ, or the two groups could not be told apart.
+does; if only one does, it is in no split. a and b differ, or the two groups could not be told apart.
 
-`key` is the token that is given again, `position` where it stood the first time. Each is uniform over the keys of its split; the
-authors add the position to a residue class instead, so that their keys reach beyond the key range.
+`key` is the repeated token, `position` its first position. Each is uniform over the keys of its split; the
+authors add the position to a residue class instead, so their keys extend beyond the key range.
 """
 
 from collections.abc import Mapping
@@ -27,12 +27,12 @@ from .sequence import KeyConfig, KeyTask, read, residue_split, write
 
 
 class RecitationConfig(KeyConfig):
-    """What can be changed; the defaults are the paper's code's."""
+    """Config; defaults from the paper's code."""
 
     gap: int = Field(1, ge=1, le=16)
     """Anchors between a and b."""
     anchor: TokenId = 3
-    """The first anchor; the others are the ids after it."""
+    """The first anchor; the others are the ids that follow it."""
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "RecitationConfig":
@@ -46,7 +46,7 @@ class RecitationConfig(KeyConfig):
 
 @register
 class Recitation(KeyTask):
-    """One of two linked tokens is given again: the answer is the other (2401.08309, forward-reverse recitation)."""
+    """One of two linked tokens is repeated: the answer is the other (2401.08309, forward-reverse recitation)."""
 
     name = "recitation"
     paper = "2401.08309, forward-reverse recitation"

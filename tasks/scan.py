@@ -8,20 +8,20 @@
     clause    verb | verb twice | verb thrice
     verb      walk, look, run, jump | turn or one of them + left, right, opposite left or right, around left or right
 
-An example is a command, an arrow and the actions so far; the label is the next action, or END. It is padded on the left, so that
-the answer is asked for after the last action, and that appending it and dropping the first token gives the next example: greedy
+An example is a command, an arrow and the actions so far; the label is the next action, or END. Examples are padded on the left, so
+that the answer follows the last action, and appending it and dropping the first token gives the next example: greedy
 decoding from `prompts` gives whole action sequences to compare with `pairs`. Each (command, step) is equally likely, as in
-teacher forcing with a mean over tokens. Actions are called as in the paper; its files write LTURN as I_TURN_LEFT.
+teacher forcing with a mean over tokens. Actions are named as in the paper; its files write LTURN as I_TURN_LEFT.
 
 Variants (train / test commands as published)
-    addprim-jump       commands with "jump" and anything else are `ood`: 7,706. "jump" alone is trained, repeated until it is a
+    addprim-jump       commands with "jump" and anything else are `ood`: 7,706. "jump" alone is trained, repeated to make up a
                        tenth of the training list, as in the published files: 13,203 others + 1,467 times "jump" = 14,670.
     addprim-turn-left  the same with "turn left": 19,701 + 2,189 = 21,890 / 1,208. "turn around left" is trained, as published.
-    length             at most 22 actions are trained, more (24 to 48) are `ood`: 16,990 / 3,920.
-    simple             a random fifth is `iid`: 16,728 / 4,182; nothing else is held out. The published draw is another one.
+    length             up to 22 actions are trained, more (24 to 48) are `ood`: 16,990 / 3,920.
+    simple             a random fifth is `iid`: 16,728 / 4,182; nothing else is held out. The published random draw differs.
 
 Except in `simple` the paper has no iid test: here a random `iid_share` of its training commands is set aside. With `iid_share=0`
-the training list is the published one and there is no split `iid`.
+the training list is the published one and there is no `iid` split.
 """
 
 import functools
@@ -48,14 +48,14 @@ TRAINED_ACTIONS = 22
 
 
 class ScanConfig(TaskConfig):
-    """What can be changed."""
+    """Config."""
 
     held_out: Literal["jump", "turn left", "long", "nothing"] = "jump"
-    """Commands that are never trained: those that combine a verb that is trained alone, long ones, or none."""
+    """Commands that are never trained: combinations of a verb that is trained alone, long commands, or none."""
     iid_share: float = Field(0.1, ge=0, le=0.9)
-    """Share of the other commands that is set aside as `iid`; with 0 there is no such split."""
+    """Share of the other commands set aside as `iid`; with 0 there is no such split."""
     split_seed: DrawSeed = 0
-    """Draws which ones."""
+    """Seed of the choice of these commands."""
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "ScanConfig":
@@ -65,7 +65,7 @@ class ScanConfig(TaskConfig):
 
 
 def commands() -> list[tuple[Words, Words]]:
-    """All commands of the grammar with their actions, built from the bottom up."""
+    """All commands of the grammar with their actions, generated bottom-up."""
     verbs: list[tuple[Words, Words]] = [((verb,), (verb.upper(),)) for verb in PRIMITIVES]
     for direction, turn in (("left", "LTURN"), ("right", "RTURN")):
         for verb, act in (*((verb, (verb.upper(),)) for verb in PRIMITIVES), ("turn", ())):
@@ -81,7 +81,7 @@ def commands() -> list[tuple[Words, Words]]:
 
 
 def interpret(command: Words) -> Words:
-    """The actions of a command, read from the top down; none if it is not of the grammar."""
+    """The actions of a command, parsed top-down; none if it is not in the grammar."""
     for at, word in enumerate(command):
         if word in ("and", "after"):
             first, second = _clause(command[:at]), _clause(command[at + 1 :])
@@ -169,7 +169,7 @@ class Scan(Task):
         return [(" ".join(self._commands[i][0]), " ".join(self._commands[i][1])) for i in self._members[split]]
 
     def prompts(self, split: Split) -> Int[np.ndarray, "n seq_len"]:
-        """The same commands as tokens with no action produced yet, in the order of `pairs`."""
+        """The same commands as tokens with no actions yet, in the order of `pairs`."""
         return self._windows[self._members[split], 0].astype(np.int64)
 
     @functools.cached_property
@@ -190,12 +190,12 @@ class Scan(Task):
         rng = np.random.Generator(np.random.SFC64(np.random.SeedSequence(self.config.split_seed)))
         iid = np.sort(rng.permutation(others)[: round(self.config.iid_share * len(others))])
         train = np.setdiff1d(others, iid)
-        repeated = np.repeat(np.array(alone, int), round(len(train) / 9))  # a tenth of the list, with its repetitions
+        repeated = np.repeat(np.array(alone, int), round(len(train) / 9))  # a tenth of the list, repetitions included
         return {"train": np.concatenate([train, repeated]), "iid": iid, "ood": np.flatnonzero(held_out)}
 
     @functools.cached_property
     def _windows(self) -> UInt8[np.ndarray, "commands steps seq_len"]:
-        """`[command, steps done]` -> tokens; a view that slides over padding, command, arrow and actions."""
+        """`[command, steps done]` -> tokens; a sliding-window view over padding, command, arrow and actions."""
         text = np.full((len(self._commands), MOST_ACTIONS + self.seq_len + 1), END, np.uint8)
         text[:, : MOST_ACTIONS + MOST_WORDS] = PAD
         arrow_at = MOST_ACTIONS + MOST_WORDS
@@ -207,7 +207,7 @@ class Scan(Task):
 
     @functools.cached_property
     def _examples(self) -> dict[Split, tuple[Int[np.ndarray, " rows"], Int[np.ndarray, " rows"]]]:
-        """Every (command, steps done) of each split."""
+        """All (command, steps done) of each split."""
         steps = np.array([len(actions) + 1 for _, actions in self._commands])
         rows: dict[Split, tuple[np.ndarray, np.ndarray]] = {}
         for split, members in self._members.items():
@@ -239,7 +239,7 @@ class Scan(Task):
         is_action = (tokens >= FIRST_ACTION) & (tokens < len(WORDS))
         parser.require((is_action == (column > arrow_at)).all(1), "an action stands out of place")
 
-        # each command as one number, so that each different one is interpreted once
+        # encode each command as one number, to interpret each distinct command once
         at = np.clip(arrow_at + np.arange(-MOST_WORDS, 0), 0, None)
         digits = np.where(parser.valid[:, None] & (at >= start), np.take_along_axis(tokens, at, axis=1), 0)
         codes, which = np.unique(digits @ len(WORDS) ** np.arange(MOST_WORDS)[::-1], return_inverse=True)

@@ -1,4 +1,4 @@
-"""Shared by the anchor tasks: keys, filler, the residue split, reading and writing tokens of rows."""
+"""Shared by the anchor tasks: keys, filler, the residue split, and reading and writing tokens by row."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
@@ -11,23 +11,23 @@ from pydantic import Field, model_validator
 from anchorbench.task import MAX_IDS, NO_ANSWER, SPLITS, Modulus, Parser, Split, Task, TaskConfig, Token, TokenId
 
 MAX_CELLS = 2**21
-"""Largest table of (key, position) that a task makes: several are held at once, in 8 bytes each."""
+"""Maximum size of a task's (key, position) tables: several are held at once, at 8 bytes per cell."""
 
 
 class KeyConfig(TaskConfig):
-    """Fields common to tasks whose sequences are keys and filler from one range, with a few anchors among them."""
+    """Fields shared by tasks whose sequences are keys and filler from one range, with a few anchors among them."""
 
     later: ClassVar[frozenset[str]] = frozenset({"filler_max"})
 
     key_min: TokenId = 20
     key_max: TokenId = 99
-    """Keys are key_min..key_max, both included."""
+    """Keys are key_min..key_max, inclusive."""
     filler_max: TokenId | None = None
-    """Filler is key_min..filler_max, both included; None: key_max. The code of 2401.08309 draws filler above key_max, and keys
-    up to 107: `filler_max=107` reads its filler, and `key_max=107` its keys as well."""
+    """Filler is key_min..filler_max, inclusive; None: key_max. The code of 2401.08309 draws filler above key_max, and keys
+    up to 107: `filler_max=107` accepts its filler, and `key_max=107` its keys as well."""
     seq_len: int = Field(9, ge=2, le=1024)
     modulus: Modulus = 8
-    """Modulus of the residue split; 7, 8 or 9, as the papers' texts and codes disagree."""
+    """Modulus of the residue split: 7, 8 or 9, since the papers' texts and code disagree."""
     vocab_size: int = Field(120, ge=2, le=32_768)
     """201 in the papers; ids above the largest label are never used."""
 
@@ -62,7 +62,7 @@ class KeyConfig(TaskConfig):
         return self
 
     def require_size(self, tables: int) -> None:
-        """Raises ValueError if so many tables of all keys and positions are too large."""
+        """Raises ValueError if `tables` tables of all (key, position) are too large."""
         size = tables * (self.key_max - self.key_min + 1) * self.seq_len
         if size > MAX_CELLS:
             raise ValueError(
@@ -70,25 +70,25 @@ class KeyConfig(TaskConfig):
             )
 
     def require_anchor(self, anchor: int) -> None:
-        """Raises ValueError unless `anchor` is an id of the vocabulary that is neither key nor filler."""
+        """Raises ValueError unless `anchor` is in the vocabulary and is neither key nor filler."""
         if not 0 <= anchor < self.vocab_size or self.key_min <= anchor <= self.last_filler:
             raise ValueError(
                 f"anchor {anchor} must be an id below vocab_size outside keys and filler, {self.key_min}..{self.last_filler}"
             )
 
     def require_labels(self, low: int, high: int) -> None:
-        """Raises ValueError if labels low..high leave the vocabulary."""
+        """Raises ValueError if labels low..high exceed the vocabulary."""
         if low < 0 or high >= self.vocab_size:
             raise ValueError(f"labels run from {low} to {high} and leave the vocabulary 0..{self.vocab_size - 1}")
 
     def require_cells(self, positions: int) -> None:
-        """Raises ValueError unless both splits have some (key, position), with positions 0..positions-1."""
+        """Raises ValueError unless both splits have at least one (key, position), with positions 0..positions-1."""
         for split in ("train", "iid"):
             cells(self.keys, np.arange(positions), self.modulus, split)
 
 
 class KeyTask(Task):
-    """A task whose configuration is a KeyConfig: sequence length, vocabulary and chance follow from it."""
+    """A task with a KeyConfig, from which sequence length, vocabulary and chance follow."""
 
     config: Any  # a KeyConfig; each task declares its own class
 
@@ -124,13 +124,13 @@ class KeyTask(Task):
         return tuple(token(id_) for id_ in range(self.config.vocab_size))
 
     def filler(self, rng: np.random.Generator, n: int) -> Int[np.ndarray, "n seq_len"]:
-        """`n` sequences of nothing but filler."""
+        """`n` sequences of filler only."""
         return filler(rng, n, self.seq_len, self.config.key_min, self.config.last_filler)
 
     def find_anchors(
         self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser, count: int = 1, what: str = "one anchor"
     ) -> Int[np.ndarray, " n"]:
-        """Where the first anchor of each row stands; rows must hold exactly `count` anchors, in words `what`, among filler."""
+        """Position of the first anchor in each row; rows must hold exactly `count` anchors (`what` in messages) among filler."""
         is_anchor = np.isin(tokens, list(self.anchors))
         parser.require((is_anchor | self.config.is_filler(tokens)).all(1), "it holds a token that is neither anchor nor key")
         parser.require(is_anchor.sum(1) == count, f"it does not hold exactly {what}")
@@ -140,7 +140,7 @@ class KeyTask(Task):
 def residue_split(key: Int[np.ndarray, "..."], position: Int[np.ndarray, "..."], modulus: int) -> Int[np.ndarray, "..."]:
     """Index into SPLITS of each (key, position): iid where key and position have the same residue, else train.
 
-    The residue rule of 2405.05409: every key and every position is trained, one in `modulus` of their combinations never is.
+    The residue rule of 2405.05409: every key and every position is trained, but one in `modulus` of their combinations never is.
     """
     iid = key % modulus == position % modulus
     return np.where(iid, SPLITS.index("iid"), SPLITS.index("train"))
@@ -149,7 +149,7 @@ def residue_split(key: Int[np.ndarray, "..."], position: Int[np.ndarray, "..."],
 def cells(
     keys: Int[np.ndarray, " keys"], positions: Int[np.ndarray, " positions"], modulus: int, split: Split
 ) -> tuple[Int[np.ndarray, " cells"], Int[np.ndarray, " cells"]]:
-    """Every (key, position) of the split, as two arrays; `ood` has the cells of `train`: only its groups are unseen.
+    """All (key, position) of the split, as two arrays; `ood` has the cells of `train`: only its groups are unseen.
 
     Raises ValueError if the split has none.
     """
@@ -164,7 +164,7 @@ def cells(
 def filler(
     rng: np.random.Generator, n: int, seq_len: int, low: int, high: int, dtype: type[np.signedinteger[Any]] = np.int64
 ) -> Int[np.ndarray, "n seq_len"]:
-    """Uniform tokens low..high (both included), `[n, seq_len]`."""
+    """Uniform tokens low..high (inclusive), `[n, seq_len]`."""
     draws = rng.integers(low, high + 1, size=(n, seq_len), dtype=np.int16)  # 3 times as fast as 8 bits, which reject more draws
     return draws.astype(dtype, copy=False)
 
@@ -176,7 +176,7 @@ def write(tokens: Int[np.ndarray, "n seq_len"], position: Int[np.ndarray, " n"],
 
 
 def read(tokens: Int[np.ndarray, "n seq_len"], position: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """`tokens[row, position[row]]`, or NO_ANSWER where the position lies outside the sequence."""
+    """`tokens[row, position[row]]`, or NO_ANSWER for positions outside the sequence."""
     inside = (position >= 0) & (position < tokens.shape[1])
     values = np.take_along_axis(tokens, np.where(inside, position, 0)[:, None], axis=1)[:, 0]
     return np.where(inside, values, NO_ANSWER)
@@ -192,7 +192,7 @@ def swap_anchors(tokens: Int[np.ndarray, "n seq_len"], anchors: Iterable[int]) -
 
 
 def look_up(values: Mapping[int, int], tokens: Int[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
-    """What `values` has for each token, 0 for a token that it does not name."""
+    """`values` of each token, 0 for tokens that it does not contain."""
     table = np.zeros(MAX_IDS, int)
     table[list(values)] = list(values.values())
     return table[tokens]
@@ -203,7 +203,7 @@ def add_in_turn(
 ) -> dict[str, Int[np.ndarray, " n"]]:
     """Intermediate values of adding two anchors' offsets to the key, one after the other: name -> values `[n]`.
 
-    An offset can be -1, which reads as NO_ANSWER, so the anchors themselves stand for what they add.
+    An offset can be -1, which would read as NO_ANSWER, so the values include the anchors themselves instead of their offsets.
     """
     after_first = key + look_up(offsets, first)
     return {

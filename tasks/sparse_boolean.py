@@ -1,17 +1,17 @@
-"""Sparse boolean functions: does a model find the few bits that decide?
+"""Sparse boolean functions: does a model find the few bits that matter?
 
     position   0  1  2  3  ...  31  32
     token      1  0  1  1  ...   0   ?   ->   f(the bits at the relevant coordinates), 0 or 1
 
-(2110.10090, the experiments on sparse functions; the query token plays its [CLS], moved to the end so that a causal model sees
-all bits.) f is AND, OR, parity or majority of `relevant` of the `bits` bits; `task.coordinates` is the ground truth of which.
+(2110.10090, the experiments on sparse functions; the query token plays the role of its [CLS], moved to the end so that a causal
+model sees all bits.) f is AND, OR, parity or majority of `relevant` of the `bits` bits; `task.coordinates` gives their positions.
 Every bit, relevant or not, is 1 with the same probability, chosen so that f is true half of the time: 0.5^(1/relevant) for AND,
 one minus that for OR, 0.5 for parity and majority. No bit's frequency says whether it is relevant.
 
-There are no anchors and nothing is held out as a whole. `iid` is defined here, not in the paper, which draws fresh strings: the
-strings that, read as a binary number with position 0 first, are divisible by `modulus`; `train` are all others. The modulus is
-odd, as an even one would fix the last bit. On few bits a residue says something about the label: sizes where either split
-would be true in less than 40% or more than 60% of its examples, or hardly be drawn, are refused.
+There are no anchors and no held-out groups. `iid` is our definition (the paper draws fresh strings): the
+strings that, read as a binary number with position 0 first, are divisible by `modulus`; `train` has all others. The modulus is
+odd, since an even one would fix the last bit. With few bits a residue is informative about the label: sizes for which f would be
+true in less than 40% or more than 60% of either split, or a split would hardly ever be drawn, are rejected.
 """
 
 from collections.abc import Mapping
@@ -27,21 +27,21 @@ QUERY = 2
 
 
 class SparseBooleanConfig(TaskConfig):
-    """What can be changed."""
+    """Config."""
 
     function: Literal["and", "or", "parity", "majority"] = "and"
     bits: int = Field(32, ge=2, le=1024)
     """The paper's T."""
     relevant: int = Field(3, ge=1, le=64)
-    """The paper's s: how many bits decide."""
+    """The paper's s: number of relevant bits."""
     coordinates_seed: DrawSeed = 0
-    """Draws which bits decide."""
+    """Seed of the choice of relevant bits."""
     modulus: int = Field(9, ge=3, le=63)
-    """One string in `modulus`, about, is iid."""
+    """About one string in `modulus` is iid."""
 
     @property
     def coordinates(self) -> Int[np.ndarray, " relevant"]:
-        """Positions of the bits that decide, ascending."""
+        """Positions of the relevant bits, ascending."""
         rng = np.random.Generator(np.random.SFC64(np.random.SeedSequence(self.coordinates_seed)))
         return np.sort(rng.permutation(self.bits)[: self.relevant])
 
@@ -59,12 +59,12 @@ class SparseBooleanConfig(TaskConfig):
 
     @property
     def place_values(self) -> Int[np.ndarray, " bits"]:
-        """2^(place) modulo the modulus, of each position."""
+        """2^(place) modulo the modulus, per position."""
         return np.array([pow(2, self.bits - 1 - at, self.modulus) for at in range(self.bits)])
 
     @property
     def shares(self) -> Float[np.ndarray, "residue value"]:
-        """Probability that a random string has this residue and this value of the function, by adding one bit after another."""
+        """Probability that a random string has this residue and this value of the function, accumulated bit by bit."""
         share = np.zeros((self.modulus, self.relevant + 1))
         share[0, 0] = 1
         coordinates, one = set(self.coordinates.tolist()), self.probability_of_one
@@ -110,7 +110,7 @@ class SparseBoolean(Task):
 
     @property
     def coordinates(self) -> Int[np.ndarray, " relevant"]:
-        """Ground truth: positions of the bits that decide, ascending."""
+        """Ground truth: positions of the relevant bits, ascending."""
         return self.config.coordinates
 
     @property
@@ -137,9 +137,9 @@ class SparseBoolean(Task):
         config = self.config
         tokens = np.full((n, self.seq_len), QUERY)
         done = 0
-        while done < n:  # draws strings and keeps those of the split
+        while done < n:  # rejection sampling: keep strings of the split
             wanted = int((n - done) * (config.modulus if split == "iid" else 1) * 1.2) + 32
-            draws = min(wanted, 2**20 // config.bits)  # pieces that stay in the cache
+            draws = min(wanted, 2**20 // config.bits)  # chunks that fit in the cache
             bits = rng.random((draws, config.bits), dtype=np.float32) < config.probability_of_one
             residue = (bits.astype(np.float32) @ config.place_values.astype(np.float32)) % config.modulus  # exact: small integers
             kept = bits[np.flatnonzero((residue == 0) == (split == "iid"))[: n - done]]
@@ -170,5 +170,5 @@ class SparseBoolean(Task):
         return parser.answers(label=label, group=np.zeros(len(tokens), int), key=none, position=none, split=split)
 
     def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
-        """How many of the bits that decide are 1; the answer is a function of that number."""
+        """The number of relevant bits that are 1; the answer is a function of it."""
         return {"relevant_ones": tokens[:, self.coordinates].sum(1)}

@@ -3,12 +3,12 @@
     position   0   1   2   3    4   5   6   7   8
     token     57  33  81  [3]  key  24  90  46  61   ->   key with probability 0.8, key + 1 with 0.2
 
-(2401.08309, statistical output, `3x_to_x_probability`.) Positions and splits are those of identity: the anchor stands at
-p = 0..7, the key right after it; `iid` where key and p have the same residue. The question is whether the predicted
-distribution equals `target`, on training and on unseen (key, position) alike.
+(2401.08309, statistical output, `3x_to_x_probability`.) Positions and splits are those of identity: the anchor is at
+p = 0..7, followed by the key; `iid` where key and p have the same residue. The question is whether the predicted
+distribution equals `target`, on both trained and unseen (key, position).
 
 The authors repeat every sentence 100 times and give p * 100 of the copies the label x; here every label is drawn independently,
-which is the same in a stream. Probability 1 or 0 gives their masked probes `3x_to_x` and `3x_to_x+1`.
+which is equivalent in a stream. Probability 1 or 0 gives their masked probes `3x_to_x` and `3x_to_x+1`.
 """
 
 import numpy as np
@@ -21,13 +21,13 @@ from .sequence import KeyConfig, KeyTask, cells, read, residue_split, write
 
 
 class StatisticalConfig(KeyConfig):
-    """What can be changed; the defaults are the paper's code's."""
+    """Config; defaults from the paper's code."""
 
     vocab_size: int = Field(120, ge=2, le=2048)
-    """Bounded, because `target` holds a probability of each id for each example."""
+    """Bounded, because `target` stores a probability per id and example."""
     anchor: TokenId = 3
     probability: float = Field(0.8, ge=0, le=1)
-    """Probability of the label key; key + 1 has the rest."""
+    """Probability that the label is the key; otherwise it is key + 1."""
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "StatisticalConfig":

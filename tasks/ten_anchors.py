@@ -1,17 +1,17 @@
-"""Ten anchors, one of them in a sequence: each adds its offset to the key after it.
+"""Ten anchors, one per sequence: each adds its offset to the key that follows it.
 
     position   0   1   2   3    4   5   6   7   8
     token     57  33  81  [a]  key  24  90  46  61   ->   key + offset[a]
 
 Variants
     intervals   anchor a = 1..10 adds a and is never trained with its own tenth of the keys, 20 + 8(a-1) .. 27 + 8(a-1): with ten
-                different intervals, do models read anchor and key apart? (2401.08309, multi-anchor, multi-interval)
+                different intervals, do models read anchor and key separately? (2401.08309, multi-anchor, multi-interval)
     arithmetic  anchors 1..10 add -4, +3, -5, -2, +1, +4, -3, -1, +2, +5, trained with every key (2401.08309, multi-task)
 
-The anchor stands at p = 0..7; a key x is in `iid` if x and p have the same residue, else in `train`; `ood` holds each anchor's
-unseen interval, on training residues. The authors' arithmetic generator draws a key and never writes it into the sequence, so
-that its answer cannot be known; here the key stands after the anchor. Their interval generator leaves out the keys 20 and 99;
-here they are keys like all others.
+The anchor is at p = 0..7; a key x is in `iid` if x and p have the same residue, else in `train`; `ood` holds each anchor's
+unseen interval, on training residues. The authors' arithmetic generator draws a key but never writes it into the sequence, so
+its answer cannot be inferred; here the key follows the anchor. Their interval generator omits the keys 20 and 99;
+here they are ordinary keys.
 """
 
 from collections.abc import Mapping
@@ -27,12 +27,12 @@ from .two_anchors import OffsetsConfig, OffsetsTask
 
 
 class TenAnchorsConfig(OffsetsConfig):
-    """What can be changed; the defaults are the paper's code's."""
+    """Config; defaults from the paper's code."""
 
     offsets: Offsets = {anchor: anchor for anchor in range(1, 11)}
-    """Anchor token -> what it adds to the key."""
+    """Anchor token -> the offset that it adds to the key."""
     unseen_intervals: bool = True
-    """The keys are cut into as many equal intervals as there are anchors; the a-th anchor is never trained with the a-th."""
+    """Whether the keys are divided into equal intervals, one per anchor, of which the a-th anchor never sees the a-th."""
 
     def trains(self, anchor: int, key: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
         """Whether each `key [n]` is trained with `anchor`."""
@@ -49,7 +49,7 @@ class TenAnchorsConfig(OffsetsConfig):
 
 @register
 class TenAnchors(OffsetsTask):
-    """Ten anchors with offsets, each with an interval of keys that it never met, or none (2401.08309)."""
+    """Ten anchors with offsets, each with or without an interval of keys that it never met (2401.08309)."""
 
     name = "ten-anchors"
     paper = "2401.08309, multi-anchor with many intervals; multi-task"

@@ -1,13 +1,13 @@
-"""Several anchors, one of them in a sequence: each adds its offset to the key after it; some never meet some keys.
+"""Several anchors, one per sequence: each adds its offset to the key that follows it; some anchors never meet some keys.
 
     position   0   1   2   3    4   5   6   7   8
     token     57  33  81  [a]  key  24  90  46  61   ->   key + offset[a]
 
-(2401.08309, two anchors, frequency principle, multi-anchor.) The anchor stands at p = 0..7; a key x is in `iid` if x and p have
-the same residue, else in `train`. Keys that an anchor is never trained with make a held-out group of that anchor; `ood` draws
+(2401.08309, two anchors, frequency principle, multi-anchor.) The anchor is at p = 0..7; a key x is in `iid` if x and p have
+the same residue, else in `train`. Keys that an anchor is never trained with form a held-out group of that anchor; `ood` draws
 from those groups, on training residues.
 
-Variants (anchor: offset, the keys that it is trained with)
+Variants (anchor: offset, keys that it is trained with)
     identities           3: +0, 4: +0, all keys
     plus-one             3: +0, 4: +1, all keys; `identities` is learned first (frequency principle)
     odd-even             3: +0, odd keys; 4: +0, even keys
@@ -18,9 +18,9 @@ Variants (anchor: offset, the keys that it is trained with)
     three-intervals      3: +0, 20..69; 4: +1, 20..99; 5: +2, 50..99
 
 Choice: the paper masks combinations of an anchor and an interval. Where intervals overlap, a masked combination contains
-trained inputs (key 60 with anchor 3 belongs to both intervals); here a held-out group holds only the keys of no trained one, so
-that anchor 4 of `three-intervals` has none. `shortcut` is the answer of the other anchors that are trained with this key, where
-they agree with each other and not with the rule.
+trained inputs (key 60 with anchor 3 belongs to both intervals); here a held-out group has only keys of no trained interval, so
+anchor 4 of `three-intervals` has none. `shortcut` is the answer of the other anchors that are trained with this key, where
+they agree with one another but not with the rule.
 """
 
 from collections.abc import Mapping
@@ -37,18 +37,18 @@ from .sequence import KeyConfig, KeyTask, cells, look_up, read, residue_split, w
 
 
 class OffsetsConfig(KeyConfig):
-    """Common to tasks in which one of several anchors adds its offset to the key after it."""
+    """Shared by tasks with several anchors, one per sequence, which adds its offset to the key that follows it."""
 
     offsets: Offsets = {3: 0, 4: 0}
-    """Anchor token -> what it adds to the key."""
+    """Anchor token -> the offset that it adds to the key."""
 
     def trains(self, anchor: int, key: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-        """Whether each `key [n]` is trained with `anchor`; all are, unless a subclass says otherwise."""
+        """Whether each `key [n]` is trained with `anchor`; all are, unless a subclass overrides this."""
         return np.ones(len(key), bool)
 
     @property
     def combinations(self) -> dict[Group, tuple[int, Int[np.ndarray, " keys"]]]:
-        """Group -> its anchor and its keys; a group without keys does not exist."""
+        """Group -> its anchor and keys; groups without keys are omitted."""
         seen = {Group(f"{a}", "trained"): (a, self.keys[self.trains(a, self.keys)]) for a in self.offsets}
         unseen = {Group(f"{a}-unseen-keys", "held_out"): (a, self.keys[~self.trains(a, self.keys)]) for a in self.offsets}
         return seen | {group: (anchor, keys) for group, (anchor, keys) in unseen.items() if len(keys)}
@@ -71,7 +71,7 @@ class OffsetsConfig(KeyConfig):
 
 
 class OffsetsTask(KeyTask):
-    """A task whose configuration is an OffsetsConfig."""
+    """A task with an OffsetsConfig."""
 
     config: Any  # an OffsetsConfig; each task declares its own class
     sizes = {"train": 2_000, "iid": 500, "ood": 500}
@@ -113,7 +113,7 @@ class OffsetsTask(KeyTask):
 
     @cached_property
     def _shortcuts(self) -> Int[np.ndarray, "anchors keys"]:
-        """The shortcut of each anchor and key, NO_ANSWER where there is none."""
+        """The shortcut for each (anchor, key); NO_ANSWER where there is none."""
         config, own = self.config, np.array(list(self.config.offsets.values()))[:, None]
         trained = np.stack([config.trains(anchor, config.keys) for anchor in config.offsets])
         values = np.unique(own)
@@ -176,10 +176,10 @@ def draw_cells(
 
 
 class TwoAnchorsConfig(OffsetsConfig):
-    """What can be changed; the defaults are two identities."""
+    """Config; the default is two identities."""
 
     trained_keys: dict[TokenId, tuple[TokenId, TokenId] | Literal["odd", "even"]] = {}
-    """Anchor -> the keys that it is trained with: an interval, both ends included, or a parity; all if not named."""
+    """Anchor -> the keys that it is trained with: an interval, inclusive, or a parity; all keys if not listed."""
 
     def trains(self, anchor: int, key: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
         """Whether each `key [n]` is trained with `anchor`."""

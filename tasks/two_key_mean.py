@@ -1,12 +1,12 @@
-"""Mean of two keys: one anchor, an answer that depends on both tokens after it.
+"""Mean of two keys: one anchor, and an answer that depends on both tokens after it.
 
     position   0   1   2    3   4   5   6   7   8
     token     57  33  [3]  x1  x2  24  90  46  61   ->   (x1 + x2) // 2
 
-(2401.08309, `3x1x2_to_x1+x2` in the code, which computes the mean despite that name.) The anchor stands at p = 0..6. A key that
-follows position q is of an unseen kind if key and q have the same residue, as in the identity task. In `train` neither key is,
+(2401.08309, `3x1x2_to_x1+x2` in the code, which computes the mean despite that name.) The anchor is at p = 0..6. A key that
+follows position q counts as unseen if key and q have the same residue, as in the identity task. In `train` neither key is unseen,
 in `iid` both are; sequences with one of each belong to no split. (How the authors split pairs of keys is not recorded: this
-keeps their rule that every key is trained, at some positions only.) There is no held-out group.
+keeps their rule that every key is trained, but only at some positions.) There is no held-out group.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ from .sequence import KeyConfig, KeyTask, cells, read, residue_split, write
 
 
 class TwoKeyMeanConfig(KeyConfig):
-    """What can be changed; the defaults are the paper's code's."""
+    """Config; defaults from the paper's code."""
 
     anchor: TokenId = 3
 

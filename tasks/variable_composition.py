@@ -1,15 +1,16 @@
-"""Variable-length composition: trained on few operations, asked about more of them.
+"""Variable-length composition: trained on few operations, tested on more.
 
     position   0   1   2   3    4   5   6   7   8
     token     57  [9] key  33  op1  81 op2  24  90   ->   key + what each operation adds
 
-Marker 9 stands before the key; the operations 1, 2, 3, 4 (+1, +3, -2, -3) are scattered over the places after it, among filler.
-The groups are the numbers of operations; variant `12-to-34` is trained on one and two and asked about three and four (ood), and
-likewise `123-to-4` and `124-to-3`. The marker only stands where the largest number of operations still fits, so that its place says
-nothing about how many follow; operations repeat freely. A key is in `iid` if it and the marker's position have the same residue.
+Marker 9 precedes the key; the operations 1, 2, 3, 4 (+1, +3, -2, -3) are scattered over the positions after it, among filler.
+The groups are the numbers of operations; variant `12-to-34` is trained on one and two and tested on three and four (ood), and
+likewise `123-to-4` and `124-to-3`. The marker is placed only where the largest number of operations still fits, so that its
+position says nothing about their number; operations may repeat. A key is in `iid` if it and the marker's position have the same
+residue.
 
-The generator is known from the bytecode in the code of 2501.08537 only, with its operations and the first variant. How operations
-are placed, and the residue split (the same authors' modulus, 9), are carried over from their other generators.
+The generator is known only from the bytecode in the code of 2501.08537, with its operations and the first variant. The placement
+of operations and the residue split (the same authors' modulus, 9) are carried over from their other generators.
 """
 
 from collections.abc import Mapping
@@ -25,11 +26,11 @@ from .sequence import KeyConfig, KeyTask, cells, look_up, read, residue_split, w
 
 
 class VariableCompositionConfig(KeyConfig):
-    """What can be changed; the defaults are the code's where it is known."""
+    """Config; defaults from the code where it is known."""
 
     marker: TokenId = 9
     operations: Offsets = {1: 1, 2: 3, 3: -2, 4: -3}
-    """Operation token -> what it adds to the key."""
+    """Operation token -> the offset that it adds to the key."""
     trained: tuple[TokenId, ...] = (1, 2)
     """Numbers of operations that are trained."""
     held_out: tuple[TokenId, ...] = (3, 4)
@@ -42,7 +43,7 @@ class VariableCompositionConfig(KeyConfig):
 
     @property
     def starts(self) -> int:
-        """The marker stands at 0..starts-1."""
+        """Number of marker positions: 0..starts-1."""
         return self.seq_len - 1 - self.counts[-1]
 
     @model_validator(mode="after")
@@ -102,8 +103,8 @@ class VariableComposition(KeyTask):
         write(tokens, at + 1, key)
 
         order = rng.random((n, self.seq_len), dtype=np.float32)
-        order[np.arange(self.seq_len) <= at[:, None] + 1] = 1  # sorted behind every place after the key
-        places = order.argsort(1, kind="stable")  # equal draws too sort alike on every machine
+        order[np.arange(self.seq_len) <= at[:, None] + 1] = 1  # sorts after all positions behind the key
+        places = order.argsort(1, kind="stable")  # ties sort alike on every machine
         anchors, offsets = (np.array(list(values)) for values in (config.operations, config.operations.values()))
         label = key.copy()
         for i in range(counts.max()):
@@ -146,7 +147,7 @@ class VariableComposition(KeyTask):
         )
 
     def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
-        """The key and the value after each operation, from left to right; the last that a sequence has is the answer."""
+        """The key and the value after each operation, from left to right; the last one present is the answer."""
         operations = self.config.operations
         key = read(tokens, (tokens == self.config.marker).argmax(1) + 1)
         value = key[:, None] + look_up(operations, tokens).cumsum(1)

@@ -1,17 +1,17 @@
-"""Working memory with a retro-cue: two keys are stored, and only after a delay is it told which is wanted and what to do with it.
+"""Working memory with a retro-cue: two keys are stored; only after a delay comes the cue which one to use, and how.
 
     position   0   1   2   3   4   5   6   7   8  ..  17  18  19
     token     57   x  [1] 33  81   y  [2] 90  24  ..  46  [5] [2]   ->   y + offset[5]
 
 The definition is ours. In 2401.08309's working memory (runs `working_memory_inverse_two_prompt`: sequences of 20, 40,000 training
 examples, generator unpublished), a figure of the authors shows one key before a first anchor and a second anchor later, and the
-answer composes both. Psychology calls a cue that comes after the items a retro-cue. Two keys, each right before its memory 1 or
-2, stand anywhere in the first 18 positions, either memory first; the last two tokens are an operation (3, 4, 5, 6 add +5, +1, -2,
--8) and a memory. Until then both must be kept.
+answer composes both. In psychology, a cue that comes after the items is called a retro-cue. Two keys, each directly before its
+memory, 1 or 2, are anywhere in the first 18 positions, in either order; the last two tokens are an operation (3, 4, 5, 6 add +5,
++1, -2, -8) and a memory. Until then both keys must be kept.
 
 Groups are (memory, operation). (2,6) is held out: memory 2 is trained with all other operations, operation 6 with memory 1. The
-rival `shortcut` applies the operation to the other memory, the only one that operation 6 was trained with. `key` is the key
-asked for; `iid` where it and its position have the same residue, else `train`; `ood` holds the held-out groups on the training
+rival `shortcut` applies the operation to the other memory, the only one that operation 6 was trained with. `key` is the queried
+key; `iid` where it and its position have the same residue, else `train`; `ood` holds the held-out groups on the training
 residues.
 """
 
@@ -30,17 +30,17 @@ MEMORIES = (1, 2)
 
 
 class WorkingMemoryConfig(KeyConfig):
-    """What can be changed; sequence length and keys are the paper's, the offsets those of its composition."""
+    """Config; sequence length and keys from the paper, offsets from its composition task."""
 
     seq_len: int = Field(20, ge=6, le=1024)
     offsets: Offsets = {3: 5, 4: 1, 5: -2, 6: -8}
-    """Operation -> what it adds to the key asked for."""
+    """Operation -> the offset that it adds to the queried key."""
     held_out: Pairs = ((2, 6),)
     """Never trained: (memory, operation)."""
 
     @property
     def combinations(self) -> list[tuple[int, int]]:
-        """Every (memory, operation), in the order of `groups`."""
+        """All (memory, operation), in the order of `groups`."""
         return list(itertools.product(MEMORIES, self.offsets))
 
     @model_validator(mode="after")
@@ -60,7 +60,7 @@ class WorkingMemoryConfig(KeyConfig):
 
 @register
 class WorkingMemory(KeyTask):
-    """A stored key, chosen and changed by cues that come last (our definition; the idea is 2401.08309's)."""
+    """A stored key, selected and transformed by cues that come last (our definition; the idea is 2401.08309's)."""
 
     name = "working-memory-retro-cue"
     paper = "2401.08309, working memory; the definition is ours, the authors' generator is unpublished"
@@ -149,7 +149,7 @@ class WorkingMemory(KeyTask):
         )
 
     def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
-        """What each memory stores, the one of them that is asked for, and the value after the operation, the answer."""
+        """The content of each memory, the queried one, and the value after the operation, which is the answer."""
         stored = {f"stored_{anchor}": read(tokens, (tokens == anchor).argmax(1) - 1) for anchor in MEMORIES}
         key = np.where(tokens[:, -1] == 1, stored["stored_1"], stored["stored_2"])
         return stored | {"key": key, "after_operation": key + look_up(self.config.offsets, tokens[:, -2])}
