@@ -1,4 +1,4 @@
-"""The probes: what each reads, its control, and what it does not show. One file a probe.
+"""The probes: what each one measures, its control, and what it does not show. One file per probe.
 
 A probe is `probe(model, task) -> Result`, a frozen dataclass with `scores()`, `draw(figure)` and `does_not_show`. Other packages
 add theirs through the entry-point group `anchorbench.probes`.
@@ -26,12 +26,15 @@ for _probe in (attention_flow, fused_vector, anchor_value, condensation, embeddi
 
 
 def list_probes() -> dict[str, Probe]:
-    """Name -> probe: ours, then those of other packages. Raises ValueError if two have the same name."""
+    """Name -> probe: built-in probes, then those of other packages. Raises ValueError if two have the same name."""
     return probes.all
 
 
 def run_probe(name: str, model: object, task: Task) -> Result:
-    """The probe `name` on anything that `anchorbench.classify` takes. Raises ValueError for an unknown name, or as the probe."""
+    """Runs the probe `name` on anything that `anchorbench.classify` accepts.
+
+    Raises ValueError for an unknown name, or as the probe does.
+    """
     return probes[name](model, task)
 
 

@@ -1,9 +1,9 @@
 """Anchor value: does the first anchor's position carry g(key, a1), the key after the first anchor? (2405.05409, section 4.1)
 
-The papers compare the rows of the second layer's value matrix at the first anchor's position: in their inferential solution they
-are alike where g is equal, whichever key and anchor made it, so that sorted by g the cosines form blocks. A position sees only
-what stands before it, so the second anchor does not matter: one that is trained with the most first anchors is written there, and
-g is equal where the answers with it are. As in `fused_vector`, the mean of each base sequence is taken off first.
+The papers compare the rows of the second layer's value matrix at the first anchor's position: in their inferential solution these
+are similar where g is equal, whichever key and anchor produced it, so that sorted by g the cosines form blocks. A position sees
+only earlier ones, so the second anchor is irrelevant: we use the one that is trained with the most first anchors, and
+g is equal where the answers with it are. As in `fused_vector`, the mean of each base sequence is subtracted first.
 """
 
 from dataclasses import dataclass
@@ -32,22 +32,22 @@ from .score import Score, mean_scores
 
 PROBE = "anchor_value"
 BLOCKS = 6
-"""Values of g in the heat map."""
+"""Number of values of g in the heat map."""
 
 
 @dataclass(frozen=True)
 class AnchorValue:
     """Mean cosines of value vectors at the first anchor with 95% intervals over base sequences; the control is an untrained model.
 
-    `equal_g`, `unequal_g` and their difference: different keys and different first anchors.
+    `equal_g`, `unequal_g` and their difference, across different keys and different first anchors.
     """
 
     table: dict[str, Score]
     by_difference: Float[np.ndarray, " difference"]
-    """Mean cosine by the difference of g, 0 to FARTHEST, for different anchors; NaN where the task has none."""
+    """Mean cosine by difference of g, 0 to FARTHEST, across different anchors; NaN for differences that do not occur."""
     by_difference_control: Float[np.ndarray, " difference"]
     blocks: Float[np.ndarray, "cell cell"]
-    """Mean cosines of neighbouring values of g, each made by every first anchor in turn."""
+    """Mean cosines for neighbouring values of g, each produced by every first anchor in turn."""
     block_keys: Int[np.ndarray, " cell"]
     block_anchors: Int[np.ndarray, " cell"]
     does_not_show: str = (
@@ -80,9 +80,9 @@ class AnchorValue:
 def anchor_value(model: object, task: Task, n: int = 16, seed: int = 0) -> AnchorValue:
     """Similarity of value vectors at the first anchor over `n` base sequences, each with every key and first anchor.
 
-    The vector is the stream after layer 0 times the value matrix of layer 1 (without the LayerNorm between the two), or the
-    stream itself in a model of one layer. `model` is anything that `anchorbench.classify` takes. Raises ValueError as `classify`
-    does, for a task without two anchors or whose key stands after them, and for fewer than two base sequences.
+    The vector is resid_post of layer 0 times the value matrix of layer 1 (skipping the LayerNorm between the two), or resid_post
+    itself in a one-layer model. `model` is anything that `anchorbench.classify` accepts. Raises ValueError as `classify`
+    does, for a task without two anchors or whose key comes after them, and for fewer than two base sequences.
     """
     if n < 2:
         raise ValueError(f"n is {n}; allowed: at least 2 base sequences, so that there is an interval")
@@ -111,7 +111,7 @@ def anchor_value(model: object, task: Task, n: int = 16, seed: int = 0) -> Ancho
 
 
 def values_at_first_anchor(opened: Internals, grid: Grid) -> Float[np.ndarray, "members base key anchor d"]:
-    """The value vectors, by the models side by side."""
+    """The value vectors of all members."""
     at = np.repeat(grid.first_anchor, grid.label[0].size)
     [stream] = read(opened, grid.flat, lambda a: [a.streams[0]])
     stream = stream[:, np.arange(len(at)), at]
@@ -121,13 +121,13 @@ def values_at_first_anchor(opened: Internals, grid: Grid) -> Float[np.ndarray, "
 
 
 def similarities(codes: Float[np.ndarray, "members base key anchor d"], grid: Grid) -> dict[str, Float[np.ndarray, "members base"]]:
-    """The mean cosines that AnchorValue names, one value per base; NaN where a base has no two such sequences."""
+    """The mean cosines defined in AnchorValue, one value per base; NaN where a base has no two such sequences."""
     equal, unequal = equal_against_unequal(codes, grid)
     return {"equal_g": equal, "unequal_g": unequal, "equal_minus_unequal": equal - unequal}
 
 
 def _neighbours(grid: Grid) -> Int[np.ndarray, " cell"]:
-    """The cells (key, anchor) of BLOCKS neighbouring values of g in the middle of those that every anchor makes, in order of g."""
+    """The cells (key, anchor) of BLOCKS neighbouring values of g, from the middle of those every anchor produces, by g."""
     answer = grid.label[0].ravel()
     values, count = np.unique(answer, return_counts=True)
     by_all = values[count == len(grid.pairs)]

@@ -1,11 +1,11 @@
-"""Attention flow: from where do the anchor positions and the last position read, layer by layer? (2405.05409, section 4.1)
+"""Attention flow: where do the anchor positions and the last position attend to, layer by layer? (2405.05409, section 4.1)
 
 In the papers' inferential circuit, layer 1 moves the key to each anchor and layer 2 moves both anchors to the last position; in
 their symmetric circuit, layer 1 merges both anchors at the last position and layer 2 fetches the key. With one anchor, layer 1
 shifts - the later of key and anchor reads the other - and layer 2 broadcasts what was moved there (2401.08309, mechanism).
 
-It does not show how a model answers: pre-LN members of two layers move the key to the anchors whether they compose or memorize,
-and attention to a position does not prove that what stands there is used.
+It does not show how a model answers: two-layer pre-LN models move the key to the anchors whether they compose or memorize,
+and attention to a position does not prove that its content is used.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,17 +23,18 @@ from .score import Score, mean_scores
 
 LAST = "last position"
 FAINT = 0.03
-"""Attention below it is not drawn."""
+"""Attention weights below this are not drawn."""
 DOES_NOT_SHOW = "Attention to a position does not prove that what stands there is used, nor that the model composes."
 
 
 @dataclass(frozen=True)
 class AttentionFlow:
     """Mean share of attention, `[layer, reader, source]`, with the half-width of its 95% interval over sequences, and the same
-    measure on an untrained model of the same shape (`control`).
+    measure on an untrained model with the same config (`control`).
 
-    Scores, layers counted from 0: `key_to_anchors`, how much the anchors read the key in layer 0; of each layer `anchors_to_last`
-    and `key_to_last`, how much the last position reads them; with one anchor `shift` in layer 0 and `broadcast` in the last layer.
+    Scores, with layers counted from 0: `key_to_anchors`, how much the anchors attend to the key in layer 0; for each layer
+    `anchors_to_last` and `key_to_last`, how much the last position attends to them; with one anchor, `shift` in layer 0 and
+    `broadcast` in the last layer.
     """
 
     readers: tuple[str, ...]
@@ -49,7 +50,7 @@ class AttentionFlow:
         return self.table
 
     def draw(self, figure: Any) -> None:
-        """A heat map a layer: who reads from where, with the untrained model's share in brackets."""
+        """One heat map per layer: which reader attends where, with the untrained model's share in brackets."""
         panels = figure.subplots(1, len(self.share), squeeze=False, sharey=True)[0]
         for layer, axes in enumerate(panels):
             axes.imshow(self.share[layer], cmap="Blues", vmin=0, vmax=1, aspect="auto")
@@ -68,7 +69,7 @@ class AttentionFlow:
 def attention_flow(model: object, task: Task, n: int = 500, seed: int = 0) -> AttentionFlow:
     """Attention of anchors and last position to key, anchors and filler, on `n` seen-group sequences at unseen positions.
 
-    `model` is anything that `anchorbench.classify` takes. Where reader and source coincide, the share is the position's
+    `model` is anything that `anchorbench.classify` accepts. Where reader and source coincide, the share is the position's
     attention to itself; a last position that is an anchor counts as that anchor. Heads are averaged. Raises ValueError for fewer
     than two sequences, for a task without a key, and as `classify` does.
     """
@@ -93,7 +94,7 @@ def attention_flow(model: object, task: Task, n: int = 500, seed: int = 0) -> At
 
 
 def attention(opened: Internals, tokens: Int[np.ndarray, "n seq"]) -> list[Float[np.ndarray, "members n query key"]]:
-    """The attention of each layer, heads averaged."""
+    """Attention pattern of each layer, averaged over heads."""
     return read(opened, tokens, lambda a: [pattern.mean(2) for pattern in a.patterns])
 
 
@@ -102,7 +103,7 @@ def flow(
     readers: Mapping[str, Int[np.ndarray, " n"]],
     sources: Mapping[str, Int[np.ndarray, " n"]],
 ) -> Float[np.ndarray, "members n layer reader source"]:
-    """The share of attention that each reader's position gives to each source's, and last to all others."""
+    """Share of attention from each reader's position to each source's, followed by the share to all other positions."""
     members, n = patterns[0].shape[:2]
     rows = np.arange(n)
     shares = np.empty((members, n, len(patterns), len(readers), len(sources) + 1))
@@ -115,21 +116,21 @@ def flow(
 
 
 class Link(NamedTuple):
-    """Attention that a reader's position gives to a source's, in one sequence."""
+    """Attention from a reader's position to a source's, in one sequence."""
 
     layer: int
     reader: int
     source: int
     weight: float
     reaches: bool
-    """Whether what is moved can reach the last position of the last layer, from where the answer is read."""
+    """Whether the moved information can reach the last position of the last layer, where the answer is read."""
 
 
 def links(patterns: Sequence[Float[np.ndarray, "query key"]]) -> list[Link]:
-    """What is drawn of one sequence's attention, heads averaged: all links that are not FAINT, the last layer first."""
+    """The links to draw for one sequence's attention, averaged over heads: all that are not FAINT, last layer first."""
     seq = len(patterns[0])
     useful = np.zeros(seq)
-    useful[-1] = 1.0  # how much of each position's stream can reach the answer
+    useful[-1] = 1.0  # how much of each position's residual stream can reach the answer
     found: list[Link] = []
     for layer in reversed(range(len(patterns))):
         for reader, source in zip(*np.tril_indices(seq), strict=True):
@@ -140,7 +141,7 @@ def links(patterns: Sequence[Float[np.ndarray, "query key"]]) -> list[Link]:
 
 
 def central(task: Task, tokens: Int[np.ndarray, "n seq"]) -> Int[np.ndarray, "1 seq"]:
-    """The sequence to draw: key and anchors in the middle, so that filler stands on both sides."""
+    """The sequence to draw: the one with key and anchors nearest the middle, so that filler is on both sides."""
     middle = np.abs(task.landmarks(tokens)["key"] - (task.seq_len - 4) / 2).argmin()
     return tokens[middle : middle + 1]
 
@@ -148,7 +149,7 @@ def central(task: Task, tokens: Int[np.ndarray, "n seq"]) -> Int[np.ndarray, "1 
 def summary(
     patterns: list[Float[np.ndarray, "members n query key"]], marks: Mapping[str, Int[np.ndarray, " n"]]
 ) -> dict[str, Float[np.ndarray, "members n"]]:
-    """What the scores of AttentionFlow are the means of."""
+    """The per-sequence values whose means are the scores of AttentionFlow."""
     n, seq = patterns[0].shape[1:3]
     rows, key = np.arange(n), marks["key"]
     anchors = [at for name, at in marks.items() if "anchor" in name]

@@ -1,4 +1,4 @@
-"""Commutativity: does a model answer a pair and its mirror alike? (2501.08537, phases 2a and 2b)
+"""Commutativity: does a model give a pair and its mirror the same answer? (2501.08537, phases 2a and 2b)
 
 Answers to held-out pairs are behaviour: this probe describes a model and never decides a mechanism. A composing model commutes
 because addition does; a memorizing one commutes if it stores unordered pairs.
@@ -22,8 +22,8 @@ HELD_OUT, TRAINED = "held_out", "trained"
 
 @dataclass(frozen=True)
 class Commutativity:
-    """How often both orders get the same answer, right or wrong, with 95% Wilson intervals, on held-out pairs (where a task holds
-    out none but an exception's mirror, on that) and on trained ones; the control pairs the answers at random.
+    """How often both orders get the same answer, right or wrong, with 95% Wilson intervals, on held-out pairs (or on the
+    exception's mirror, where a task holds out nothing else) and on trained ones; the control pairs the answers at random.
     """
 
     table: dict[str, Score]
@@ -34,7 +34,7 @@ class Commutativity:
         return self.table
 
     def draw(self, figure: Any) -> None:
-        """A row each for held-out and trained pairs."""
+        """One row each for held-out and trained pairs."""
         axes = figure.subplots()
         draw_scores(axes, {name.replace("_", "-") + " pairs": score for name, score in self.table.items()})
         axes.set(xlim=(-0.02, 1.02), xlabel="both orders get the same answer (share)")
@@ -42,9 +42,9 @@ class Commutativity:
 
 
 def commutativity(model: object, task: Task, n: int = 1000, seed: int = 0) -> Commutativity:
-    """Agreement of the answers to `n` sequences of held-out and of trained pairs with those to their mirrors.
+    """Agreement of the answers to `n` sequences of held-out and of trained pairs with the answers to their mirrors.
 
-    `model` is anything that `anchorbench.classify` takes. Raises ValueError as `classify` does, for n below 1, and for a task
+    `model` is anything that `anchorbench.classify` accepts. Raises ValueError as `classify` does, for n below 1, and for a task
     whose anchors cannot be swapped.
     """
     if n < 1:
@@ -72,7 +72,7 @@ def agreement(answers: Int[np.ndarray, " n"], mirrored: Int[np.ndarray, " n"]) -
 
 
 def _asked(task: Task, n: int, seed: int) -> dict[str, Examples]:
-    """Held-out examples that the verdict asks about too, and trained ones with two different anchors and a trained mirror."""
+    """Held-out examples that also enter the verdict, and trained ones with two different anchors and a trained mirror."""
     roles = np.array([group.role for group in task.groups])
     asked: dict[str, Examples] = {}
     if "ood" in task.splits:

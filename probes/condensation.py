@@ -1,9 +1,9 @@
 """Condensation: do the neurons of a weight matrix point in few directions? (2405.05409, section 4.2; 2501.08537; 2605.04396, E3)
 
 Neurons are the input weights of each output: columns of our `[d_in, d_out]`, rows of the papers' `[d_out, d_in]`. With small
-initial weights they start alike in a few directions and stay there, which is a low complexity.
+initial weights they align early with a few directions and stay there, which is a low complexity.
 
-All scores follow the initial scale and the weight decay, so that they mostly say how a model was trained: next to the recipe
+All scores depend on the initial scale and the weight decay, so they mostly reflect how a model was trained: given the recipe,
 they may add nothing.
 """
 
@@ -24,17 +24,17 @@ from .reading import open_one
 from .score import COLORS, Score, jackknife_scores
 
 ALIKE = 0.7
-"""The least cosine of neurons in one group (2405.05409; the code of 2501.08537 has 0.4)."""
+"""Minimum cosine of neurons in one group (2405.05409; the code of 2501.08537 has 0.4)."""
 MEASURES = ("directions", "stable_rank", "participation_ratio")
 CURVES = ("#0072B2", "#D55E00", "#009E73")
 SHOWN = 12
-"""Singular values in the figure over training."""
+"""Number of singular values in the figure over training."""
 
 
 def measures(weight: Float[Tensor, "*members d_in d_out"]) -> Float[np.ndarray, "*members measure"]:
-    """MEASURES of each matrix; each is 1 for a matrix of rank one.
+    """MEASURES of each matrix; all are 1 for a rank-one matrix.
 
-    `directions` n^2 / sum cos^2 over the n neurons: n if all are at right angles, 1 if all are parallel. `stable_rank`
+    `directions` n^2 / sum cos^2 over the n neurons: n if all are orthogonal, 1 if all are parallel. `stable_rank`
     ||W||_F^2 / ||W||_2^2. `participation_ratio` (sum s)^2 / sum s^2 of the singular values s.
     """
     weight = weight.detach().double().cpu()
@@ -48,11 +48,11 @@ def measures(weight: Float[Tensor, "*members d_in d_out"]) -> Float[np.ndarray, 
 
 
 def groups(cosine: Float[np.ndarray, "neuron neuron"]) -> Int[np.ndarray, " neuron"]:
-    """Each neuron's group: the first neuron that has none founds one, and takes all that have none and are alike to it."""
+    """Each neuron's group: the first ungrouped neuron founds a group, and takes all ungrouped neurons that are similar to it."""
     group = np.full(len(cosine), -1)
     while (free := np.flatnonzero(group < 0)).size:
         group[free[cosine[free[0], free] > ALIKE]] = group.max() + 1
-        if group[free[0]] < 0:  # a neuron that is zero is not even like itself
+        if group[free[0]] < 0:  # a zero neuron is not similar even to itself
             group[free[0]] = group.max() + 1
     return group
 
@@ -64,12 +64,12 @@ class Condensation:
     matrix: str
     table: dict[str, Score]
     random: dict[str, float]
-    """The measures of a matrix of the same shape with independent normal entries."""
+    """The measures of a random matrix of the same shape with independent normal entries."""
     cosine: Float[np.ndarray, "neuron neuron"]
     group: Int[np.ndarray, " neuron"]
-    """Of each neuron, as the papers group them."""
+    """Group of each neuron, as defined in the papers."""
     spectrum: Float[np.ndarray, " value"]
-    """Singular values, the largest first."""
+    """Singular values, in descending order."""
     spectrum_control: Float[np.ndarray, " value"]
     does_not_show: str = (
         "Few directions follow from a small initialization and weight decay alike, whether or not the model composes."
@@ -80,7 +80,7 @@ class Condensation:
         return self.table
 
     def draw(self, figure: Any) -> None:
-        """Cosines of the neurons, the largest groups first, and the spectrum."""
+        """Draws the cosines of the neurons, largest groups first, and the spectrum."""
         heat, curve = figure.subplots(1, 2)
         sizes = np.bincount(self.group)
         order = np.lexsort((self.group, -sizes[self.group]))
@@ -104,8 +104,8 @@ class Condensation:
 def condensation(model: object, task: Task, matrix: str = "query.0", seed: int = 0) -> Condensation:
     """Condensation of one of a model's matrices (`query.0`, `value.1`, `ff_in.0`, `unembedding`, ...).
 
-    `model` is anything that `anchorbench.classify` takes; the task is not looked at. Raises ValueError as `classify` does, and
-    for a matrix that the model does not have or whose neurons are fewer than three.
+    `model` is anything that `anchorbench.classify` accepts; the task is not used. Raises ValueError as `classify` does, and
+    for a matrix that the model does not have or that has fewer than three neurons.
     """
     opened, _ = open_one(model, task)
     weight, control = _matrix(opened, matrix)[0], _matrix(opened.untrained(seed), matrix)[0]
@@ -140,7 +140,7 @@ class CondensationOverTraining:
     size: ClassVar[tuple[float, float]] = (7.4, 3.0)
 
     def draw(self, figure: Any) -> None:
-        """The measures, and the largest singular values of the first member, against the step."""
+        """Draws the measures and the largest singular values of the first member against the step."""
         curves, spectra = figure.subplots(1, 2)
         for measure, (name, style, color) in enumerate(zip(MEASURES, ("o-", "s--", "^:"), CURVES, strict=True)):
             values = self.measures[:, :, measure]
@@ -158,7 +158,7 @@ class CondensationOverTraining:
 
 
 def condensation_over_training(steps: Mapping[int, Internals], matrix: str = "query.0") -> CondensationOverTraining:
-    """The measures of `matrix` at each step; `steps` may hold several members side by side, as `runs_internals` opens them."""
+    """The measures of `matrix` at each step; `steps` may hold several members as one stack, as opened by `runs_internals`."""
     weights = [_matrix(steps[step], matrix) for step in sorted(steps)]
     return CondensationOverTraining(
         matrix=matrix,

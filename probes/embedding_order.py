@@ -1,7 +1,7 @@
 """Embedding order: does the embedding of the keys carry the number line? (2405.05409, section 4.3; 2501.08537, figure 5)
 
-Models that infer the rule order the keys along few axes, with arithmetic steps: keys are alike that differ by what two anchors
-differ by, since they lead to the same answers. The value of a key is its token id.
+Models that infer the rule order the keys along few axes, with arithmetic steps: keys are similar if they differ by the difference
+of two anchors, since they lead to the same answers. The value of a key is its token id.
 """
 
 from dataclasses import dataclass
@@ -17,20 +17,20 @@ from .reading import open_one
 from .score import COLORS, Score, jackknife_scores
 
 FOLDS = 4
-"""Every fourth key is left out in turn."""
+"""Cross-validation folds: every fourth key is left out in turn."""
 RIDGE = 1.0
-"""The penalty, in units of the mean squared length of a key's centred embedding."""
+"""Ridge penalty, in units of the mean squared norm of a key's centred embedding."""
 SHUFFLES = 20
 LIMITS = {"ridge_r2": (-np.inf, 1.0), "first_axis_order": (0.0, 1.0), "arithmetic_steps": (-2.0, 2.0)}
-"""What they can be."""
+"""Ranges of the scores."""
 FARTHEST = 20
-"""The largest difference of keys in the curve of similarity."""
+"""Largest key difference in the similarity curve."""
 SURVEY = 4000
-"""Examples that are drawn to learn which keys and anchors there are."""
+"""Examples drawn to find out which keys and anchors occur."""
 
 
 def ridge_r2(x: Float[np.ndarray, "key d"], value: Int[np.ndarray, " key"], fold: Int[np.ndarray, " key"]) -> float:
-    """R2 of `value` predicted from `x` by ridge regression on the other folds; 0 is what their mean gives."""
+    """R2 of `value` predicted from `x` by ridge regression on the other folds; 0 is the score of predicting their mean."""
     error = total = 0.0
     for left_out in range(FOLDS):
         fit, test = fold != left_out, fold == left_out
@@ -46,7 +46,7 @@ def ridge_r2(x: Float[np.ndarray, "key d"], value: Int[np.ndarray, " key"], fold
 
 
 def first_axis_order(x: Float[np.ndarray, "key d"], value: Int[np.ndarray, " key"]) -> float:
-    """The absolute rank correlation of the first principal component with `value`; 0 if all embeddings are equal."""
+    """Absolute rank correlation of the first principal component with `value`; 0 if all embeddings are equal."""
     centred = x - x.mean(0)
     _, _, axes = np.linalg.svd(centred, full_matrices=False)
     along = centred @ axes[0]
@@ -56,16 +56,16 @@ def first_axis_order(x: Float[np.ndarray, "key d"], value: Int[np.ndarray, " key
 
 
 def similarity_by_difference(x: Float[np.ndarray, "key d"], value: Int[np.ndarray, " key"]) -> Float[np.ndarray, " difference"]:
-    """Mean cosine of the centred embeddings of keys that differ by 1 to FARTHEST; NaN where no two do."""
+    """Mean cosine of the centred embeddings of keys that differ by 1 to FARTHEST; NaN for differences that do not occur."""
     cosine = cosines(x - x.mean(0))
     apart = np.abs(value[:, None] - value[None])
     return np.array([cosine[apart == d].mean() if (apart == d).any() else np.nan for d in range(1, FARTHEST + 1)])
 
 
 def arithmetic_steps(similarity: Float[np.ndarray, " difference"], steps: Int[np.ndarray, " step"]) -> float:
-    """How much more alike keys are that differ by one of `steps` than by another difference up to the largest of them, plus one.
+    """How much more similar keys are that differ by one of `steps` than by another difference up to the largest of them, plus one.
 
-    Both are taken relative to a parabola through the whole stretch, so that a smooth number line has none.
+    Both are measured relative to a parabola fitted to the whole range, so that a smooth number line scores zero.
     """
     stretch = np.arange(1, min(int(steps.max()) + 1, FARTHEST) + 1)
     shown = similarity[stretch - 1]
@@ -75,42 +75,42 @@ def arithmetic_steps(similarity: Float[np.ndarray, " difference"], steps: Int[np
 
 
 def variances(x: Float[np.ndarray, "key d"]) -> Float[np.ndarray, " axis"]:
-    """Eigenvalues of the covariance, the largest first."""
+    """Eigenvalues of the covariance, in descending order."""
     return np.linalg.svd(x - x.mean(0), compute_uv=False) ** 2 / len(x)
 
 
 def dimensions(x: Float[np.ndarray, "key d"]) -> float:
-    """The participation ratio of the variances: how many axes the keys spread over."""
+    """Participation ratio of the variances: the number of axes that the keys spread over."""
     variance = variances(x)
     return float(variance.sum() ** 2 / np.square(variance).sum()) if variance[0] > 0 else 0.0
 
 
 def mean_similarity(x: Float[np.ndarray, "token d"]) -> float:
-    """The mean cosine of different tokens."""
+    """Mean cosine of distinct tokens."""
     return float(cosines(x)[~np.eye(len(x), dtype=bool)].mean())
 
 
 @dataclass(frozen=True)
 class EmbeddingOrder:
-    """Scores of the keys' embeddings with 95% jackknife intervals over keys (of `anchor_similarity`, over anchors).
+    """Scores of the key embeddings with 95% jackknife intervals over keys (for `anchor_similarity`, over anchors).
 
-    `ridge_r2`, `first_axis_order` and `arithmetic_steps` (in tasks whose anchors add), whose control are shuffled values;
-    `dimensions` and `anchor_similarity` (from three anchors on), whose control is an untrained model.
+    `ridge_r2`, `first_axis_order` and `arithmetic_steps` (in tasks whose anchors add) have shuffled values as control;
+    `dimensions` and `anchor_similarity` (from three anchors on) have an untrained model as control.
     """
 
     table: dict[str, Score]
     values: Int[np.ndarray, " key"]
     axes: Float[np.ndarray, "key 2"]
-    """The keys along the first two principal axes."""
+    """The keys projected on the first two principal axes."""
     explained: Float[np.ndarray, " axis"]
-    """Share of the variance along each principal axis."""
+    """Fraction of variance along each principal axis."""
     explained_control: Float[np.ndarray, " axis"]
     similarity: Float[np.ndarray, " difference"]
     """Mean cosine of keys that differ by 1, 2, ..."""
     similarity_control: Float[np.ndarray, " difference"]
-    """The same, values shuffled."""
+    """The same with shuffled values."""
     steps: Int[np.ndarray, " step"]
-    """What two anchors differ by, where anchors add."""
+    """Differences of two anchors, where anchors add."""
     anchors: Int[np.ndarray, " anchor"]
     anchor_cosine: Float[np.ndarray, "anchor anchor"]
     does_not_show: str = "An ordered embedding says how the inputs lie, not that the model computes with their order."
@@ -120,7 +120,7 @@ class EmbeddingOrder:
         return self.table
 
     def draw(self, figure: Any) -> None:
-        """Keys along two axes, variances, similarity by difference, and the anchors."""
+        """Draws the keys along two axes, variances, similarity by difference, and the anchors."""
         (plane, scree), (curve, anchors) = figure.subplots(2, 2)
         dots = plane.scatter(*self.axes.T, c=self.values, cmap="viridis", s=18, lw=0, zorder=2)
         plane.plot(*self.axes.T, color="#bbbbbb", lw=0.6, zorder=1)
@@ -157,12 +157,12 @@ class EmbeddingOrder:
 
 
 def embedding_order(model: object, task: Task, seed: int = 0) -> EmbeddingOrder:
-    """The order of the keys' embeddings, and the similarity of the anchors'.
+    """The order of the key embeddings, and the similarity of the anchor embeddings.
 
-    `model` is anything that `anchorbench.classify` takes. Raises ValueError as `classify` does, and for a task without keys.
+    `model` is anything that `anchorbench.classify` accepts. Raises ValueError as `classify` does, and for a task without keys.
     """
     opened, task = open_one(model, task)
-    examples = task.sample("train", SURVEY, seed)  # the other split may lack keys
+    examples = task.sample("train", SURVEY, seed)  # other splits may lack keys
     if (examples.key == NO_ANSWER).any():
         raise ValueError(f"probe embedding_order needs a task with a key; {task.name} has none")
     keys = np.unique(examples.key)
@@ -211,7 +211,7 @@ def embedding_order(model: object, task: Task, seed: int = 0) -> EmbeddingOrder:
 
 
 def _anchor_differences(task: Task, seed: int) -> Int[np.ndarray, " step"]:
-    """By how much the answers of two trained pairs differ that share an anchor; empty if anchors do not add."""
+    """Differences between the answers of two trained pairs that share an anchor; empty if anchors do not add."""
     examples = task.sample("train", SURVEY, seed)
     marks = task.landmarks(examples.tokens)
     offsets: dict[tuple[int, int], set[int]] = {}

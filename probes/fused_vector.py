@@ -1,10 +1,10 @@
-"""Fused vector: does the last position carry the composed value, whatever made it? (2405.05409, section 4.1; 2501.08537, figure 4)
+"""Fused vector: does the last position carry the composed value, however produced? (2405.05409, section 4.1; 2501.08537, figure 4)
 
-The papers read the last position's vector after attention of the last layer: in their inferential solution two sequences with the
-same composed value have nearly the same vector, whatever key and anchors they got there by; in their symmetric one a pair and its
-mirror do. Here both are asked on trained pairs at the same filler and positions. A mirrored pair has the same value as well, so
-equal values are compared across different keys and different pairs only. The papers take cosines of the vectors themselves; here
-the mean of each base sequence is taken off first, as all vectors share so much that every cosine would be near 1.
+The papers read resid_mid of the last layer at the last position: in their inferential solution two sequences with the
+same composed value have nearly the same vector, whatever their keys and anchors; in their symmetric one a pair and its
+mirror do. Here both are tested on trained pairs with the same filler and positions. A mirrored pair also has the same value, so
+equal values are compared only across different keys and different pairs. The papers take cosines of the raw vectors; here
+the mean of each base sequence is subtracted first, since its large common component would bring every cosine near 1.
 """
 
 from dataclasses import dataclass
@@ -36,10 +36,10 @@ from .score import Score, jackknife_scores, mean_scores
 
 PROBE = "fused_vector"
 KEYS = 12
-"""Neighbouring keys of each base sequence; 2405.05409 looks at eleven, 30 to 40."""
+"""Neighbouring keys per base sequence; 2405.05409 uses eleven, 30 to 40."""
 MOST_BASES = 1000
 SHOWN = 200
-"""Points of the PCA and t-SNE views, about; t-SNE takes a second."""
+"""Approximate number of points in the PCA and t-SNE views; t-SNE takes a second."""
 UNORDERED_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
@@ -48,16 +48,16 @@ class FusedVector:
     """Mean cosines of last-position vectors with 95% intervals over base sequences; the control is an untrained model.
 
     `equal_value`, `unequal_value` and their difference: different keys, different pairs. `mirrored`, `other_pairs` and their
-    difference: the same key. `mirror_distance`: the distance of mirrored pairs' codes after attention of layer 0, as a share
-    of the distance of other pairs at the same key.
+    difference: same key. `mirror_distance`: distance between mirrored pairs' codes after attention of layer 0, relative to
+    the distance between other pairs at the same key.
     """
 
     table: dict[str, Score]
     by_difference: Float[np.ndarray, " difference"]
-    """Mean cosine by the difference of composed values, 0 to FARTHEST; NaN where the task has none."""
+    """Mean cosine by difference of composed values, 0 to FARTHEST; NaN for differences that do not occur in the task."""
     by_difference_control: Float[np.ndarray, " difference"]
     codes: Float[np.ndarray, "point d"]
-    """After attention of layer 0 at the last position, less the mean over pairs of the same base and key."""
+    """Codes of pairs: resid_mid of layer 0 at the last position, minus the mean over pairs with the same base and key."""
     pair_of: Int[np.ndarray, "point 2"]
     does_not_show: str = (
         "Similar vectors for equal values do not prove that unseen pairs compose, and an untrained model merges mirrored pairs too."
@@ -68,7 +68,7 @@ class FusedVector:
         return self.table
 
     def draw(self, figure: Any) -> None:
-        """Similarity by difference of value, and two views of the pair codes after attention of layer 0."""
+        """Draws similarity by difference of value, and two views of the pair codes after attention of layer 0."""
         curve, pca, tsne = figure.subplots(1, 3)
         draw_by_difference(curve, self.by_difference, self.by_difference_control)
         curve.set(xlabel="difference of composed values", title="last position, last attention")
@@ -92,8 +92,8 @@ class FusedVector:
 def fused_vector(model: object, task: Task, n: int = 16, seed: int = 0) -> FusedVector:
     """Similarity of last-position vectors over `n` base sequences, each with twelve neighbouring keys and every trained pair.
 
-    `model` is anything that `anchorbench.classify` takes. Trained exceptions are left out: their answer composes nothing. Raises
-    ValueError as `classify` does, and for a task without two anchors or an n outside 2 to 1000.
+    `model` is anything that `anchorbench.classify` accepts. Trained exceptions are left out, since their answers are not composed.
+    Raises ValueError as `classify` does, and for a task without two anchors or an n outside 2 to 1000.
     """
     if not 2 <= n <= MOST_BASES:
         raise ValueError(f"n is {n}; allowed: 2 to {MOST_BASES} base sequences")
@@ -101,7 +101,7 @@ def fused_vector(model: object, task: Task, n: int = 16, seed: int = 0) -> Fused
     grid = _grid(task, n, seed)
 
     def last_vectors(which: Any) -> list[np.ndarray]:
-        """After the first and the last attention, `[members, base, key, pair, d]`."""
+        """resid_mid of the first and the last layer, `[members, base, key, pair, d]`."""
         seen = read(which, grid.flat, lambda a: [a.attended[0][:, :, -1], a.attended[-1][:, :, -1]])
         return [x.reshape(len(x), *grid.label.shape, -1) for x in seen]
 
@@ -125,7 +125,7 @@ def fused_vector(model: object, task: Task, n: int = 16, seed: int = 0) -> Fused
 
 
 def mean_similarities(opened: Internals, task: Task, n: int, seed: int) -> dict[str, Float[np.ndarray, " members"]]:
-    """The mean cosines that FusedVector names, of every member of a stack, over `n` base sequences."""
+    """The mean cosines defined in FusedVector, for every member of a stack, over `n` base sequences."""
     grid = _grid(task, n, seed)
     [last] = read(opened, grid.flat, lambda a: [a.attended[-1][:, :, -1]])
     found = similarities(last.reshape(len(last), *grid.label.shape, -1), grid)
@@ -133,19 +133,19 @@ def mean_similarities(opened: Internals, task: Task, n: int, seed: int) -> dict[
 
 
 def _grid(task: Task, n: int, seed: int) -> Grid:
-    """Base sequences with neighbouring keys of their own and every trained pair. Raises ValueError as `fused_vector` does."""
+    """Base sequences, each with its own neighbouring keys and every trained pair. Raises ValueError as `fused_vector` does."""
     require_pairs(PROBE, task)
     known, pairs = trained_keys_and_pairs(task, seed)
     width = min(KEYS, len(known))
     start = np.random.default_rng(seed).integers(len(known) - width + 1, size=n)
     bases = trained_examples(task, SURVEY, seed)
     inside = task.landmarks(bases.tokens)[SECOND] < task.seq_len - 1
-    bases = (bases[inside] if inside.any() else bases)[:n]  # an anchor that is itself the last position is another case
+    bases = (bases[inside] if inside.any() else bases)[:n]  # an anchor at the last position is a different case
     return write_grid(PROBE, task, bases, known[start[:, None] + np.arange(width)], pairs)
 
 
 def similarities(codes: Float[np.ndarray, "members base key pair d"], grid: Grid) -> dict[str, Float[np.ndarray, "members base"]]:
-    """The mean cosines that FusedVector names, one value per base; NaN where a base has no two such sequences."""
+    """The mean cosines defined in FusedVector, one value per base; NaN where a base has no two such sequences."""
     equal, unequal = equal_against_unequal(codes, grid)
     at_one_key = cosines(centred(codes))
     mirror, others = mirrors(grid.pairs)
@@ -170,13 +170,13 @@ def pair_distances(
 
 
 def mirror_distance(codes: Float[np.ndarray, "members base key pair d"], grid: Grid) -> Float[np.ndarray, " members"]:
-    """The first of `pair_distances` as a share of the second; NaN without mirrored pairs, or if all codes are equal."""
+    """Ratio of the two `pair_distances`; NaN without mirrored pairs, or if all codes are equal."""
     mirrored, others = (distance.mean(-1) for distance in pair_distances(codes, grid))
     return np.divide(mirrored, others, out=np.full(len(codes), np.nan), where=others > 0)
 
 
 def principal_components(x: Float[np.ndarray, "point d"]) -> Float[np.ndarray, "point component"]:
-    """The points along their principal axes, the widest first."""
+    """The points projected on their principal axes, in order of decreasing variance."""
     u, s, _ = np.linalg.svd(x - x.mean(0), full_matrices=False)
     return u * s
 

@@ -1,4 +1,4 @@
-"""Sequences that differ in key and anchors only, and how alike a model's vectors are where the answer is equal."""
+"""Sequences that differ only in key and anchors, and how similar a model's vectors are where the answer is equal."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,24 +12,24 @@ from .reading import trained_examples
 from .score import COLORS
 
 SURVEY = 4000
-"""Examples that are drawn to learn which keys and anchor pairs are trained."""
+"""Examples drawn to find out which keys and anchor pairs are trained."""
 MOST_PAIRS = 20
-"""Of a task with more trained pairs, so many are read."""
+"""Maximum number of trained pairs used per task."""
 FARTHEST = 12
-"""The largest difference of values in a curve of similarity."""
+"""Largest value difference in a similarity curve."""
 FIRST, SECOND = "first anchor", "second anchor"
 
 
 def require_pairs(probe: str, task: Task) -> None:
-    """Raises ValueError if the task has not two anchors."""
+    """Raises ValueError unless the task has two anchors."""
     marks = task.landmarks(trained_examples(task, 1, 0).tokens)
     if FIRST not in marks or SECOND not in marks:
         raise ValueError(f"probe {probe} needs a task whose sequences hold a key and two anchors; those of {task.name} do not")
 
 
 def trained_keys_and_pairs(task: Task, seed: int) -> tuple[Int[np.ndarray, " keys"], Int[np.ndarray, "pair 2"]]:
-    """The keys, and the ordered anchor pairs that are trained with the rule; of many, MOST_PAIRS drawn with their mirrors."""
-    examples = task.sample("train", SURVEY, seed)  # the other split may lack keys
+    """The keys, and the ordered anchor pairs trained with the rule; of many, MOST_PAIRS are sampled together with their mirrors."""
+    examples = task.sample("train", SURVEY, seed)  # other splits may lack keys
     with_rule = np.array([group.role == "trained" for group in task.groups])[examples.group]
     marks = task.landmarks(examples.tokens)
     anchors = np.stack([examples.tokens[np.arange(SURVEY), marks[name]] for name in (FIRST, SECOND)], 1)
@@ -41,14 +41,14 @@ def trained_keys_and_pairs(task: Task, seed: int) -> tuple[Int[np.ndarray, " key
 
 @dataclass(frozen=True)
 class Grid:
-    """Sequences that differ in key and anchors only: `base` fillers and places, each with every key of its own and every pair."""
+    """Sequences that differ only in key and anchors: `base` fillers and positions, each with its own keys and every pair."""
 
     pairs: Int[np.ndarray, "pair 2"]
     keys: Int[np.ndarray, "base key"]
     tokens: Int[np.ndarray, "base key pair seq"]
     label: Int[np.ndarray, "base key pair"]
     first_anchor: Int[np.ndarray, " base"]
-    """Where it stands."""
+    """Position of the first anchor."""
 
     @property
     def flat(self) -> Int[np.ndarray, "n seq"]:
@@ -73,19 +73,19 @@ def write_grid(
 
 
 def centred(codes: Float[np.ndarray, "members base key pair d"]) -> Float[np.ndarray, "members base key pair d"]:
-    """The vectors less the mean of their base."""
+    """The vectors minus their base's mean."""
     return codes - codes.mean((2, 3), keepdims=True)
 
 
 def cosines(x: Float[np.ndarray, "*batch n d"]) -> Float[np.ndarray, "*batch n n"]:
-    """The cosine of every two of `n` vectors; 0 with a vector that is zero."""
+    """Pairwise cosines of `n` vectors; 0 for zero vectors."""
     length = np.linalg.norm(x, axis=-1, keepdims=True)
     unit = np.divide(x, length, out=np.zeros_like(x), where=length > 0)
     return unit @ np.swapaxes(unit, -1, -2)
 
 
 def mean_where(values: Float[np.ndarray, "*batch n n"], mask: np.ndarray) -> np.ndarray:
-    """The mean of each matrix over the entries of `mask`, which broadcasts; NaN where it holds none."""
+    """Mean of each matrix over the entries of `mask`, which broadcasts; NaN if the mask is empty."""
     total, count = np.einsum("...ij,...ij->...", values, mask.astype(values.dtype)), mask.sum((-2, -1))
     return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
@@ -93,9 +93,9 @@ def mean_where(values: Float[np.ndarray, "*batch n n"], mask: np.ndarray) -> np.
 def equal_against_unequal(
     codes: Float[np.ndarray, "members base key pair d"], grid: Grid
 ) -> tuple[Float[np.ndarray, "members base"], Float[np.ndarray, "members base"]]:
-    """Mean cosine of vectors with equal answers, and with unequal ones; keys and anchors differ, so that nothing else is equal.
+    """Mean cosine of vectors with equal answers, and with unequal ones; keys and anchors differ, so nothing else is shared.
 
-    Taken off first is the mean of each base, which filler and place give to all its sequences alike.
+    The mean of each base, which captures filler and positions, is subtracted first.
     """
     cosine, answer, other = _across(codes, grid)
     equal = answer[..., :, None] == answer[..., None, :]
@@ -103,7 +103,7 @@ def equal_against_unequal(
 
 
 def by_difference(codes: Float[np.ndarray, "members base key pair d"], grid: Grid) -> Float[np.ndarray, "members difference"]:
-    """The same by the difference of the answers, 0 to FARTHEST; NaN where no two differ by it."""
+    """The same by difference of the answers, 0 to FARTHEST; NaN for differences that do not occur."""
     cosine, answer, other = _across(codes, grid)
     apart = np.abs(answer[..., :, None] - answer[..., None, :])
     curve = np.full((len(codes), FARTHEST + 1), np.nan)
@@ -115,7 +115,7 @@ def by_difference(codes: Float[np.ndarray, "members base key pair d"], grid: Gri
 
 
 def _across(codes: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Over the cells (key, pair) of a base: cosines, answers, and which two cells differ in key and unordered pair."""
+    """For the cells (key, pair) of a base: cosines, answers, and a mask of those that differ in both key and unordered pair."""
     members, bases, keys, pairs, d = codes.shape
     _, others = mirrors(grid.pairs)
     other = (~np.eye(keys, dtype=bool))[:, None, :, None] & others[None, :, None, :]
@@ -124,14 +124,14 @@ def _across(codes: np.ndarray, grid: Grid) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def mirrors(pairs: Int[np.ndarray, "pair 2"]) -> tuple[np.ndarray, np.ndarray]:
-    """`[pair, pair]`: which two are each other's mirror, and which are made of other anchors."""
+    """`[pair, pair]` masks: pairs that mirror each other, and pairs with different anchors."""
     reversed_ = (pairs[:, None] == pairs[None, :, ::-1]).all(-1)
     same = (pairs[:, None] == pairs[None]).all(-1)
     return reversed_ & ~same, ~reversed_ & ~same
 
 
 def draw_by_difference(axes: Any, trained: Float[np.ndarray, " difference"], control: Float[np.ndarray, " difference"]) -> None:
-    """Similarity against the difference of the answers, of a model and its untrained counterpart."""
+    """Draws similarity against the difference of the answers, for a model and its untrained counterpart."""
     axes.axhline(0, color="#cccccc", lw=0.8, zorder=0)
     axes.plot(control, "D--", color=COLORS["control"], ms=3.5, lw=1.2, markerfacecolor="white", label="untrained")
     axes.plot(trained, "o-", color=COLORS["trained"], ms=4, lw=1.6, label="this model")

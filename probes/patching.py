@@ -1,17 +1,17 @@
-"""Patching: which positions carry the answer between two layers? The residual stream there is taken from another sequence.
+"""Patching: which positions carry the answer between two layers? Replaces their residual stream by that of another sequence.
 
-Both circuits of 2405.05409 (section 4.1) predict what follows. In the inferential one the key comes to each anchor and the two
-anchors carry all that the last position needs; in the symmetric one the pair is merged at the last position, and the key comes
-from its own place. On trained pairs only, two sequences that differ in key or pair or both:
+Both circuits of 2405.05409 (section 4.1) predict the outcome. In the inferential one the key is moved to each anchor and the two
+anchors carry all that the last position needs; in the symmetric one the pair is merged at the last position, and the key is read
+from its own position. On trained pairs only, with two sequences that differ in key or pair or both:
 
-    anchors_carry   both anchors' streams from a sequence of another key and another pair: the answer is that sequence's
-    parts_carry     the same, the first anchor's stream from (a1, b) and the second's from (c, a2), which never saw each other
-    key_at_anchors  both anchors' streams from a sequence of another key
-    key_at_key      the key's stream from it
-    pair_at_last    the last position's stream from a sequence of another pair
+    anchors_carry   resid_post of both anchors from a sequence with another key and another pair: the answer is that sequence's
+    parts_carry     the same, with the first anchor's from (a1, b) and the second's from (c, a2), which never saw each other
+    key_at_anchors  resid_post of both anchors from a sequence with another key
+    key_at_key      resid_post of the key from that sequence
+    pair_at_last    resid_post of the last position from a sequence with another pair
 
-Each is the share of answers that follow, after layer 0, 1, ... but the last. Interchange interventions: 2106.02997. In a task with
-a trained exception, `exception_in_order` says how far it hangs on the order of its anchors.
+Each is the share of answers that follow the patch, after every layer but the last. Interchange interventions: 2106.02997. In a
+task with a trained exception, `exception_in_order` measures how far it depends on the order of its anchors.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,21 +37,21 @@ PATCHES = ("anchors_carry", "parts_carry", "key_at_anchors", "key_at_key", "pair
 
 @dataclass(frozen=True)
 class Swaps:
-    """Trained sequences at the same filler and places: as they are, and with another key, another pair, or both.
+    """Trained sequences with the same filler and positions: unchanged, and with another key, another pair, or both.
 
-    `apart` are two more sequences of the target's key, one for each anchor: only this anchor is the target's.
+    `apart` holds two more sequences with the target's key, one per anchor, in which only this anchor is the target's.
     """
 
     tokens: dict[str, Int[np.ndarray, "n seq"]]
-    """`base`, `other_key`, `other_pair`, `other_both`."""
+    """Keys: `base`, `other_key`, `other_pair`, `other_both`."""
     label: dict[str, Int[np.ndarray, " n"]]
-    """Theirs."""
+    """Labels of these sequences."""
     apart: tuple[Int[np.ndarray, "n seq"], Int[np.ndarray, "n seq"]]
     key: Int[np.ndarray, " n"]
     anchors: Int[np.ndarray, "n 2"]
-    """Where key and anchors stand."""
+    """Positions of key (`key`) and anchors."""
     fillers: Int[np.ndarray, "n 2"]
-    """Two random positions, not the last, where neither stands: the control."""
+    """Two random filler positions other than the last: the control."""
 
     @property
     def base(self) -> Int[np.ndarray, "n seq"]:
@@ -59,8 +59,9 @@ class Swaps:
 
 
 def write_swaps(task: Task, n: int, seed: int) -> Swaps:
-    """`n` sequences and their counterparts. Raises ValueError for a task without two anchors before the last position, or one
-    that does not train its pairs with every key.
+    """Generates `n` sequences and their counterparts.
+
+    Raises ValueError for a task without two anchors before the last position, or one that does not train its pairs with every key.
     """
     require_pairs(PROBE, task)
     rng = np.random.default_rng(seed)
@@ -102,7 +103,7 @@ def write_swaps(task: Task, n: int, seed: int) -> Swaps:
     pair_index = other(by_pair != label[:, None], np.arange(len(pairs)))
     new_pair = pairs[pair_index]
     new_key = other(keys != base[rows, key_at][:, None], keys)
-    for _ in range(100):  # both changed: the answers must differ, or nothing could be seen to follow
+    for _ in range(100):  # both changed: the answers must differ, or following the patch could not be detected
         clash = labels(write(new_key, new_pair)) == label
         clash |= labels(write(new_key, None)) == label
         if not clash.any():
@@ -132,13 +133,13 @@ def write_swaps(task: Task, n: int, seed: int) -> Swaps:
 
 
 Patch = tuple[Int[np.ndarray, " n"], list[Tensor]]
-"""Where a stream is replaced, one position per sequence, and the streams of all layers to take it from."""
+"""Positions at which resid_post is replaced, one per sequence, and the residual streams of all layers to take it from."""
 
 
 def answers_after(
     opened: Internals, tokens: Int[np.ndarray, "n seq"], layer: int, patches: Sequence[Patch], noise: int | None = None
 ) -> Int[np.ndarray, "members n"]:
-    """Answers to `tokens` with the patches applied after `layer`; with `noise`, a seed, in random directions as long."""
+    """Answers to `tokens` with the patches applied after `layer`; with `noise`, a seed, by random directions of the same norm."""
     rows = torch.arange(len(tokens), device="cpu")
     generator = None if noise is None else torch.Generator("cpu").manual_seed(noise)
 
@@ -157,7 +158,7 @@ def answers_after(
 
 
 def streams(opened: Internals, tokens: Int[np.ndarray, "n seq"]) -> list[Tensor]:
-    """The residual stream after each layer, to take patches from."""
+    """resid_post of each layer, as a source of patches."""
     return opened.run(torch.from_numpy(tokens)).streams
 
 
@@ -166,7 +167,7 @@ def followed(
 ) -> dict[str, Bool[np.ndarray, "members layer n"]]:
     """Whether each answer follows the patch, for every patch after every layer but the last.
 
-    Controls: `at_filler` patches as many filler positions instead; `noise` is the seed of random directions.
+    Controls: `at_filler` patches the same number of filler positions instead; `noise` is the seed of random directions.
     """
     both, other_key, other_pair = (streams(opened, swaps.tokens[name]) for name in ("other_both", "other_key", "other_pair"))
     parts = [streams(opened, tokens) for tokens in swaps.apart]
@@ -194,11 +195,11 @@ def followed(
 def exception_in_order(
     opened: Internals, task: Task, swaps: Swaps, seed: int, *, at_filler: bool = False
 ) -> Float[np.ndarray, "members layer asked"] | None:
-    """How far a trained exception (a1, a2) hangs on what the second anchor knows of the first; None if the task has none.
+    """How far a trained exception (a1, a2) depends on what the second anchor knows of the first; None if the task has none.
 
-    Only one of the two anchors' streams is taken from the exception, the other from a pair that shares that anchor. A sequence
-    counts 1 if the answer is the exception's when the second's is, less 1 if it is when the first's is. A sum of two parts, blind
-    to order, gives 0. The control, `at_filler`, takes the streams at filler positions instead.
+    Only one of the two anchors' residual streams is taken from the exception, the other from a pair that shares that anchor. A
+    sequence counts 1 if the answer is the exception's with the second anchor's stream patched, minus 1 if it is with the first's. A
+    sum of two parts, blind to order, gives 0. The control, `at_filler`, patches filler positions instead.
     """
     pair = exception_pair(task, seed)
     if pair is None:
@@ -229,7 +230,7 @@ def exception_in_order(
 
 
 def exception_pair(task: Task, seed: int) -> Int[np.ndarray, " 2"] | None:
-    """The anchors of the task's trained exception; None if it has none, or not exactly one."""
+    """The anchors of the task's trained exception; None unless it has exactly one."""
     numbers = [number for number, group in enumerate(task.groups) if group.role == "exception"]
     if len(numbers) != 1:
         return None
@@ -243,8 +244,8 @@ def exception_pair(task: Task, seed: int) -> Int[np.ndarray, " 2"] | None:
 class Patching:
     """Share of answers that follow each patch after each layer, `name.layer`, with 95% Wilson intervals.
 
-    The control is the larger of two: the same patch at random filler positions, and in random directions of the same length. With
-    a trained exception also `exception_in_order.layer`, a mean difference with its t interval; its control is at filler positions.
+    The control is the larger of two: the same patch at random filler positions, and in random directions of the same norm. With
+    a trained exception also `exception_in_order.layer`, a mean difference with its t-interval; its control is at filler positions.
     """
 
     table: dict[str, Score]
@@ -258,7 +259,7 @@ class Patching:
         return self.table
 
     def draw(self, figure: Any) -> None:
-        """A row a patch: the share that follows, its interval and its control."""
+        """One row per patch: the share that follows, its interval and its control."""
         axes = figure.subplots()
         draw_scores(axes, self.table)
         axes.axvline(0, color=COLORS["control"], lw=0.6, zorder=0)
@@ -268,9 +269,9 @@ class Patching:
 
 
 def patching(model: object, task: Task, n: int = 300, seed: int = 0) -> Patching:
-    """The share of answers that follow each patch of the residual stream, on `n` trained sequences.
+    """Share of answers that follow each patch of the residual stream, on `n` trained sequences.
 
-    `model` is anything that `anchorbench.classify` takes. Raises ValueError as that does, for a model of one layer, and for a
+    `model` is anything that `anchorbench.classify` accepts. Raises ValueError as it does, for a one-layer model, and for a
     task without two anchors before the last position.
     """
     if n < 2:
@@ -296,5 +297,5 @@ def patching(model: object, task: Task, n: int = 300, seed: int = 0) -> Patching
 
 
 def carried(shares: Mapping[str, Shaped[np.ndarray, "members layer n"]]) -> dict[str, Float[np.ndarray, " members"]]:
-    """Each patch's mean after the layer where it is largest: a circuit may stand anywhere in a deep model."""
+    """Each patch's mean after the layer where it is largest, since in a deep model the circuit may be anywhere."""
     return {name: found.mean(2).max(1) for name, found in shares.items()}

@@ -1,4 +1,4 @@
-"""What probes share: one model opened with its own task, its activations read in batches, sequences of trained groups."""
+"""Shared by the probes: opening one model with its own task, reading activations in batches, sequences of trained groups."""
 
 from collections.abc import Callable
 
@@ -12,11 +12,11 @@ from anchorbench.inspect.internals import Activations, Internals, open_internals
 from anchorbench.task import Examples, Task
 
 BATCH = 1024
-"""Sequences at a time, over all members."""
+"""Sequences per batch, over all members."""
 
 
 def open_one(model: object, task: Task) -> tuple[Internals, Task]:
-    """One model opened, and the task that it was trained on.
+    """Opens one model and the task that it was trained on.
 
     Raises ValueError as `anchorbench.classify` does, and for a stack of several members.
     """
@@ -31,12 +31,12 @@ def open_one(model: object, task: Task) -> tuple[Internals, Task]:
 def read(
     opened: Internals, tokens: Int[np.ndarray, "n seq"], pick: Callable[[Activations], list[Tensor]]
 ) -> list[Float[np.ndarray, "members n ..."]]:
-    """What `pick` takes from the activations, each `[members, batch, ...]`, of all `n` sequences."""
+    """What `pick` selects from the activations, each `[members, batch, ...]`, concatenated over all `n` sequences."""
     batches = torch.from_numpy(tokens).split(max(1, BATCH // opened.members))
-    parts = [[x.float().cpu().contiguous() for x in pick(opened.run(batch))] for batch in batches]  # not a view of all activations
+    parts = [[x.float().cpu().contiguous() for x in pick(opened.run(batch))] for batch in batches]  # copies, not views
     return [torch.cat(arrays, 1).numpy() for arrays in zip(*parts, strict=True)]
 
 
 def trained_examples(task: Task, n: int, seed: int) -> Examples:
-    """`n` examples of trained groups, at unseen positions of their keys where the task has such a split."""
+    """`n` examples of trained groups, at unseen positions of their keys if the task has such a split."""
     return task.sample("iid" if "iid" in task.splits else "train", n, seed)

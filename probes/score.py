@@ -1,4 +1,4 @@
-"""A probe's numbers: the value, its 95% interval, and the same measure under the probe's control."""
+"""A probe's scores: the value, its 95% interval, and the same measure under the probe's control."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
@@ -9,10 +9,10 @@ from jaxtyping import Float, Int
 from anchorbench.intervals import half_width
 
 COLORS = {"trained": "#0072B2", "control": "#8a8a8a", "key": "#009E73", "anchor": "#D55E00"}
-"""Of Okabe and Ito's palette, and a grey."""
+"""Colours from Okabe and Ito's palette, and a grey."""
 
 BLOCKS = 20
-"""Of the jackknife; the interval of so many is 3% wider than that of any number."""
+"""Jackknife blocks; with this number the interval is 3% wider than with arbitrarily many."""
 
 
 class Score(NamedTuple):
@@ -24,24 +24,24 @@ class Score(NamedTuple):
     control: float
 
     def within(self, lowest: float, highest: float) -> "Score":
-        """The same with its interval cut to what the measure can be."""
+        """The same score with its interval clipped to the measure's range."""
         return self._replace(low=max(self.low, lowest), high=min(self.high, highest))
 
 
 @runtime_checkable
 class Result(Protocol):
-    """What every probe returns."""
+    """The interface of every probe's result."""
 
     size: ClassVar[tuple[float, float]]
     """Width and height of the figure in inches."""
 
     @property
     def does_not_show(self) -> str:
-        """One sentence: what must not be read into the scores."""
+        """One sentence: what must not be concluded from the scores."""
         ...
 
     def scores(self) -> dict[str, Score]:
-        """The flat table of named numbers."""
+        """A flat table of named scores."""
         ...
 
     def draw(self, figure: Any) -> None:
@@ -50,7 +50,7 @@ class Result(Protocol):
 
 
 def mean_score(values: Float[np.ndarray, " units"], control: float) -> Score:
-    """The mean over independent units, with its t interval. Raises ValueError for fewer than two units."""
+    """Mean over independent units, with its t-interval. Raises ValueError for fewer than two units."""
     if len(values) < 2:
         raise ValueError(f"{len(values)} sequences or keys; allowed: at least 2, so that there is an interval")
     return _score(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))), len(values), control)
@@ -59,7 +59,7 @@ def mean_score(values: Float[np.ndarray, " units"], control: float) -> Score:
 def mean_scores(
     found: dict[str, Float[np.ndarray, "members units"]], control: dict[str, Float[np.ndarray, "members units"]]
 ) -> dict[str, Score]:
-    """The first member's mean scores; left out is what the task does not ask for, which is NaN."""
+    """The first member's mean scores, omitting those that are NaN because they do not apply to the task."""
     asked = [name for name, values in found.items() if np.isfinite(values[0]).all()]
     return {name: mean_score(found[name][0], float(control[name][0].mean())) for name in asked}
 
@@ -67,7 +67,7 @@ def mean_scores(
 def jackknife_scores(
     statistic: Callable[[Int[np.ndarray, " kept"]], dict[str, float]], units: int, control: dict[str, float]
 ) -> dict[str, Score]:
-    """`statistic(indices of the units used)` of all units; the interval is that of the jackknife over (blocks of) units."""
+    """Scores of `statistic(indices of the units used)` on all units, with a jackknife interval over (blocks of) units."""
     everyone = np.arange(units)
     blocks = min(units, BLOCKS)
     without = [statistic(everyone[everyone % blocks != block]) for block in range(blocks)]
@@ -84,7 +84,7 @@ def _score(value: float, error: float, units: int, control: float) -> Score:
 
 
 def draw_scores(axes: Any, scores: dict[str, Score]) -> None:
-    """A row a score, from top to bottom: dot and line for value and interval, a hollow diamond for the control."""
+    """One row per score, from top to bottom: dot and line for value and interval, a hollow diamond for the control."""
     rows = np.arange(len(scores))[::-1]
     for row, score in zip(rows, scores.values(), strict=True):
         axes.plot([score.low, score.high], [row, row], color=COLORS["trained"], lw=2, solid_capstyle="butt", zorder=2)
