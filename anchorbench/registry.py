@@ -38,12 +38,17 @@ class Registry(Generic[T]):
 
     @functools.cached_property
     def all(self) -> dict[str, T]:
-        """Every registered thing by name: ours first."""
+        """Every registered thing by name: ours first. Raises ValueError with one sentence if one of another package is broken."""
         package = import_module(self._package)
         for module in iter_modules(package.__path__):
             import_module(f"{self._package}.{module.name}")
         for entry in entry_points(group=self._group):
-            loaded = entry.load()
+            try:
+                loaded = entry.load()
+            except Exception as error:  # another package's code: anything may go wrong in it
+                owner = entry.dist.name if entry.dist else "another package"
+                reason = " ".join(str(error).split())
+                raise ValueError(f"{self.word} {entry.name!r} of {owner} cannot be loaded: {reason}; mend or remove it") from error
             if not isinstance(loaded, ModuleType):  # a module registers by itself
                 self.register(loaded)
         return self._known
