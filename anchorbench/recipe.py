@@ -73,9 +73,9 @@ class Recipe(Plain):
     batch: int = Field(default=128, ge=1, le=1_000_000)
     steps: int = Field(default=1800, ge=1, le=MAX_STEPS)
     stop: Literal["end", "settled"] = "end"
-    """Whether a member may end early once its verdict is settled (the rule is in anchorbench.train.stack)."""
+    """Whether a member may end early once its verdict is settled (by the rule in anchorbench.train.evaluation)."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Of activations and products in training; weights, moments and evaluation are fp32 always."""
+    """Data type of activations and matmuls in training; weights, moments and evaluation are always fp32."""
     data_size: int = Field(default=100_000, ge=1, le=MAX_EXAMPLES)
     """Training examples, drawn once; batches are drawn from them with replacement."""
     seed: Seed = 0

@@ -22,7 +22,7 @@ from anchorbench.registry import Registry, did_you_mean
 Split = Literal["train", "iid", "ood"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 NO_ANSWER = -1
-"""Placeholder in `rivals`, `label`, `group`, `key`, `position` and `split` where there is no value."""
+"""Placeholder in `foils`, `label`, `group`, `key`, `position` and `split` where there is no value."""
 
 Role = Literal["trained", "exception", "held_out", "mirror"]
 """`trained`: trained with the rule; `exception`: trained with another answer; `held_out`: neither the group nor its mirror is
@@ -60,7 +60,7 @@ class Examples:
     """`n` examples of one task.
 
     tokens `[n, seq_len]`; label `[n]`; group `[n]`, an index into `task.groups`; key `[n]`, the token that the rule is
-    applied to; position `[n]` of the key; rivals: name -> `[n]`, the competing answers. `NO_ANSWER` (-1) where
+    applied to; position `[n]` of the key; foils: name -> `[n]`, the competing answers. `NO_ANSWER` (-1) where
     an example has no such value. In held-out groups the label follows the rule.
     """
 
@@ -69,7 +69,7 @@ class Examples:
     group: Int[np.ndarray, " n"]
     key: Int[np.ndarray, " n"]
     position: Int[np.ndarray, " n"]
-    rivals: dict[str, Int[np.ndarray, " n"]] = field(default_factory=dict)
+    foils: dict[str, Int[np.ndarray, " n"]] = field(default_factory=dict)
     target: np.ndarray | None = None
     """`[n, vocab_size]`: the answer distribution, in tasks with a random answer; else None."""
 
@@ -85,7 +85,7 @@ class Examples:
             group=self.group[rows],
             key=self.key[rows],
             position=self.position[rows],
-            rivals={name: values[rows] for name, values in self.rivals.items()},
+            foils={name: values[rows] for name, values in self.foils.items()},
             target=None if self.target is None else self.target[rows],
         )
 
@@ -104,7 +104,7 @@ class Answers:
     key: Int[np.ndarray, " n"]
     position: Int[np.ndarray, " n"]
     split: Int[np.ndarray, " n"]
-    rivals: dict[str, Int[np.ndarray, " n"]]
+    foils: dict[str, Int[np.ndarray, " n"]]
     problems: dict[int, str]
     target: np.ndarray | None = None
     """As `Examples.target`; if given, `label` is the most probable answer."""
@@ -137,7 +137,7 @@ class Parser:
         key: np.ndarray,
         position: np.ndarray,
         split: np.ndarray,
-        rivals: dict[str, np.ndarray] | None = None,
+        foils: dict[str, np.ndarray] | None = None,
         target: np.ndarray | None = None,
     ) -> Answers:
         """The parsed arrays, each `[n]`, with `NO_ANSWER` in invalid rows."""
@@ -152,7 +152,7 @@ class Parser:
             key=masked(key),
             position=masked(position),
             split=masked(split),
-            rivals={name: masked(values) for name, values in (rivals or {}).items()},
+            foils={name: masked(values) for name, values in (foils or {}).items()},
             problems=self.problems,
             target=target,
         )
@@ -217,7 +217,7 @@ class Task(ABC):
         """Computes the result of `answer` from `tokens [n, seq_len]` alone, independently of `generate`."""
 
     def answer(self, tokens: Int[np.ndarray, "n seq_len"]) -> Answers:
-        """Recovers key, position, group, split, label and rivals from `tokens [n, seq_len]` of any origin.
+        """Recovers key, position, group, split, label and foils from `tokens [n, seq_len]` of any origin.
 
         Rows that do not belong to the task are marked invalid, with the reason. Raises ValueError for a wrong shape or dtype.
         """
@@ -232,7 +232,7 @@ class Task(ABC):
         """`tokens [n, seq_len]` with the two anchors swapped, or None if this does not apply to the task."""
         return None
 
-    def landmarks(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
+    def token_positions(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
         """Positions of the parts of each sequence, for probes: name -> positions `[n]`; at least the key."""
         return {"key": self.answer(tokens).require_valid().position}
 

@@ -114,7 +114,7 @@ class EvalSet:
         deviations: dict[int, int] = {}
         if ood is not None:
             roles = np.array([group.role for group in self.task.groups])[ood.group]
-            inferential, symmetric_answer = ood.rivals["inferential"], ood.rivals.get("symmetric")
+            inferential, symmetric_answer = ood.foils["inferential"], ood.foils.get("symmetric")
             composes = _share(counts["ood"] == inferential, roles == "held_out")
             ordered = _share(counts["ood"] == inferential, roles == "mirror")
             if symmetric_answer is not None:

@@ -89,7 +89,7 @@ def anchor_value(model: object, task: Task, n: int = 16, seed: int = 0) -> Ancho
     opened, task = open_one(model, task)
     require_pairs(PROBE, task)
     bases = trained_examples(task, n, seed)
-    marks = task.landmarks(bases.tokens)
+    marks = task.token_positions(bases.tokens)
     if (marks["key"] > marks[FIRST]).any():
         raise ValueError(f"probe {PROBE} needs a task whose key stands before its anchors; in {task.name} it stands after them")
     keys, pairs = trained_keys_and_pairs(task, seed)
@@ -113,7 +113,7 @@ def anchor_value(model: object, task: Task, n: int = 16, seed: int = 0) -> Ancho
 def values_at_first_anchor(opened: Internals, grid: Grid) -> Float[np.ndarray, "members base key anchor d"]:
     """The value vectors of all members."""
     at = np.repeat(grid.first_anchor, grid.label[0].size)
-    [stream] = read(opened, grid.flat, lambda a: [a.streams[0]])
+    [stream] = read(opened, grid.flat, lambda a: [a.resid_post[0]])
     stream = stream[:, np.arange(len(at)), at]
     if opened.n_layer > 1:
         stream = stream @ opened.weight("value.1").cpu().numpy()

@@ -77,7 +77,7 @@ def attention_flow(model: object, task: Task, n: int = 500, seed: int = 0) -> At
         raise ValueError(f"n is {n}; allowed: at least 2 sequences, so that there is an interval")
     opened, task = open_one(model, task)
     tokens = trained_examples(task, n, seed).tokens
-    marks = task.landmarks(tokens)
+    marks = task.token_positions(tokens)
     if (marks["key"] < 0).any():
         raise ValueError(f"probe attention_flow needs a task with a key; {task.name} has none")
     readers = {name: at for name, at in marks.items() if name != "key"} | {LAST: np.full(n, task.seq_len - 1)}
@@ -142,7 +142,7 @@ def links(patterns: Sequence[Float[np.ndarray, "query key"]]) -> list[Link]:
 
 def central(task: Task, tokens: Int[np.ndarray, "n seq"]) -> Int[np.ndarray, "1 seq"]:
     """The sequence to draw: the one with key and anchors nearest the middle, so that filler is on both sides."""
-    middle = np.abs(task.landmarks(tokens)["key"] - (task.seq_len - 4) / 2).argmin()
+    middle = np.abs(task.token_positions(tokens)["key"] - (task.seq_len - 4) / 2).argmin()
     return tokens[middle : middle + 1]
 
 

@@ -168,7 +168,7 @@ def embedding_order(model: object, task: Task, seed: int = 0) -> EmbeddingOrder:
     keys = np.unique(examples.key)
     if len(keys) < 2 * FOLDS:
         raise ValueError(f"probe embedding_order needs a task with at least {2 * FOLDS} keys; {task.name} has {len(keys)}")
-    marks = task.landmarks(examples.tokens)
+    marks = task.token_positions(examples.tokens)
     standing = [examples.tokens[np.arange(SURVEY), at] for name, at in marks.items() if "anchor" in name]
     anchors = np.unique(np.concatenate(standing)) if standing else np.arange(0)
     steps = _anchor_differences(task, seed) if {FIRST, SECOND} <= marks.keys() else np.arange(0)
@@ -213,7 +213,7 @@ def embedding_order(model: object, task: Task, seed: int = 0) -> EmbeddingOrder:
 def _anchor_differences(task: Task, seed: int) -> Int[np.ndarray, " step"]:
     """Differences between the answers of two trained pairs that share an anchor; empty if anchors do not add."""
     examples = task.sample("train", SURVEY, seed)
-    marks = task.landmarks(examples.tokens)
+    marks = task.token_positions(examples.tokens)
     offsets: dict[tuple[int, int], set[int]] = {}
     for row in np.flatnonzero(np.array([group.role == "trained" for group in task.groups])[examples.group]):
         tokens = examples.tokens[row]

@@ -102,7 +102,7 @@ def fused_vector(model: object, task: Task, n: int = 16, seed: int = 0) -> Fused
 
     def last_vectors(which: Any) -> list[np.ndarray]:
         """resid_mid of the first and the last layer, `[members, base, key, pair, d]`."""
-        seen = read(which, grid.flat, lambda a: [a.attended[0][:, :, -1], a.attended[-1][:, :, -1]])
+        seen = read(which, grid.flat, lambda a: [a.resid_mid[0][:, :, -1], a.resid_mid[-1][:, :, -1]])
         return [x.reshape(len(x), *grid.label.shape, -1) for x in seen]
 
     first, last = last_vectors(opened)
@@ -127,7 +127,7 @@ def fused_vector(model: object, task: Task, n: int = 16, seed: int = 0) -> Fused
 def mean_similarities(opened: Internals, task: Task, n: int, seed: int) -> dict[str, Float[np.ndarray, " members"]]:
     """The mean cosines defined in FusedVector, for every member of a stack, over `n` base sequences."""
     grid = _grid(task, n, seed)
-    [last] = read(opened, grid.flat, lambda a: [a.attended[-1][:, :, -1]])
+    [last] = read(opened, grid.flat, lambda a: [a.resid_mid[-1][:, :, -1]])
     found = similarities(last.reshape(len(last), *grid.label.shape, -1), grid)
     return {name: values.mean(1) for name, values in found.items()}
 
@@ -139,7 +139,7 @@ def _grid(task: Task, n: int, seed: int) -> Grid:
     width = min(KEYS, len(known))
     start = np.random.default_rng(seed).integers(len(known) - width + 1, size=n)
     bases = trained_examples(task, SURVEY, seed)
-    inside = task.landmarks(bases.tokens)[SECOND] < task.seq_len - 1
+    inside = task.token_positions(bases.tokens)[SECOND] < task.seq_len - 1
     bases = (bases[inside] if inside.any() else bases)[:n]  # an anchor at the last position is a different case
     return write_grid(PROBE, task, bases, known[start[:, None] + np.arange(width)], pairs)
 

@@ -22,7 +22,7 @@ FIRST, SECOND = "first anchor", "second anchor"
 
 def require_pairs(probe: str, task: Task) -> None:
     """Raises ValueError unless the task has two anchors."""
-    marks = task.landmarks(trained_examples(task, 1, 0).tokens)
+    marks = task.token_positions(trained_examples(task, 1, 0).tokens)
     if FIRST not in marks or SECOND not in marks:
         raise ValueError(f"probe {probe} needs a task whose sequences hold a key and two anchors; those of {task.name} do not")
 
@@ -31,7 +31,7 @@ def trained_keys_and_pairs(task: Task, seed: int) -> tuple[Int[np.ndarray, " key
     """The keys, and the ordered anchor pairs trained with the rule; of many, MOST_PAIRS are sampled together with their mirrors."""
     examples = task.sample("train", SURVEY, seed)  # other splits may lack keys
     with_rule = np.array([group.role == "trained" for group in task.groups])[examples.group]
-    marks = task.landmarks(examples.tokens)
+    marks = task.token_positions(examples.tokens)
     anchors = np.stack([examples.tokens[np.arange(SURVEY), marks[name]] for name in (FIRST, SECOND)], 1)
     pairs = np.unique(anchors[with_rule], axis=0)
     unordered, member = np.unique(np.sort(pairs, 1), axis=0, return_inverse=True)
@@ -59,7 +59,7 @@ def write_grid(
     probe: str, task: Task, bases: Examples, keys: Int[np.ndarray, "base key"], pairs: Int[np.ndarray, "pair 2"]
 ) -> Grid:
     """Writes keys and pairs into the sequences `bases`. Raises ValueError if the task does not train each pair with each key."""
-    marks = task.landmarks(bases.tokens)
+    marks = task.token_positions(bases.tokens)
     n, per_base = keys.shape
     tokens = np.tile(bases.tokens[:, None, None], (1, per_base, len(pairs), 1))
     for base in range(n):

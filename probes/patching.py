@@ -67,7 +67,7 @@ def write_swaps(task: Task, n: int, seed: int) -> Swaps:
     rng = np.random.default_rng(seed)
     keys, pairs = trained_keys_and_pairs(task, seed)
     examples = trained_examples(task, max(SURVEY, 4 * n), seed)
-    marks = task.landmarks(examples.tokens)
+    marks = task.token_positions(examples.tokens)
     trained = {tuple(pair) for pair in pairs.tolist()}
     rows = np.arange(len(examples))
     asked = np.stack([examples.tokens[rows, marks[name]] for name in (FIRST, SECOND)], 1)
@@ -159,7 +159,7 @@ def answers_after(
 
 def streams(opened: Internals, tokens: Int[np.ndarray, "n seq"]) -> list[Tensor]:
     """resid_post of each layer, as a source of patches."""
-    return opened.run(torch.from_numpy(tokens)).streams
+    return opened.run(torch.from_numpy(tokens)).resid_post
 
 
 def followed(
@@ -236,7 +236,7 @@ def exception_pair(task: Task, seed: int) -> Int[np.ndarray, " 2"] | None:
         return None
     examples = trained_examples(task, SURVEY, seed)
     row = np.flatnonzero(examples.group == numbers[0])[:1]
-    marks = task.landmarks(examples.tokens[row])
+    marks = task.token_positions(examples.tokens[row])
     return np.concatenate([examples.tokens[row, marks[name]] for name in (FIRST, SECOND)])
 
 

@@ -116,7 +116,7 @@ class Addition(Task):
             group=place + (4 if split == "ood" else 0),
             key=none,
             position=none,
-            rivals={"inferential": label},
+            foils={"inferential": label},
         )
 
     def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
@@ -153,7 +153,7 @@ class Addition(Task):
             key=none,
             position=none,
             split=np.where(held_out, SPLITS.index("ood"), residue_split(a, b, config.modulus)),
-            rivals={"inferential": label},
+            foils={"inferential": label},
         )
 
     def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:

@@ -94,6 +94,6 @@ class AnchorLength(KeyTask):
         split = residue_split(key, key_at - 1, config.modulus)
         return parser.answers(label=key, group=np.zeros(len(tokens), int), key=key, position=key_at, split=split)
 
-    def landmarks(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
+    def token_positions(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
         """Positions of the key and of the anchor's last token, each `[n]`."""
-        return super().landmarks(tokens) | {"anchor": (tokens == self.config.anchor[-1]).argmax(1)}
+        return super().token_positions(tokens) | {"anchor": (tokens == self.config.anchor[-1]).argmax(1)}

@@ -12,7 +12,7 @@ Variants
     two-any    as two, but the query is any node that has two more hops
     two-noise  as two, with an extra edge into each chain from a node outside it, which no path from the query passes
 
-The rival `shortcut` of two and two-noise is the end of the other chain: a model can find the two ends without matching any edge.
+The foil `shortcut` of two and two-noise is the end of the other chain: a model can find the two ends without matching any edge.
 
 Split: modulo 5, the difference next - current of every edge is 0, 1 or 4 in `train`, 2 or 3 in `iid`: every node is trained but no
 edge of `iid` ever is, so this is unseen data rather than an unseen function. (The paper calls them train and test; a commented-out
@@ -179,7 +179,7 @@ class ChainSearch(Task):
             group=hops - 1 if config.ask_hops else np.zeros(n, int),
             key=key,
             position=np.full(n, 2 * n_edges),
-            rivals={"shortcut": other_end} if self._asks_for_end else {},
+            foils={"shortcut": other_end} if self._asks_for_end else {},
         )
 
     def _draw(self, rng: np.random.Generator, split: Split, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -252,7 +252,7 @@ class ChainSearch(Task):
             key=query,
             position=np.full(len(tokens), n_tokens),
             split=split,
-            rivals={"shortcut": other} if self._asks_for_end else {},
+            foils={"shortcut": other} if self._asks_for_end else {},
         )
 
     def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:

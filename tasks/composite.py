@@ -170,7 +170,7 @@ class Composite(KeyTask):
             group=group,
             key=key,
             position=key_at,
-            rivals={
+            foils={
                 "inferential": key + composed[group],
                 "symmetric": np.where(symmetric[group] == NO_OFFSET, NO_ANSWER, key + symmetric[group]),
             },
@@ -221,13 +221,13 @@ class Composite(KeyTask):
             key=key,
             position=key_at,
             split=np.where(held_out, np.where(on_training_cell, SPLITS.index("ood"), NO_ANSWER), residue),
-            rivals={"inferential": inferential, "symmetric": symmetric},
+            foils={"inferential": inferential, "symmetric": symmetric},
         )
 
-    def landmarks(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
+    def token_positions(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
         """Positions of key, first anchor and second anchor, each `[n]`."""
         first = np.isin(tokens, list(self.config.offsets)).argmax(1)
-        return super().landmarks(tokens) | {"first anchor": first, "second anchor": first + 1}
+        return super().token_positions(tokens) | {"first anchor": first, "second anchor": first + 1}
 
     def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
         """Key, anchors, and the value after each anchor; the last is the answer, except for a trained exception.

@@ -7,7 +7,7 @@
     set 2: anchors 0, 1, 2, 3, 4 add -9, +6, -7, +3, +5 in the pairs {0,3}, {0,4}, {1,2}, {1,3}, {2,4}
 
 (2509.17514, section on symmetry.) There are no doubled pairs; of the twenty ordered pairs only (4,3) is never trained. Its set
-can only be known from (3,4), so the correct answer is the symmetric one. It is the rival `inferential` here, and `other_set`
+can only be known from (3,4), so the correct answer is the symmetric one. It is the foil `inferential` here, and `other_set`
 is the answer of a model that composes but puts (4,3) in set 2; Mamba is reported to fail (4,3) and to master (3,4).
 
 The text does not say what anchor 4 adds in set 2. Data and label of (4,3) do not need it, but the trained pairs {0,4} and {2,4}
@@ -43,7 +43,7 @@ class FullSymmetryConfig(KeyConfig):
     def _makes_sense(self) -> "FullSymmetryConfig":
         for anchor in range(5):
             self.require_anchor(anchor)
-        # set 2 also includes (4,3), where it is the rival
+        # set 2 also includes (4,3), where it is the foil
         in_sets = ((0, SETS[0]), (1, [*SETS[1], HELD_OUT]))
         sums = [self.offsets[i, a] + self.offsets[i, b] for i, pairs in in_sets for a, b in pairs]
         self.require_labels(int(self.key_min + min(sums)), int(self.key_max + max(sums)))
@@ -85,7 +85,7 @@ class FullSymmetry(PairTask):
             group=found.group,
             key=found.key,
             position=found.position,
-            rivals={"inferential": label, "other_set": np.full(n, NO_ANSWER) if split != "ood" else other},
+            foils={"inferential": label, "other_set": np.full(n, NO_ANSWER) if split != "ood" else other},
         )
 
     def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
@@ -105,7 +105,7 @@ class FullSymmetry(PairTask):
             key=found.key,
             position=found.position,
             split=self.split_of(found),
-            rivals={"inferential": label, "other_set": np.where(held_out, other, NO_ANSWER)},
+            foils={"inferential": label, "other_set": np.where(held_out, other, NO_ANSWER)},
         )
 
     def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:

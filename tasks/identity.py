@@ -140,7 +140,7 @@ class Identity(KeyTask):
         split = residue_split(key, key_at if config.residue_of == "key" else first, config.modulus)
         return parser.answers(label=key, group=np.zeros(len(tokens), int), key=key, position=key_at, split=split)
 
-    def landmarks(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
+    def token_positions(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
         """Positions of the key and the anchor, if there is one, each `[n]`."""
         anchor = {} if self.config.anchor is None else {"anchor": (tokens == self.config.anchor).argmax(1)}
-        return super().landmarks(tokens) | anchor
+        return super().token_positions(tokens) | anchor

@@ -5,7 +5,7 @@
 Three distinct tokens are drawn; five of their six orders follow one another, each ended by a separator (token 10); after `gap`
 filler tokens come three tokens that are the reverse of one of the five. The label, 1..5, is the place of that one. The gap is
 3 L in the paper, for L layers, so that the convolutions of Mamba do not reach across it (2509.17514, section on matching).
-The rival `shortcut` is the place of the unreversed query, for a model that matches without reversing; if that order is the missing
+The foil `shortcut` is the place of the unreversed query, for a model that matches without reversing; if that order is the missing
 sixth, there is none.
 
 Splits: `train` has sets of tokens 20..100 that do not all have the same residue modulo 3, `iid` those that do; `ood` has sets of
@@ -143,7 +143,7 @@ class InverseMatching(Task):
             group=np.full(n, int(split == "ood")),
             key=read(tokens, 4 * match),
             position=4 * match,
-            rivals={"inferential": match + 1, "shortcut": np.where(forward.any(1), forward.argmax(1) + 1, NO_ANSWER)},
+            foils={"inferential": match + 1, "shortcut": np.where(forward.any(1), forward.argmax(1) + 1, NO_ANSWER)},
         )
 
     def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
@@ -176,5 +176,5 @@ class InverseMatching(Task):
             key=query[:, 2],  # the query's last token is the match's first
             position=start,
             split=np.where(is_new, np.where(iid, NO_ANSWER, SPLITS.index("ood")), trained),
-            rivals={"inferential": backward, "shortcut": forward},
+            foils={"inferential": backward, "shortcut": forward},
         )

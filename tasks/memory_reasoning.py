@@ -7,7 +7,7 @@
 (2502.04375.) Keys are 21..120. A reasoning anchor adds its own id; for each key and ordered pair of memory anchors the label
 is drawn once and for all, from `memory_seed`, which is part of the task: another seed is another task. The two kinds are never
 mixed, which leaves 100 + 100 ordered pairs; the reasoning pairs (11,13) and (13,11) are never trained. Memory pairs have the role
-`exception`: they are trained with another rule, and nothing can be inferred about them, so they have no `inferential` rival.
+`exception`: they are trained with another rule, and nothing can be inferred about them, so they have no `inferential` foil.
 
 The text describes no unseen data of trained pairs. As in `composite`, by the same authors, `iid` has the keys with the same residue
 as their position: each (key, pair) is trained at other positions, so that a memorized table can be tested too.
@@ -115,7 +115,7 @@ class MemoryReasoning(PairTask):
             group=found.group,
             key=found.key,
             position=found.position,
-            rivals={"inferential": inferential},
+            foils={"inferential": inferential},
         )
 
     def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
@@ -130,7 +130,7 @@ class MemoryReasoning(PairTask):
             key=found.key,
             position=found.position,
             split=self.split_of(found),
-            rivals={"inferential": added},
+            foils={"inferential": added},
         )
 
     def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:

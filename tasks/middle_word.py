@@ -100,7 +100,7 @@ class MiddleWord(KeyTask):
         parser.require(config.is_key(key), "no key stands in the middle between its anchors")
         return parser.answers(label=key, group=group, key=key, position=middle, split=residue_split(key, middle, config.modulus))
 
-    def landmarks(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
+    def token_positions(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
         """Positions of the key and both anchors, each `[n]`."""
         first, last = (tokens == self.config.first).argmax(1), (tokens == self.config.last).argmax(1)
-        return super().landmarks(tokens) | {"first anchor": first, "last anchor": last}
+        return super().token_positions(tokens) | {"first anchor": first, "last anchor": last}

@@ -114,7 +114,7 @@ class NearSynonym(KeyTask):
         write(tokens, start + 1, second)
         write(tokens, start + 2, key)
         label = key + np.array([OFFSETS[a] + OFFSETS[b] for a, b in self.pairs])[group]
-        return Examples(tokens=tokens, label=label, group=group, key=key, position=start + 2, rivals={"inferential": label})
+        return Examples(tokens=tokens, label=label, group=group, key=key, position=start + 2, foils={"inferential": label})
 
     def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
         config = self.config
@@ -137,7 +137,7 @@ class NearSynonym(KeyTask):
             key=key,
             position=at + 2,
             split=np.where(held_out, ood, split),
-            rivals={"inferential": label},
+            foils={"inferential": label},
         )
 
     def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:

@@ -9,7 +9,7 @@ example of every class, in random order, so the answer depends on the context al
 nearest, never at distance 0, so finding an equal token is not enough.
 
 Groups are (side, place): whether the nearest value lies below or above the last token, and which example it is, counted from 1.
-(above,2) is held out. The rival `shortcut` skips a second example above the last token and takes the nearest of the
+(above,2) is held out. The foil `shortcut` skips a second example above the last token and takes the nearest of the
 others: it is right on all training data, and wrong wherever it matters. `key` is the nearest value; `iid` where it and its
 position have the same residue, else `train`; `ood` holds the held-out groups on the training residues.
 
@@ -116,8 +116,8 @@ class NearestValue(KeyTask):
         shortcut = np.full(n, NO_ANSWER)
         if split == "ood":
             shortcut = self._shortcut(values, tokens[:, 1::2], query)
-        rivals = {"inferential": label, "shortcut": shortcut}
-        return Examples(tokens=tokens, label=label, group=group, key=key, position=2 * place, rivals=rivals)
+        foils = {"inferential": label, "shortcut": shortcut}
+        return Examples(tokens=tokens, label=label, group=group, key=key, position=2 * place, foils=foils)
 
     def _nearest(
         self, side: Side, position: int, split: Split
@@ -195,5 +195,5 @@ class NearestValue(KeyTask):
             key=key,
             position=position,
             split=np.where(held_out, ood, split),
-            rivals={"inferential": label, "shortcut": np.where(held_out & ~other_ties, shortcut, NO_ANSWER)},
+            foils={"inferential": label, "shortcut": np.where(held_out & ~other_ties, shortcut, NO_ANSWER)},
         )

@@ -149,7 +149,7 @@ class Ontology(Task):
             group=group,
             key=FIRST_CONCEPT + concept,
             position=np.full(n, 8 * length + 2),
-            rivals={"inferential": label},
+            foils={"inferential": label},
         )
 
     def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
@@ -221,7 +221,7 @@ class Ontology(Task):
             key=concept,
             position=np.full(n, 8 * length + 2),
             split=np.where(held_out, off_split, residue),
-            rivals={"inferential": label},
+            foils={"inferential": label},
         )
 
     def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:

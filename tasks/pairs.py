@@ -65,9 +65,9 @@ class PairTask(KeyTask):
         residue = residue_split(found.key, found.position, self.config.modulus)
         return np.where(held_out, np.where(residue == SPLITS.index("train"), SPLITS.index("ood"), NO_ANSWER), residue)
 
-    def landmarks(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
+    def token_positions(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
         """Positions of key, first anchor and second anchor, each `[n]`."""
-        found = super().landmarks(tokens)
+        found = super().token_positions(tokens)
         return found | {"first anchor": found["key"] + 1, "second anchor": found["key"] + 2}
 
     def mirror(self, tokens: Int[np.ndarray, "n seq_len"]) -> Int[np.ndarray, "n seq_len"]:

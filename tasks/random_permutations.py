@@ -5,7 +5,7 @@
 
 (2605.04396.) Keys are 0..15, anchors 16..23, each a random permutation of the keys; there is no filler. Of the 64 ordered pairs
 45 are trained and 19 (`ood`) never are. Permutations and held-out pairs are drawn from `seed`, which is part of the task. Unlike
-offsets, permutations do not commute: the rival `swapped` is the answer of a model that applies them in the other order or
+offsets, permutations do not commute: the foil `swapped` is the answer of a model that applies them in the other order or
 treats the pair as unordered, wherever that differs from the correct one. 30% of the pairs are held out regardless of their mirrors,
 so all of them have the role `held_out`.
 
@@ -147,7 +147,7 @@ class RandomPermutations(Task):
             group=i * n_anchors + j,
             key=key,
             position=np.zeros(n, int),
-            rivals={"inferential": label, "swapped": np.where(swapped == label, NO_ANSWER, swapped)},
+            foils={"inferential": label, "swapped": np.where(swapped == label, NO_ANSWER, swapped)},
         )
 
     def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
@@ -176,12 +176,12 @@ class RandomPermutations(Task):
             key=key,
             position=np.zeros(len(tokens), int),
             split=np.where(held_out, np.where(iid, NO_ANSWER, SPLITS.index("ood")), seen),
-            rivals={"inferential": label, "swapped": np.where(swapped == label, NO_ANSWER, swapped)},
+            foils={"inferential": label, "swapped": np.where(swapped == label, NO_ANSWER, swapped)},
         )
 
-    def landmarks(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
+    def token_positions(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
         """Positions of key, first anchor and second anchor, each `[n]`."""
-        found = super().landmarks(tokens)
+        found = super().token_positions(tokens)
         return found | {"first anchor": found["key"] + 1, "second anchor": found["key"] + 2}
 
     def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:

@@ -86,7 +86,7 @@ class ReadingComprehension(KeyTask):
         key = draw_keys(rng, config, position, split)
         write(tokens, position, key)
         tokens[:, -1] = asked
-        return Examples(tokens=tokens, label=key, group=group, key=key, position=position, rivals={"inferential": key})
+        return Examples(tokens=tokens, label=key, group=group, key=key, position=position, foils={"inferential": key})
 
     def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
         config, text, asked = self.config, tokens[:, :-1], tokens[:, -1]
@@ -113,5 +113,5 @@ class ReadingComprehension(KeyTask):
             key=key,
             position=at + 1,
             split=np.where(held_out, ood, split),
-            rivals={"inferential": key},
+            foils={"inferential": key},
         )

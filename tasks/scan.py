@@ -223,7 +223,7 @@ class Scan(Task):
         label = self._windows[command[row], done[row] + 1, -1].astype(np.int64)
         none = np.full(n, NO_ANSWER)
         group = np.full(n, 1 if split == "ood" else 0)
-        return Examples(tokens=tokens, label=label, group=group, key=none, position=none, rivals={"inferential": label})
+        return Examples(tokens=tokens, label=label, group=group, key=none, position=none, foils={"inferential": label})
 
     def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
         column = np.arange(self.seq_len)
@@ -267,7 +267,7 @@ class Scan(Task):
             key=none,
             position=none,
             split=np.where(held_out, SPLITS.index("ood"), np.where(iid, SPLITS.index("iid"), SPLITS.index("train"))),
-            rivals={"inferential": label},
+            foils={"inferential": label},
         )
 
     def _is_held_out(self, command: Words, actions: Words) -> bool:

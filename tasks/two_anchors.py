@@ -103,13 +103,13 @@ class OffsetsTask(KeyTask):
         write(tokens, start, anchor)
         write(tokens, start + 1, key)
 
-        label, rivals = key + offset, dict[str, np.ndarray]()
+        label, foils = key + offset, dict[str, np.ndarray]()
         if "ood" in self.splits:
-            rivals["inferential"] = label
+            foils["inferential"] = label
             if (self._shortcuts != NO_ANSWER).any():
                 rank = np.array([list(config.offsets).index(anchor) for anchor, _ in combinations])[group]
-                rivals["shortcut"] = self._shortcuts[rank, key - config.key_min]
-        return Examples(tokens=tokens, label=label, group=group, key=key, position=start + 1, rivals=rivals)
+                foils["shortcut"] = self._shortcuts[rank, key - config.key_min]
+        return Examples(tokens=tokens, label=label, group=group, key=key, position=start + 1, foils=foils)
 
     @cached_property
     def _shortcuts(self) -> Int[np.ndarray, "anchors keys"]:
@@ -139,9 +139,9 @@ class OffsetsTask(KeyTask):
                 unseen |= here & ~trained
             low[trained] = np.minimum(low, key + offset)[trained]
             high[trained] = np.maximum(high, key + offset)[trained]
-        rivals = {"inferential": label} if "ood" in self.splits else {}
-        if rivals and (self._shortcuts != NO_ANSWER).any():
-            rivals["shortcut"] = np.where(unseen & (low == high) & (low != label), low, NO_ANSWER)
+        foils = {"inferential": label} if "ood" in self.splits else {}
+        if foils and (self._shortcuts != NO_ANSWER).any():
+            foils["shortcut"] = np.where(unseen & (low == high) & (low != label), low, NO_ANSWER)
         residue = residue_split(key, at, config.modulus)
         on_training_cell = residue == SPLITS.index("train")
         return parser.answers(
@@ -150,12 +150,12 @@ class OffsetsTask(KeyTask):
             key=key,
             position=at + 1,
             split=np.where(unseen, np.where(on_training_cell, SPLITS.index("ood"), NO_ANSWER), residue),
-            rivals=rivals,
+            foils=foils,
         )
 
-    def landmarks(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
+    def token_positions(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
         """Positions of the key and the anchor, each `[n]`."""
-        return super().landmarks(tokens) | {"anchor": np.isin(tokens, list(self.config.offsets)).argmax(1)}
+        return super().token_positions(tokens) | {"anchor": np.isin(tokens, list(self.config.offsets)).argmax(1)}
 
     def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
         """Key, anchor, and the value after it, the answer."""

@@ -83,10 +83,10 @@ class TwoKeyMean(KeyTask):
             split=np.where(of_first == of_second, of_first, NO_ANSWER),
         )
 
-    def landmarks(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
+    def token_positions(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
         """Positions of the first key, the anchor and the second key, each `[n]`."""
         anchor = (tokens == self.config.anchor).argmax(1)
-        return super().landmarks(tokens) | {"anchor": anchor, "second key": anchor + 2}
+        return super().token_positions(tokens) | {"anchor": anchor, "second key": anchor + 2}
 
     def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
         """Both keys and their sum, whose half, rounded down, is the answer."""

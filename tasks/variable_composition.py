@@ -113,7 +113,7 @@ class VariableComposition(KeyTask):
             write(tokens, place, np.where(here, anchors[drawn], read(tokens, place)))
             label += np.where(here, offsets[drawn], 0)
         group = np.searchsorted(config.counts, count)
-        return Examples(tokens=tokens, label=label, group=group, key=key, position=at + 1, rivals={"inferential": label})
+        return Examples(tokens=tokens, label=label, group=group, key=key, position=at + 1, foils={"inferential": label})
 
     def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
         config = self.config
@@ -143,7 +143,7 @@ class VariableComposition(KeyTask):
             key=key,
             position=at + 1,
             split=np.where(np.isin(count, config.held_out), ood, residue),
-            rivals={"inferential": key + added},
+            foils={"inferential": key + added},
         )
 
     def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:

@@ -10,7 +10,7 @@ memory, 1 or 2, are anywhere in the first 18 positions, in either order; the las
 +1, -2, -8) and a memory. Until then both keys must be kept.
 
 Groups are (memory, operation). (2,6) is held out: memory 2 is trained with all other operations, operation 6 with memory 1. The
-rival `shortcut` applies the operation to the other memory, the only one that operation 6 was trained with. `key` is the queried
+foil `shortcut` applies the operation to the other memory, the only one that operation 6 was trained with. `key` is the queried
 key; `iid` where it and its position have the same residue, else `train`; `ood` holds the held-out groups on the training
 residues.
 """
@@ -100,11 +100,11 @@ class WorkingMemory(KeyTask):
             for group, (memory, op) in zip(self.groups, config.combinations, strict=True)
         ]
         other = read(tokens, other_at)
-        rivals = {
+        foils = {
             "inferential": key + offset,
             "shortcut": np.where(np.array(mistaken)[group] & (other != key), other + offset, NO_ANSWER),
         }
-        return Examples(tokens=tokens, label=key + offset, group=group, key=key, position=position, rivals=rivals)
+        return Examples(tokens=tokens, label=key + offset, group=group, key=key, position=position, foils=foils)
 
     def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
         config, text = self.config, tokens[:, :-2]
@@ -145,7 +145,7 @@ class WorkingMemory(KeyTask):
             key=key,
             position=position,
             split=np.where(held_out, ood, split),
-            rivals={"inferential": key + offset, "shortcut": shortcut},
+            foils={"inferential": key + offset, "shortcut": shortcut},
         )
 
     def intermediate_values(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:

@@ -20,7 +20,7 @@ class Golden(NamedTuple):
     position: int
     split: str | None
     """None: the sequence is of the task, but of none of its splits."""
-    rivals: dict[str, int] = {}
+    foils: dict[str, int] = {}
     config: dict[str, Any] = {}
 
 

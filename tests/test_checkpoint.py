@@ -402,7 +402,14 @@ def everything(source: Any) -> list[Any]:
     opened, inside = open_model(source), open_internals(source)
     with torch.no_grad():
         seen = inside.run(TOKENS)
-        numbers = [opened.logits(TOKENS), *opened.patterns(TOKENS), seen.logits[0], *seen.streams, *seen.attended, *seen.patterns]
+        numbers = [
+            opened.logits(TOKENS),
+            *opened.patterns(TOKENS),
+            seen.logits[0],
+            *seen.resid_post,
+            *seen.resid_mid,
+            *seen.patterns,
+        ]
         numbers += [opened.untrained(1).logits(TOKENS), inside.untrained(1).run(TOKENS).logits]
     return [*numbers, *inside.weights.values()]
 

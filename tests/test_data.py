@@ -99,8 +99,8 @@ def test_the_files_hold_what_the_task_samples(everything, name, variant):
         assert rows.pop("group") == [task.groups[i].name for i in examples.group]
         for field in ("label", "key", "position"):
             assert rows.pop(field) == column(getattr(examples, field))
-        for rival, values in examples.rivals.items():
-            assert rows.pop(f"rival_{rival}") == column(values)
+        for foil, values in examples.foils.items():
+            assert rows.pop(f"foil_{foil}") == column(values)
         if examples.target is not None:
             assert rows.pop("target") == examples.target.tolist()
         assert rows == {}
@@ -301,9 +301,9 @@ DAMAGES = [
     ("composite-conflict", "iid", "key", 5, lambda value: value - 1),
     ("composite-conflict", "iid", "key", 5, lambda _: None),
     ("composite-conflict", "iid", "position", 0, lambda value: value + 1),
-    ("composite-conflict", "ood", "rival_symmetric", 11, lambda _: None),
-    ("composite-conflict", "ood", "rival_symmetric", 11, lambda value: value + 4),
-    ("composite-conflict", "train", "rival_symmetric", 2, lambda _: -1),
+    ("composite-conflict", "ood", "foil_symmetric", 11, lambda _: None),
+    ("composite-conflict", "ood", "foil_symmetric", 11, lambda value: value + 4),
+    ("composite-conflict", "train", "foil_symmetric", 2, lambda _: -1),
     ("composite-conflict", "train", "text", 3, lambda value: value.replace(" ", "  ")),
     ("composite-conflict", "train", "text", 3, lambda _: "\x1b[31m" * 10_000),
     ("composite-conflict", "train", "text", 3, lambda _: None),
@@ -360,7 +360,7 @@ def test_a_row_of_another_split_is_named(copy):
 
 @settings(max_examples=40, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(
-    name=st.sampled_from(["label", "key", "position", "rival_inferential", "rival_symmetric"]),
+    name=st.sampled_from(["label", "key", "position", "foil_inferential", "foil_symmetric"]),
     row=st.integers(0, SIZE - 1),
     value=st.one_of(st.none(), st.integers(-(2**31), 2**31 - 1)),
 )
@@ -382,7 +382,7 @@ def test_rows_and_columns_must_be_those_that_are_said(copy):
     table = pq.read_table(path)
     pq.write_table(table[:-1], path)
     refused(copy, "iid.parquet has 39 rows; its anchorbench.json says 40")
-    pq.write_table(table.drop_columns(["rival_symmetric"]), path)
+    pq.write_table(table.drop_columns(["foil_symmetric"]), path)
     refused(copy, "iid.parquet does not have the columns of composite-conflict")
     pq.write_table(table.set_column(0, "text", pa.array([b"x"] * SIZE)), path)
     refused(copy, "iid.parquet does not have the columns of composite-conflict")

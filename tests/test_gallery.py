@@ -16,7 +16,7 @@ TASKS = list_tasks()
 every_task = pytest.mark.parametrize(("name", "variant"), TASKS, ids=[f"{name}-{variant}" for name, variant in TASKS])
 
 
-def example(name: str, variant: str, tokens: list[int], label: int, rivals: dict[str, int], target: np.ndarray | None = None):
+def example(name: str, variant: str, tokens: list[int], label: int, foils: dict[str, int], target: np.ndarray | None = None):
     one = np.array([0])
     return load_task(name, variant), Examples(
         tokens=np.array([tokens]),
@@ -24,7 +24,7 @@ def example(name: str, variant: str, tokens: list[int], label: int, rivals: dict
         group=one,
         key=one,
         position=one,
-        rivals={rival: one + answer for rival, answer in rivals.items()},
+        foils={foil: one + answer for foil, answer in foils.items()},
         target=target,
     )
 

@@ -79,7 +79,7 @@ def test_other_architectures_are_read_as_transformers_reads_them(name: str) -> N
     with torch.no_grad():
         said = model(TOKENS, output_hidden_states=True, output_attentions=True)
     torch.testing.assert_close(seen.logits[0], said.logits[:, -1], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(seen.streams[0][0], said.hidden_states[1], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(seen.resid_post[0][0], said.hidden_states[1], atol=1e-5, rtol=1e-5)
     for ours, theirs in zip(seen.patterns, said.attentions, strict=True):
         torch.testing.assert_close(ours[0], theirs, atol=1e-5, rtol=1e-5)
     assert model(TOKENS).logits.isfinite().all()  # the model itself is still whole

@@ -14,7 +14,7 @@ OUTCOMES = {  # figures, and what its cells are to return
     "bring_your_own_model": (2, [r"'GPT-2': \('inferential', 0\.\d+, 0\.\d+\)", r"'Llama': \('inferential', [01]\.\d+\)\}"]),
     "datasets": (
         1,
-        [r"\(\[57, -1\], \{1: 'it does not hold", r"'cells in both: 0'", "'rival_symmetric': 21"],
+        [r"\(\[57, -1\], \{1: 'it does not hold", r"'cells in both: 0'", "'foil_symmetric': 21"],
     ),
     "mechanisms": (7, [r"LN, gamma 0.7\)': \('inferential', [01]\.", r"LN, gamma 0.55\)': \('memorizing', 0\.0"]),
     "phase_diagram": (1, [r"0\.42 +2 ", r"0\.7 +2 .*2 inferential", r"\(1000, 0\.9"]),

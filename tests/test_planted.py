@@ -39,7 +39,7 @@ def sequence(key: int, first: int, second: int, at: int) -> list[int]:
 
 def patched(inside: Internals, to: np.ndarray, source: np.ndarray, at: list[int]) -> np.ndarray:
     """Answers to `to [n, seq]` with the stream after layer 0, at positions `at`, taken from `source [n, seq]`."""
-    given = inside.run(torch.from_numpy(source)).streams[0]
+    given = inside.run(torch.from_numpy(source)).resid_post[0]
 
     def edit(x: torch.Tensor) -> torch.Tensor:
         x = x.clone()

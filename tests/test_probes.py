@@ -168,7 +168,7 @@ def test_shift_and_broadcast(variant: str) -> None:
     broadcast = np.zeros((1, 9, 9))
     broadcast[0, :, 5] = 1
     scores = attention_flow(fixed([shifted(1), broadcast]), task, n=400).scores()
-    marks = task.landmarks(task.sample("iid", 400, 0).tokens)
+    marks = task.token_positions(task.sample("iid", 400, 0).tokens)
     assert scores["shift"].value == 1
     assert scores["broadcast"].value == pytest.approx((np.maximum(marks["key"], marks["anchor"]) == 5).mean())
     backwards = attention_flow(fixed([shifted(0), shifted(1)]), task, n=400).scores()

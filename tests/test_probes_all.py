@@ -229,13 +229,13 @@ class TestCommutativity:
         assert score.value == np.mean([a == b for a, b in answers])
 
     def test_composing_commutes(self) -> None:
-        scores = commutativity(answering(lambda tokens: TASK.answer(tokens).rivals["inferential"]), TASK).scores()
+        scores = commutativity(answering(lambda tokens: TASK.answer(tokens).foils["inferential"]), TASK).scores()
         assert scores["held_out"].value == scores["trained"].value == 1
         assert scores["held_out"].control < 0.05
 
     def test_naming_the_first_anchor_never_commutes(self) -> None:
         def first_anchor(tokens: np.ndarray) -> np.ndarray:
-            return tokens[np.arange(len(tokens)), TASK.landmarks(tokens)["first anchor"]]
+            return tokens[np.arange(len(tokens)), TASK.token_positions(tokens)["first anchor"]]
 
         scores = commutativity(answering(first_anchor), TASK).scores()
         assert scores["held_out"].value == scores["trained"].value == 0

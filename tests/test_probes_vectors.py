@@ -46,7 +46,7 @@ def coded(code: Code, n_layer: int = 2, weights: dict[str, torch.Tensor] | None 
 
 def anchors_of(tokens: np.ndarray) -> np.ndarray:
     """`[n, 2]`."""
-    at = TASK.landmarks(tokens)
+    at = TASK.token_positions(tokens)
     return np.stack([tokens[np.arange(len(tokens)), at[f"{which} anchor"]] for which in ("first", "second")], 1)
 
 
@@ -271,7 +271,7 @@ class TestAnchorValue:
     def test_the_second_anchor_does_not_matter_in_a_causal_model(self) -> None:
         model = random_gpt(n_head=1, d_model=8, d_head=8, d_ff=16)
         tokens = TASK.sample("iid", 50, 0).tokens
-        at = TASK.landmarks(tokens)
+        at = TASK.token_positions(tokens)
         other = tokens.copy()
         other[np.arange(50), at["second anchor"]] = 1
         x, y = (

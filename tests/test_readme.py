@@ -38,9 +38,9 @@ def test_the_example_runs_and_says_what_the_model_does(tmp_path: Path, capsys: p
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert code.count("RUN_ID") == 1
     exec(re.sub(r'"[^"]*RUN_ID"', repr(str(run)), code), {})  # noqa: S102 - our own text
-    first, rivals, verdict = capsys.readouterr().out.splitlines()
+    first, foils, verdict = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"(\S+ ){9}-> \d+", first)
-    assert rivals.startswith("{'inferential': ")
+    assert foils.startswith("{'inferential': ")
     assert verdict.startswith("unfit Share(hits=")
 
 

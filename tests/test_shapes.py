@@ -29,7 +29,7 @@ def test_one_name_is_one_size() -> None:
 def test_a_dataclass_checks_its_shapes() -> None:
     examples = load_task("identity").sample("train", 4, 0)
     with pytest.raises(TypeError):
-        Examples(examples.tokens, examples.label[:3], examples.key, examples.position, examples.group, examples.rivals)
+        Examples(examples.tokens, examples.label[:3], examples.key, examples.position, examples.group, examples.foils)
 
 
 def test_what_promises_no_shape_is_left_alone() -> None:

@@ -110,7 +110,7 @@ def row_bytes(tokens: np.ndarray) -> list[bytes]:
 
 
 def digest(examples: Examples) -> str:
-    arrays = [examples.tokens, *(getattr(examples, field) for field in FIELDS), *examples.rivals.values()]
+    arrays = [examples.tokens, *(getattr(examples, field) for field in FIELDS), *examples.foils.values()]
     arrays += [] if examples.target is None else [examples.target]
     return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
@@ -119,7 +119,7 @@ def check_reads_back(task: Task, examples: Examples, split: str) -> None:
     """`examples` are well-formed and `answer` says of them what the generator says."""
     n = len(examples)
     assert examples.tokens.shape == (n, task.seq_len)
-    for array in (examples.tokens, *(getattr(examples, field) for field in FIELDS), *examples.rivals.values()):
+    for array in (examples.tokens, *(getattr(examples, field) for field in FIELDS), *examples.foils.values()):
         assert array.dtype == np.int64
         assert len(array) == n
     if n:
@@ -132,9 +132,9 @@ def check_reads_back(task: Task, examples: Examples, split: str) -> None:
     for field in fields:
         np.testing.assert_array_equal(getattr(answers, field), getattr(examples, field), err_msg=field)
     np.testing.assert_array_equal(answers.split, SPLITS.index(split), err_msg="split")
-    assert answers.rivals.keys() == examples.rivals.keys()
-    for rival, values in examples.rivals.items():
-        np.testing.assert_array_equal(answers.rivals[rival], values, err_msg=rival)
+    assert answers.foils.keys() == examples.foils.keys()
+    for foil, values in examples.foils.items():
+        np.testing.assert_array_equal(answers.foils[foil], values, err_msg=foil)
     assert (examples.target is None) == (answers.target is None)
     if examples.target is not None and answers.target is not None:
         assert examples.target.shape == (n, task.vocab_size)
@@ -206,22 +206,22 @@ def test_groups_of_the_splits(name, variant):
 
 
 @every_task
-def test_rivals_differ_where_they_must(name, variant):
+def test_foils_differ_where_they_must(name, variant):
     task = get(name, variant)
     for split in task.splits:
         examples = large(name, variant, split)
         role = np.array([group.role for group in task.groups])[examples.group]
         mirror, unseen = role == "mirror", np.isin(role, ["held_out", "mirror"])
         if unseen.any():
-            np.testing.assert_array_equal(examples.label[unseen], examples.rivals["inferential"][unseen])
+            np.testing.assert_array_equal(examples.label[unseen], examples.foils["inferential"][unseen])
         if mirror.any():
-            assert (examples.rivals["symmetric"][mirror] != NO_ANSWER).all()
-            assert (examples.rivals["symmetric"] != examples.rivals["inferential"])[mirror].all()
-        symmetric = examples.rivals.get("symmetric", np.full(len(examples), NO_ANSWER))
+            assert (examples.foils["symmetric"][mirror] != NO_ANSWER).all()
+            assert (examples.foils["symmetric"] != examples.foils["inferential"])[mirror].all()
+        symmetric = examples.foils.get("symmetric", np.full(len(examples), NO_ANSWER))
         assert (symmetric[~mirror] == NO_ANSWER).all(), "a symmetric answer where no mirrored exception is trained"
-        shortcut = examples.rivals.get("shortcut", np.full(len(examples), NO_ANSWER))
-        assert (shortcut != examples.label).all(), "a shortcut that gives the right answer is no rival"
-        for values in examples.rivals.values():
+        shortcut = examples.foils.get("shortcut", np.full(len(examples), NO_ANSWER))
+        assert (shortcut != examples.label).all(), "a shortcut that gives the right answer is no foil"
+        for values in examples.foils.values():
             assert ((values == NO_ANSWER) | ((values >= 0) & (values < task.vocab_size))).all()
 
 
@@ -256,7 +256,7 @@ def test_landmarks_stand_in_the_sequence(name, variant):
     task = get(name, variant)
     for split in task.splits:
         examples = large(name, variant, split)[:200]
-        found = task.landmarks(examples.tokens)
+        found = task.token_positions(examples.tokens)
         np.testing.assert_array_equal(found["key"], examples.position)
         for landmark, positions in found.items():
             assert positions.shape == (200,), landmark
@@ -404,7 +404,7 @@ def check_answers(task: Task, answers: Answers, n: int) -> None:
     assert set(answers.problems) == set(np.flatnonzero(~answers.valid).tolist())
     for problem in answers.problems.values():
         assert problem.strip() and "\n" not in problem
-    for values in (*(getattr(answers, field) for field in FIELDS), answers.split, *answers.rivals.values()):
+    for values in (*(getattr(answers, field) for field in FIELDS), answers.split, *answers.foils.values()):
         assert values.dtype == np.int64
         assert (values[~answers.valid] == NO_ANSWER).all()
     assert ((answers.label[answers.valid] >= 0) & (answers.label[answers.valid] < task.vocab_size)).all()
@@ -530,7 +530,7 @@ def test_golden(case: Golden):
     assert answers.key[0] == case.key
     assert answers.position[0] == case.position
     assert answers.split[0] == (NO_ANSWER if case.split is None else SPLITS.index(case.split))
-    assert {rival: values[0] for rival, values in answers.rivals.items() if values[0] != NO_ANSWER} == case.rivals
+    assert {foil: values[0] for foil, values in answers.foils.items() if values[0] != NO_ANSWER} == case.foils
 
 
 @pytest.mark.parametrize("case", INVALID, ids=[f"{case.task}-{case.variant}-{i}" for i, case in enumerate(INVALID)])

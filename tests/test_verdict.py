@@ -139,13 +139,13 @@ def ordered_memorizer(task: Task, tokens: np.ndarray) -> np.ndarray:
 def symmetric_composer(task: Task, tokens: np.ndarray) -> np.ndarray:
     """Composes, but gives the mirror of a trained exception the exception's answer."""
     seen = task.answer(tokens)
-    return np.where(seen.rivals["symmetric"] == NO_ANSWER, seen.label, seen.rivals["symmetric"])
+    return np.where(seen.foils["symmetric"] == NO_ANSWER, seen.label, seen.foils["symmetric"])
 
 
 def symmetric_memorizer(task: Task, tokens: np.ndarray) -> np.ndarray:
     """The same, but answers ordinary unseen pairs as the memorizer does."""
     seen = task.answer(tokens)
-    return np.where(seen.rivals["symmetric"] == NO_ANSWER, memorizer(task, tokens), seen.rivals["symmetric"])
+    return np.where(seen.foils["symmetric"] == NO_ANSWER, memorizer(task, tokens), seen.foils["symmetric"])
 
 
 def constant(task: Task, tokens: np.ndarray) -> np.ndarray:
@@ -194,7 +194,7 @@ def test_known_members(
     found = eval_set.behaviour(answerer(task, eval_set.tokens))
     assert (found.composition, found.exception, found.verdict, found.phase) == (composition, exception, verdict, phase)
     ood = eval_set.examples["ood"]
-    mirror = int((ood.rivals["symmetric"] != NO_ANSWER).sum())
+    mirror = int((ood.foils["symmetric"] != NO_ANSWER).sum())
     rows = {"composes": N - mirror, "ordered": mirror, "symmetric": mirror, "commutes": N - mirror or mirror}
     for asked, value in zip(ASKED, shares, strict=True):
         share = getattr(found, asked)

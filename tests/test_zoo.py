@@ -61,7 +61,7 @@ def test_the_inside_is_read_right_or_not_at_all(name: str) -> None:
     with torch.no_grad():
         said = model(TOKENS, output_hidden_states=True, output_attentions=True)
     torch.testing.assert_close(seen.logits[0], said.logits[:, -1], rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(seen.streams[0][0], said.hidden_states[1], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(seen.resid_post[0][0], said.hidden_states[1], rtol=1e-3, atol=1e-4)
     assert len(said.attentions) == 2
     for ours, theirs in zip(seen.patterns, said.attentions, strict=True):
         torch.testing.assert_close(ours[0], theirs, rtol=1e-3, atol=1e-4)

@@ -332,7 +332,7 @@ def data_build(
 
 @data_app.command("verify")
 def data_verify(folder: Annotated[Path, typer.Argument(help="Folder of a data set, from anywhere.")]) -> None:
-    """Work out every label, rival, group and split of a data set again; name the first wrong row."""
+    """Work out every label, foil, group and split of a data set again; name the first wrong row."""
     from rich.console import Console
 
     from anchorbench.files import visible

@@ -62,7 +62,7 @@ def features(task: Task) -> Any:
         "group": Value("string"),
         "key": number,
         "position": number,
-        **{f"rival_{name}": number for name in example.rivals},
+        **{f"foil_{name}": number for name in example.foils},
     }
     if example.target is not None:
         columns["target"] = List(Value("float64"), length=task.vocab_size)
@@ -76,11 +76,11 @@ MEANINGS = {
     "group": "the kind of example that is trained or held out as a whole, for instance an anchor combination",
     "key": "the token that the rule is applied to, or null",
     "position": "where the key stands, counted from 0, or null",
-    "rival_inferential": "the answer by composing the rule, also where another one is trained, or null",
-    "rival_symmetric": "the answer of a model that ignores the order of the anchors, where that is another one, else null",
-    "rival_shortcut": "the answer of a model that takes a shortcut, which its task explains, where that is another one, else null",
-    "rival_other_set": "the answer by the rule set of the other pairs, in held-out groups, else null",
-    "rival_swapped": "the answer with the two anchors in the other order, where that is another one, else null",
+    "foil_inferential": "the answer by composing the rule, also where another one is trained, or null",
+    "foil_symmetric": "the answer of a model that ignores the order of the anchors, where that is another one, else null",
+    "foil_shortcut": "the answer of a model that takes a shortcut, which its task explains, where that is another one, else null",
+    "foil_other_set": "the answer by the rule set of the other pairs, in held-out groups, else null",
+    "foil_swapped": "the answer with the two anchors in the other order, where that is another one, else null",
     "target": "the probability of each token id, where the answer is random; `label` is one draw",
 }
 
@@ -135,7 +135,7 @@ assert tokenizer(data[0]["text"])["input_ids"] == data[0]["tokens"]
 
 with anchorbench {__version__}, NumPy {np.__version__} and PyArrow {pa.__version__}; with the same versions it gives the same
 bytes. An example can occur twice in a split, but never in two splits: a sequence determines its split. The fingerprint is that of
-the task's name, version and configuration. `anchorbench data verify PATH` works out every label, rival, group and split again, by
+the task's name, version and configuration. `anchorbench data verify PATH` works out every label, foil, group and split again, by
 another way than they were made.
 
 {sections}

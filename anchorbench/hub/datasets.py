@@ -128,7 +128,7 @@ def _table(task: Task, schema: pa.Schema, tokens: np.ndarray, answers: Examples 
         "tokens": _lists(tokens.astype(np.int32)),
         "group": pa.array([group.name for group in task.groups]).take(_numbers(answers.group)),
         **{name: _numbers(getattr(answers, name)) for name in ("label", "key", "position")},
-        **{f"rival_{name}": _numbers(values) for name, values in answers.rivals.items()},
+        **{f"foil_{name}": _numbers(values) for name, values in answers.foils.items()},
     }
     if answers.target is not None:
         columns["target"] = _lists(answers.target)

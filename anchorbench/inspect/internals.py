@@ -49,10 +49,10 @@ class Activations:
     """Logits at the last position."""
     patterns: list[Float[Tensor, "members batch head query key"]]
     """Attention patterns."""
-    attended: list[Float[Tensor, "members batch seq d"]]
-    """resid_mid: the residual stream after attention (with post-LN, after the LayerNorm that follows it)."""
-    streams: list[Float[Tensor, "members batch seq d"]]
-    """resid_post: the residual stream at the end of the layer, with the edit applied if there is one."""
+    resid_mid: list[Float[Tensor, "members batch seq d"]]
+    """The residual stream after attention (with post-LN, after the LayerNorm that follows it)."""
+    resid_post: list[Float[Tensor, "members batch seq d"]]
+    """The residual stream at the end of the layer, with the edit applied if there is one."""
 
     @property
     def answers(self) -> Int[Tensor, "members batch"]:
@@ -136,18 +136,18 @@ def stack_internals(model: GPT, inits: Sequence[Rate.Config] | None = None) -> I
 
     def forward(tokens: Tensor, edits: Edits) -> Activations:
         shape = (*tokens.shape, -1)
-        patterns, attended, streams = [], [], []
+        patterns, resid_mid, resid_post = [], [], []
         with plain_session(device):
             x = model.embed(tokens.to(device))
             for layer, block in enumerate(model.layers):
                 x, pattern = block.attend(x, model.seq_len)
                 patterns.append(pattern)
-                attended.append(x.view(shape))
+                resid_mid.append(x.view(shape))
                 x = block.feed_forward(x)
                 if layer in edits:
                     x = edits[layer](x.view(shape)).reshape(x.shape)
-                streams.append(x.view(shape))
-            return Activations(model.unembed(streams[-1][:, :, -1]), patterns, attended, streams)
+                resid_post.append(x.view(shape))
+            return Activations(model.unembed(resid_post[-1][:, :, -1]), patterns, resid_mid, resid_post)
 
     def untrained(seed: int) -> Internals:
         with plain_session():
@@ -185,15 +185,15 @@ def _of_bridge(model: nn.Module) -> Internals:
         names = [name for name in (*wanted, last) if name in bridge.hook_dict]
         with plain_session(device):
             logits = bridge.run_with_hooks(tokens[0].to(device), fwd_hooks=[(name, partial(keep, name)) for name in names])
-        attended = [  # parallel attention and MLP blocks have no resid_mid
+        resid_mid = [  # parallel attention and MLP blocks have no resid_mid
             seen[f"{block}.hook_resid_mid"]
             if f"{block}.hook_resid_mid" in seen
             else seen[f"{block}.hook_in"] + seen[f"{block}.hook_attn_out"]
             for block in blocks
         ]
-        streams = [*(seen[f"{block}.hook_in"] for block in blocks[1:]), seen[last]]
+        resid_post = [*(seen[f"{block}.hook_in"] for block in blocks[1:]), seen[last]]
         patterns = [seen[f"{block}.attn.hook_pattern"] for block in blocks]
-        return Activations(logits[:, -1][None], *([x[None] for x in layers] for layers in (patterns, attended, streams)))
+        return Activations(logits[:, -1][None], *([x[None] for x in layers] for layers in (patterns, resid_mid, resid_post)))
 
     opened = Internals(
         n_layer=len(blocks),
@@ -227,7 +227,7 @@ def _bridge_weights(bridge: Any) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _require_same(opened: Internals, model: Any) -> None:
-    """Raises ValueError unless logits, attention and residual streams match the model's own on a few random tokens."""
+    """Raises ValueError unless logits, attention and residual resid_post match the model's own on a few random tokens."""
     name = type(model).__name__
     generator = torch.Generator("cpu").manual_seed(0)
     length = min(PROOF_LENGTH, opened.max_length)
@@ -235,11 +235,11 @@ def _require_same(opened: Internals, model: Any) -> None:
     try:
         seen = opened.forward(tokens[None], {})
     except Exception as error:
-        raise ValueError(f"probes cannot look inside {name}: TransformerLens does not show its attention and streams") from error
+        raise ValueError(f"probes cannot look inside {name}: TransformerLens does not show its attention and resid_post") from error
     said = run_module(model, tokens, output_hidden_states=True, output_attentions=True)
     pairs = [("logits", seen.logits[0], said.logits[:, -1])]
     pairs += [("attention", ours[0], theirs) for ours, theirs in zip(seen.patterns, said.attentions or (), strict=False)]
-    pairs += [("streams", ours[0], theirs) for ours, theirs in zip(seen.streams[:-1], said.hidden_states[1:], strict=False)]
+    pairs += [("resid_post", ours[0], theirs) for ours, theirs in zip(seen.resid_post[:-1], said.hidden_states[1:], strict=False)]
     for what, ours, theirs in pairs:
         largest = float(theirs.nan_to_num(0.0, 0.0, 0.0).abs().max())
         same = torch.allclose if ours.shape == theirs.shape else lambda *_, **__: False

@@ -139,7 +139,7 @@ def asked(task: Task, recipe: Recipe) -> dict[str, int]:
         ood = task.sample("ood", FINAL_SIZE, seed)
         counts["composes"] = sum(roles[group] == "held_out" for group in ood.group)
         counts["ordered"] = sum(roles[group] == "mirror" for group in ood.group)
-        counts["symmetric"] = int((ood.rivals["symmetric"] != NO_ANSWER).sum())
+        counts["symmetric"] = int((ood.foils["symmetric"] != NO_ANSWER).sum())
     elif "ood" in task.splits:
         counts["composes"] = FINAL_SIZE
     return counts

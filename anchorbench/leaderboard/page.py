@@ -190,7 +190,7 @@ def _flow(entry: Entry, flow: Flow) -> ShownFlow:
     task = entry.recipe.recipe(suite, row.seed).load_task()
     tokens = flow_example(suite, task)
     kinds = ["filler"] * task.seq_len
-    for name, at in task.landmarks(tokens).items():
+    for name, at in task.token_positions(tokens).items():
         kinds[int(at[0])] = "key" if name == "key" else "anchor"
     patterns: list[np.ndarray] = []
     for layer in flow.attention:

@@ -19,7 +19,7 @@ from anchorbench.model.roles import Part, Role
 from anchorbench.parts import Config, models
 
 EPSILON = 1e-5
-"""Of LayerNorm."""
+"""Added to the variance in LayerNorm."""
 
 
 class ModelConfig(Config):

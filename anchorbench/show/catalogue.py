@@ -153,14 +153,14 @@ def groups(task: Task) -> str:
 def drawn_examples(task: Task) -> list[str]:
     """Three examples, cycling through the splits, with marks under the key and the anchors."""
     drawn = {split: task.sample(split, 3, seed=0) for split in task.splits}
-    marks = {name: "k" if name == "key" else str(i) for i, name in enumerate(task.landmarks(drawn["train"].tokens))}
-    shown = {name for name in marks if (task.landmarks(drawn["train"].tokens)[name] != NO_ANSWER).any()}
+    marks = {name: "k" if name == "key" else str(i) for i, name in enumerate(task.token_positions(drawn["train"].tokens))}
+    shown = {name for name in marks if (task.token_positions(drawn["train"].tokens)[name] != NO_ANSWER).any()}
     legend = ", ".join(f"{mark} {name}" for name, mark in marks.items() if name in shown)
     lines = [f"Three examples of {task.variant}" + (f" ({legend})" if legend else "")]
     for i in range(3):
         split = task.splits[i % len(task.splits)]
         examples = drawn[split][i : i + 1]
-        at = {int(where[0]): marks[name] for name, where in task.landmarks(examples.tokens).items() if where[0] != NO_ANSWER}
+        at = {int(where[0]): marks[name] for name, where in task.token_positions(examples.tokens).items() if where[0] != NO_ANSWER}
         lines += ["", f"  {split}, {task.groups[examples.group[0]].name}"]
         lines += [f"    {line}".rstrip() for line in _sequence(task, examples, at)]
     return lines
@@ -193,7 +193,7 @@ def _competing(task: Task, examples: Examples) -> str:
     """The answers other than the label, in brackets."""
     answers = [
         f"{name.replace('_', ' ')}: {task.vocabulary[value[0]].word}"
-        for name, value in examples.rivals.items()
+        for name, value in examples.foils.items()
         if value[0] not in (NO_ANSWER, examples.label[0])
     ]
     if examples.target is not None:

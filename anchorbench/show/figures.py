@@ -150,7 +150,7 @@ def flow_panel(axis: Any, patterns: list[np.ndarray], task: Task, tokens: np.nda
 
     Only paths that end at the last position of the last layer are in full colour: the others cannot reach the answer.
     """
-    marks = {name: int(at[0]) for name, at in task.landmarks(tokens[None]).items()}
+    marks = {name: int(at[0]) for name, at in task.token_positions(tokens[None]).items()}
     color = dict.fromkeys(range(task.seq_len), COLORS["filler"])
     for name, at in marks.items():
         color[at] = COLORS["key"] if name == "key" else COLORS["anchor"]

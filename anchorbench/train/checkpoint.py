@@ -91,7 +91,7 @@ def resume(recipes: Sequence[Recipe], path: Path) -> Stack:
 
 
 def _digest(about: str, state: dict[str, Tensor]) -> str:
-    """Of all that a checkpoint holds: safetensors would not notice a changed step, name, type or number."""
+    """A digest of everything in a checkpoint: safetensors itself would not notice a changed step, name, dtype or number."""
     digest = hashlib.sha256(about.encode())
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

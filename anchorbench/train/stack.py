@@ -32,7 +32,7 @@ from anchorbench.train.seams import Layout, RowPart
 from anchorbench.verdict import Behaviour, EvalSet
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Of mallopt(3)."""
+"""Parameters of mallopt(3)."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Stack:
 
     @property
     def run_ids(self) -> list[str]:
-        """Of the members that were asked for."""
+        """Run ids of the requested members."""
         return [recipe.run_id for recipe in self.recipes[: self.requested]]
 
     def named(self, member: int, rows: Tensor | None = None) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from anchorbench.train.gradients.autograd import Autograd
 from anchorbench.train.gradients.backprop import Backprop, OneByOne, aligned
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
-"""The type of activations and matmuls; None is that of the weights."""
+"""Precision -> data type of activations and matmuls; None stands for that of the weights."""
 Path = Literal["backprop", "autograd"]
 
 
@@ -26,7 +26,7 @@ class Gradient(Protocol):
         ...
 
     def __call__(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """Of `tokens [members, batch, seq]` and `labels [members, batch]`."""
+        """Takes `tokens [members, batch, seq]` and `labels [members, batch]`."""
         ...
 
 
