@@ -157,9 +157,9 @@ def sweep(finished_sweep: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(finished_sweep: Path) -> Run:
-    """One finished run."""
-    return read_run(sorted((finished_sweep / "runs").iterdir())[0])
+def run(sweep: Path) -> Run:
+    """One finished run, in a folder of its own: `classify` writes beside it."""
+    return read_run(sorted((sweep / "runs").iterdir())[0])
 
 
 @pytest.fixture(scope="module")

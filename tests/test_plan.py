@@ -16,7 +16,7 @@ BAD = {
     "a preset that is a list": ("preset: [laptop]", "unknown preset ['laptop']"),
     "unknown field": ("stepz: 4", "stepz"),
     "a number as a field": ("1: 3", "unknown field '1'"),
-    "a section that is a word": ("optimizer: fast", "optimizer is 'fast'"),
+    "a section that is a word": ("optimizer: fast", "unknown optimizer 'fast'"),
     "labels outside the vocabulary": ("task_config: {offsets: {1: 500, 2: 1}, held_out: [[1, 2]]}", "leave the vocabulary"),
     "a sequence too short": ("task_config: {seq_len: 2}", "need at least 3"),
     "a held-out pair that is trained": ("variant: conflict\ntask_config: {held_out: [[3, 4]]}", "held out but also trained"),

@@ -1,8 +1,6 @@
 """The trial of the mechanistic verdict: its statistics by hand, its folds, and a real trial in small."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -138,12 +136,13 @@ def test_the_sweeps_hold_whole_recipes_of_both_norms() -> None:
     assert not {recipe.run_id for recipe in quick} & {recipe.run_id for recipe in runs}, "the shipped weights know them"
 
 
-def test_a_quick_trial(tmp_path: Path) -> None:
-    """The command as a user calls it, on four runs that the shipped weights never saw: two that should infer, two not."""
-    script = Path(sys.executable).with_name("anchorbench")
-    command = [script, "probe", "validate", "--quick", "--out", tmp_path, "--json", tmp_path / "found.json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+def test_a_quick_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The quick trial, on four runs that the shipped weights never saw: two that should infer, two not; planted circuits without
+    noise (with noise: test_planted).
+    """
+    monkeypatch.setattr(validation, "QUICK_NOISES", (0.0,))
+    validation.validate_and_show(tmp_path, tmp_path / "found.json", quick=True)
+    assert "planted circuits" in capsys.readouterr().out
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["planted_accuracy"]["value"] == 1
     assert found["planted_wrong"]["value"] == 0

@@ -70,8 +70,8 @@ def sweeps(*, quick: bool) -> dict[str, Sweep]:
     post = pre.override({"model.norm": "post", "steps": 3000, "optimizer.warmup": 500, "optimizer.weight_decay": 0.01})
     if quick:
         return {
-            "pre": Sweep(pre.override({"steps": 1200}), {"init.gamma": (0.7,), "seed": QUICK_SEEDS}),
-            "post": Sweep(post.override({"steps": 2200}), {"init.gamma": (0.55,), "seed": QUICK_SEEDS}),
+            "pre": Sweep(pre.override({"steps": 1100}), {"init.gamma": (0.7,), "seed": QUICK_SEEDS}),
+            "post": Sweep(post.override({"steps": 1500, "optimizer.lr": 2e-3}), {"init.gamma": (0.55,), "seed": QUICK_SEEDS}),
         }
     conflict = pre.override({"variant": "conflict", "steps": 2000, "optimizer.weight_decay": 0.1})
 
