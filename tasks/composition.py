@@ -39,7 +39,6 @@ class Composition(Composite):
     name = "composition"
     paper = "2401.08309, composition"
     Config = CompositionConfig
-    config: CompositionConfig
     description = "Composition with one pair held out and its mirror trained: inferential and symmetric answers coincide."
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "key-first": {},

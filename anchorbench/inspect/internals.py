@@ -29,6 +29,7 @@ from anchorbench.hub.models import (
 from anchorbench.model.gpt import GPT
 from anchorbench.model.initialize import initialize
 from anchorbench.model.initializers.rate import Rate
+from anchorbench.parts import InitConfig
 from anchorbench.sweeps.run_folder import Run
 
 Edits = Mapping[int, Callable[[Tensor], Tensor]]
@@ -117,7 +118,7 @@ def runs_internals(runs: Sequence[Run], step: int | None = None) -> Internals:
     return side_by_side([load_member(run, step) for run in runs], [run.recipe.init for run in runs])
 
 
-def side_by_side(models: Sequence[GPT], inits: Sequence[Rate.Config] | None = None) -> Internals:
+def side_by_side(models: Sequence[GPT], inits: Sequence[InitConfig] | None = None) -> Internals:
     """Joins stacks of one into a single stack. Raises ValueError if they differ in shape, vocabulary or length."""
     if len({(model.shape, model.vocab_size, model.seq_len) for model in models}) != 1:
         raise ValueError("the models differ in shape, vocabulary or length; allowed: models of one shape")
@@ -129,9 +130,9 @@ def side_by_side(models: Sequence[GPT], inits: Sequence[Rate.Config] | None = No
     return stack_internals(stack, inits)
 
 
-def stack_internals(model: GPT, inits: Sequence[Rate.Config] | None = None) -> Internals:
+def stack_internals(model: GPT, inits: Sequence[InitConfig] | None = None) -> Internals:
     """Internals of a stack; `inits` are the initializers of the members' untrained counterparts (default: gamma 0.5)."""
-    drawn_by = list(inits or [Rate.Config()] * model.members)
+    drawn_by: list[InitConfig] = list(inits or [Rate.Config()] * model.members)
     device = model.token_embedding.device
 
     def forward(tokens: Tensor, edits: Edits) -> Activations:
