@@ -11,10 +11,10 @@ import sys
 from contextlib import suppress
 from typing import Any, NoReturn
 
-INTERRUPTED = 130
+from anchorbench.cli.interruption import INTERRUPTED, SENTENCE
+
 GRACE = 10
 """Seconds after which an interrupted command that is still running is abandoned: a library may have swallowed the interrupt."""
-SENTENCE = "anchorbench: interrupted; finished runs are kept, and the same command resumes the rest\n"
 SHOW_CURSOR = b"\x1b[?25h"
 """Restores the cursor, which a progress bar hides."""
 

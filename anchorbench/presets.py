@@ -1,4 +1,6 @@
-"""Complete recipes to start from."""
+"""Complete recipes to start from, and what is swept over with each."""
+
+from typing import Any
 
 from anchorbench.model.gpt import ModelConfig
 from anchorbench.model.initializers.rate import Rate
@@ -35,3 +37,14 @@ PRESETS: dict[str, Recipe] = {
         data_size=157_500,
     ),
 }
+
+AXES: dict[str, dict[str, tuple[Any, ...]]] = {
+    "laptop": {"init.gamma": (0.34, 0.4, 0.5, 0.6, 0.7), "seed": (0, 1, 2, 3)},
+    "paper-neurips": {"model.n_layer": (2, 3, 4, 5, 6, 7), "init.gamma": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8), "seed": (0, 1, 2)},
+    "paper-pami": {
+        "optimizer.weight_decay": (0.0, 0.01, 0.1, 1.0),
+        "init.gamma": (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8),
+        "seed": (0, 1, 2),
+    },
+}
+"""What each preset sweeps over: the papers' axes, for theirs."""

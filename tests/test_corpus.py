@@ -23,11 +23,11 @@ from anchorbench.cli.plan import load_sweep, parse_axis
 from anchorbench.files import visible
 from anchorbench.hub import datasets as data
 from anchorbench.hub.models import export, load_member, load_model
-from anchorbench.inspect.examine import _task_of as task_of
 from anchorbench.inspect.mechanism import WEIGHTS, load_classifier
 from anchorbench.leaderboard.check import read_entry, read_recipe
 from anchorbench.leaderboard.submit import Origin, _origin
 from anchorbench.presets import PRESETS
+from anchorbench.show.examine import _task_of as task_of
 from anchorbench.sweeps.run_folder import read_run
 from anchorbench.sweeps.runner import Sweep, SweepFolder, checkpoint_runs
 from anchorbench.train import checkpoint

@@ -21,9 +21,9 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from anchorbench import list_tasks, load_task
+from anchorbench.catalogue import config_name, find_tasks
 from anchorbench.hub import datasets as data
 from anchorbench.hub.card import Built, card
-from anchorbench.show.catalogue import config_name, find_tasks
 from anchorbench.task import NO_ANSWER
 
 TASKS = list_tasks()

@@ -48,7 +48,7 @@ def llama(seed: int = 0) -> Any:
 
 def only(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Planted models are wide, and all probes take a minute."""
-    monkeypatch.setattr("anchorbench.inspect.examine.list_probes", lambda: {name: list_probes()[name]})
+    monkeypatch.setattr("anchorbench.show.examine.list_probes", lambda: {name: list_probes()[name]})
 
 
 def test_a_member_that_composes(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

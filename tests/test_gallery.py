@@ -10,7 +10,7 @@ from conftest import Cli, require_one_sentence
 from rich.console import Console
 
 from anchorbench import Examples, list_tasks, load_task
-from anchorbench.show.catalogue import _sequence, drawn_examples, explanation, facts, find_tasks, fitted, groups, link, listing
+from anchorbench.catalogue import _sequence, drawn_examples, explanation, facts, find_tasks, fitted, groups, link, listing
 
 TASKS = list_tasks()
 every_task = pytest.mark.parametrize(("name", "variant"), TASKS, ids=[f"{name}-{variant}" for name, variant in TASKS])

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy import stats
 
+from anchorbench.catalogue import find_tasks
 from anchorbench.leaderboard import entry as board
 from anchorbench.leaderboard.check import MAX_SENTENCE, asked, parse_recipe_yaml, read_recipe, validate_entry
 from anchorbench.leaderboard.entry import SEEDS, TRACKS, Entry, Interval, SubmittedRecipe
@@ -23,7 +24,6 @@ from anchorbench.leaderboard.schema import MODELS, readme, schema_json
 from anchorbench.leaderboard.statistics import BETTER, better_than, mean_of_tasks, permutation_p, ranking, share_of_suite
 from anchorbench.model.gpt import GPT
 from anchorbench.seeds import stream_seed
-from anchorbench.show.catalogue import find_tasks
 from anchorbench.task import load_task
 from anchorbench.verdict import EvalSet, Share
 

@@ -128,7 +128,7 @@ def test_every_probe_of_the_clearest_members_is_a_row(
     assert "patching" not in underfit.read_text()
     shown.clear()
     two = {name: list_probes()[name] for name in ("commutativity", "patching")}
-    monkeypatch.setattr("anchorbench.inspect.examine.list_probes", lambda: two)
+    monkeypatch.setattr("anchorbench.show.examine.list_probes", lambda: two)
     monkeypatch.setattr("anchorbench.show.report.list_probes", lambda: two)
     monkeypatch.setattr("anchorbench.verdict.FIT", 0.0)  # of six steps of training these members count as fit
     page, _ = report(finished_sweep, tmp_path / "probes.html")

@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from anchorbench.show.catalogue import by_name, find_tasks
+from anchorbench.catalogue import by_name, find_tasks
 from anchorbench.task import Task
 
 BATCH = 16_384

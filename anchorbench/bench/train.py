@@ -19,10 +19,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from anchorbench.cli.run import AXES
 from anchorbench.machine import native_bf16
 from anchorbench.model.gpt import ModelConfig
-from anchorbench.presets import PRESETS
+from anchorbench.presets import AXES, PRESETS
 from anchorbench.recipe import Recipe
 from anchorbench.sweeps.runner import Sweep
 from anchorbench.train.evaluation import evaluation_steps

@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.core
 
-from anchorbench.__main__ import INTERRUPTED, SENTENCE
+from anchorbench.cli.interruption import INTERRUPTED, SENTENCE
 from anchorbench.cli.leaderboard import app as leaderboard_app
 
 USAGE_ERROR: Any = typer.BadParameter.__base__
@@ -207,7 +207,7 @@ def _examine(model: str, task: str | None, only: str | None, *, as_json: bool, f
     from rich.console import Console
 
     from anchorbench.files import require_place
-    from anchorbench.inspect import examine
+    from anchorbench.show import examine
     from anchorbench.show.canvas import FORMATS, draw_all
 
     if figures is not None:
@@ -261,7 +261,7 @@ def tasks(
     """List the tasks, or explain one with three drawn examples."""
     from rich.console import Console
 
-    from anchorbench.show import catalogue as gallery
+    from anchorbench import catalogue as gallery
 
     if markdown:
         sys.stdout.write(gallery.markdown())

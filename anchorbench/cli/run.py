@@ -15,7 +15,7 @@ from rich.table import Table
 
 from anchorbench.cli.plan import parse_axis
 from anchorbench.files import visible
-from anchorbench.presets import PRESETS
+from anchorbench.presets import AXES, PRESETS
 from anchorbench.show.canvas import draw_all
 from anchorbench.sweeps.run_folder import Run
 from anchorbench.sweeps.runner import MAX_RUNS, Sweep, SweepFolder, run_sweep
@@ -23,16 +23,6 @@ from anchorbench.sweeps.runner import Progress as Event
 from anchorbench.sweeps.summary import Condition, Mean, conditions
 
 PRECISIONS = ("auto", "fp32", "bf16")
-AXES: dict[str, dict[str, tuple[Any, ...]]] = {
-    "laptop": {"init.gamma": (0.34, 0.4, 0.5, 0.6, 0.7), "seed": (0, 1, 2, 3)},
-    "paper-neurips": {"model.n_layer": (2, 3, 4, 5, 6, 7), "init.gamma": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8), "seed": (0, 1, 2)},
-    "paper-pami": {
-        "optimizer.weight_decay": (0.0, 0.01, 0.1, 1.0),
-        "init.gamma": (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8),
-        "seed": (0, 1, 2),
-    },
-}
-"""What each preset sweeps over: the papers' axes, for theirs."""
 
 
 def make_sweep(

@@ -9,9 +9,9 @@ import pyarrow as pa
 from pydantic import Field
 
 from anchorbench import __version__
+from anchorbench.catalogue import ARXIV, by_name, config_name, docstring, facts, link
 from anchorbench.files import Plain
 from anchorbench.recipe import MAX_EXAMPLES
-from anchorbench.show.catalogue import ARXIV, by_name, config_name, docstring, facts, link
 from anchorbench.task import SPLITS, DrawSeed, Split, Task
 
 

@@ -23,10 +23,10 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from anchorbench import __version__
+from anchorbench.catalogue import config_name, find_tasks
 from anchorbench.files import new_folder, open_plain, parse_yaml, read_bytes, read_json, visible
 from anchorbench.hub.card import Built, Manifest, card, data_files, features
 from anchorbench.recipe import MAX_EXAMPLES
-from anchorbench.show.catalogue import config_name, find_tasks
 from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Split, Task, first_sentence, list_tasks, load_task
 
 pc: Any = pyarrow.compute  # its functions are generated at import, invisible to type checkers

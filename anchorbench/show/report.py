@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from anchorbench.files import require_place
-from anchorbench.inspect.examine import examine, mechanism_in_words
 from anchorbench.probes import Score, list_probes
 from anchorbench.show.canvas import draw_all
+from anchorbench.show.examine import examine, mechanism_in_words
 from anchorbench.show.figures import attention_flow_figure, clearest
 from anchorbench.show.html import write_page
 from anchorbench.sweeps.run_folder import DamagedRunError, Run, read_run
