@@ -157,8 +157,9 @@ def sweep(finished_sweep: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(sweep: Path) -> Run:
-    """One finished run, in a folder of its own: `classify` writes beside it."""
+def run(finished_sweep: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """One finished run, in a copy of its sweep: `classify` writes beside it."""
+    sweep = Path(shutil.copytree(finished_sweep, tmp_path_factory.mktemp("run") / "sweep"))
     return read_run(sorted((sweep / "runs").iterdir())[0])
 
 

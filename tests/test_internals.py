@@ -28,7 +28,7 @@ class TestOneModelTwoWays:
         ours, theirs = (open_internals(model) for model in (stack(norm), to_transformers(stack(norm))))
         left, right = ours.run(TOKENS), theirs.run(TOKENS)
         torch.testing.assert_close(left.logits, right.logits, atol=1e-5, rtol=1e-5)
-        for name in ("patterns", "attended", "streams"):
+        for name in ("patterns", "resid_mid", "resid_post"):
             for layer, (a, b) in enumerate(zip(getattr(left, name), getattr(right, name), strict=True)):
                 torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5, msg=f"{name} of layer {layer}")
         assert ours.weights.keys() == theirs.weights.keys()
