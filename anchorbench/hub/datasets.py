@@ -267,8 +267,12 @@ def _read_split(path: Path, task: Task, n: int) -> Iterator[pa.Table]:
                 raise ValueError(f"{path} does not have the columns of {config_name(task)}: {', '.join(schema.names)}")
             if file.metadata.num_rows != n:
                 raise ValueError(f"{path} has {file.metadata.num_rows} rows; its {MANIFEST} says {n}")
+            read = 0
             for batch in file.iter_batches(batch_size=ROWS):
+                read += batch.num_rows
                 yield pa.Table.from_batches([batch])
+            if read != n:  # a damaged column may end early without an error
+                raise ValueError(f"{path} is not a complete parquet file ({read} of {n} rows can be read)")
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} is not a complete parquet file ({' '.join(str(error).split())[:200]})") from None
 
