@@ -104,17 +104,14 @@ def _kind(config: Any) -> Any:
 
 def changes(model: BaseModel, *, mode: str = "json") -> dict[str, Any]:
     """The fields that differ from their defaults, as plain data: of a part of another kind than the default, its kind as well."""
-    written = model.model_dump(mode=mode)
-    found: dict[str, Any] = {}
-    for name, field in type(model).model_fields.items():
-        value, usual = getattr(model, name), field.get_default(call_default_factory=True)
-        if value == usual:
-            continue
-        if isinstance(value, BaseModel) and isinstance(written[name], dict):
-            kind = {"kind": value.kind} if isinstance(value, Config) and value.kind != usual.kind else {}
+    defaults = {name: field.get_default(call_default_factory=True) for name, field in type(model).model_fields.items()}
+    changed = {name for name, usual in defaults.items() if getattr(model, name) != usual}
+    found = model.model_dump(mode=mode, include=changed)
+    for name in changed:
+        value = getattr(model, name)
+        if isinstance(value, BaseModel) and isinstance(found[name], dict):
+            kind = {"kind": value.kind} if isinstance(value, Config) and value.kind != defaults[name].kind else {}
             found[name] = kind | changes(value, mode=mode)
-        else:
-            found[name] = written[name]
     return found
 
 

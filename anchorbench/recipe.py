@@ -11,7 +11,7 @@ from pydantic_core import to_jsonable_python
 
 from anchorbench.files import Plain
 from anchorbench.model.counts import macs_per_step
-from anchorbench.model.gpt import GPT, ModelConfig
+from anchorbench.model.gpt import ModelConfig, is_gpt
 from anchorbench.parts import (
     MAX_STEPS,
     Config,
@@ -101,7 +101,7 @@ class Recipe(Plain):
 
     @model_validator(mode="after")
     def _precision_fits(self) -> "Recipe":
-        if self.precision != "fp32" and models[self.model.kind] is not GPT:
+        if self.precision != "fp32" and not is_gpt(self.model):
             raise ValueError(f"precision is {self.precision}; allowed for models of kind {self.model.kind!r}: fp32")
         return self
 

@@ -12,6 +12,8 @@ from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
+MAX_NAME = 100
+"""Characters of an unknown name that a message quotes."""
 T = TypeVar("T")
 Class = TypeVar("Class")
 
@@ -56,7 +58,7 @@ class Registry(Generic[T]):
     def __getitem__(self, name: str) -> T:
         """Raises ValueError with one sentence for an unknown name."""
         if name not in self.all:
-            raise ValueError(f"unknown {self.word} {name!r}; {did_you_mean(name, self.all)}")
+            raise ValueError(f"unknown {self.word} {name[:MAX_NAME]!r}; {did_you_mean(name[:MAX_NAME], self.all)}")
         return self.all[name]
 
 

@@ -36,7 +36,7 @@ from anchorbench.train.stack import Stack
 
 TIMES = int(os.environ.get("ANCHORBENCH_CORPUS", "1"))
 SECONDS = 2.0
-"""Of the processor: other work on the machine does not count."""
+"""Processor time, so that other work on the machine does not count."""
 
 SWEEP_YAML = b"""\
 preset: laptop

@@ -15,6 +15,7 @@ from torch import Tensor
 from anchorbench.parts import REGISTRIES, clips, decays, estimators, models, optimizers, penalties, schedules
 from anchorbench.recipe import Recipe
 from anchorbench.train.checkpoint import resume, save
+from anchorbench.train.memory import memory_of_member
 from anchorbench.train.seams import Layout
 from anchorbench.train.stack import Stack
 
@@ -123,6 +124,14 @@ def test_it_trains(fields: dict[str, Any]) -> None:
 # --- Each kind against its reference, in float64
 
 LAYOUT = Layout(("a", "b"), (torch.Size((2, 3)), torch.Size((4,))), (6, 4))
+
+
+def test_the_layout_by_hand() -> None:
+    layout = Layout(("a", "b"), (torch.Size((2,)), torch.Size((1,))), (3, 2))  # each place is one larger than its parameter
+    row = torch.tensor([[3.0, 4.0, 0.0, 5.0, 0.0]])
+    assert [view.tolist() for view in layout.views(row)] == [[[3, 4]], [[5]]]
+    assert layout.norms(row).tolist() == [[5, 5]]
+    assert layout.scale(row, torch.tensor([[2.0, 10.0]])).tolist() == [[6, 8, 0, 50, 0]]
 
 
 def rows(seed: int, members: int = 2) -> Tensor:
@@ -245,6 +254,19 @@ def test_a_model_variant_is_another_model() -> None:
     }
     assert stack.machines[0][1].gradient == "autograd"
     assert isinstance(stack.model, models["rms-norm"])
+
+
+def test_memory_counts_the_state_of_the_parts() -> None:
+    """Per weight: AdamW keeps two numbers, AMSGrad three, SGD one, SVRG two more."""
+    weights = sum(Layout.of(Stack(members({}, 1)).model).sizes)
+    usual = memory_of_member(members({}, 1)[0])
+    for fields, more in (
+        ({"optimizer.kind": "amsgrad"}, 1),
+        ({"optimizer.kind": "sgd"}, -1),
+        ({"estimator": "svrg"}, 2),
+        ({"penalties": ["l1"]}, 0),
+    ):
+        assert memory_of_member(members(fields, 1)[0]) - usual == pytest.approx(1.25 * 4 * more * weights)
 
 
 def test_a_combination_that_no_path_trains_is_refused() -> None:

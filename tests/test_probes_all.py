@@ -178,7 +178,7 @@ class TestScore:
         np.testing.assert_allclose(found, mean_score(x, 1.0), atol=1e-9)
 
     def test_the_jackknife_interval_holds_the_truth_nineteen_times_of_twenty(self) -> None:
-        """Of the log variance of 100 normal numbers, in 20 blocks."""
+        """The interval of the log variance of 100 normal numbers, in 20 blocks."""
         rng, held = np.random.default_rng(0), 0
         for _ in range(400):
             x = rng.normal(size=100)

@@ -20,7 +20,7 @@ KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 UNREAD = ("BioGpt", "CTRL", "DiffLlama", "Helium", "Mamba", "Ministral", "Persimmon")
 """Answers are read, but TransformerLens cannot show the inside."""
 PROBED = ("GPTNeoX", "Gemma2", "Llama", "Mixtral", "OPT", "Qwen3")
-"""Of different kinds: parallel blocks, soft-capped scores, grouped keys, experts, learned positions, normed queries."""
+"""Different architectures: parallel blocks, soft-capped scores, grouped keys, experts, learned positions, normed queries."""
 
 make = cache(zoo.make)
 

@@ -273,18 +273,13 @@ def tasks(
 
 @app.command()
 def parts(
-    part: Annotated[str | None, typer.Argument(help="Part of a way of training: optimizer, schedule, ...")] = None,
-    kind: Annotated[str | None, typer.Argument(help="Kind to explain, such as adamw.")] = None,
+    part: Annotated[str | None, typer.Argument(help="Part of a way of training; all are listed if not given.")] = None,
+    kind: Annotated[str | None, typer.Argument(help="Kind to explain; the part's kinds are listed if not given.")] = None,
 ) -> None:
     """List the parts that a way of training is composed of, or explain one with its fields, bounds and source."""
     from anchorbench.show.parts import explanation, listing
 
-    if part is None:
-        sys.stdout.write(listing())
-    elif kind is None:
-        raise ValueError(f"{part} has no kind beside it; allowed: anchorbench parts PART KIND, such as optimizer adamw")
-    else:
-        sys.stdout.write(explanation(part, kind) + "\n")
+    sys.stdout.write(listing(part) if part is None or kind is None else explanation(part, kind) + "\n")
 
 
 data_app = typer.Typer(no_args_is_help=True, help="Tasks as Hugging Face data sets: build, verify, push.")

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from anchorbench.files import new_folder, read_json
 from anchorbench.hub.checkpoint import CONFIG, fetch, load_checkpoint, plain_session
-from anchorbench.model.gpt import GPT, new_model
+from anchorbench.model.gpt import GPT, is_gpt, new_model
 from anchorbench.model.initialize import initialize
 from anchorbench.model.initializers.rate import Rate
 from anchorbench.parts import InitConfig
@@ -348,7 +348,7 @@ def to_transformers(model: GPT) -> Any:
     from anchorbench.hf import AnchorGPTConfig, AnchorGPTForCausalLM
 
     shape = model.shape
-    if type(model) is not GPT:
+    if not is_gpt(shape):
         raise ValueError(f"a model of kind {shape.kind!r} has no Hugging Face counterpart and cannot be exported")
     if shape.query_norm_only:
         raise ValueError("a model with query_norm_only has no Hugging Face counterpart and cannot be exported")

@@ -38,7 +38,7 @@ MODELS: dict[str, tuple[type[BaseModel], str]] = {
 }
 WORDS = {
     "schema_version": "Version of this form.",
-    "kind": "What it is; nothing else is allowed on the board yet.",
+    "kind": "Kind of part; the board does not accept other kinds yet.",
     "weight_decay": "Weight decay.",
     "beta1": "AdamW's decay rate of the mean gradient.",
     "beta2": "AdamW's decay rate of the mean squared gradient.",

@@ -174,6 +174,11 @@ def new_model(shape: ModelConfig, *, members: int, vocab_size: int, seq_len: int
     return models[shape.kind](shape, members=members, vocab_size=vocab_size, seq_len=seq_len)
 
 
+def is_gpt(shape: ModelConfig) -> bool:
+    """Whether it is the GPT itself and no variant: what the hand-written backward pass and the export know."""
+    return models[shape.kind] is GPT
+
+
 @models.register
 class GPT(nn.Module):
     """A GPT with learned positions and an untied unembedding; `members` of one shape, side by side.

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from anchorbench.parts import REGISTRIES
-from anchorbench.registry import did_you_mean
+from anchorbench.registry import MAX_NAME, Registry, did_you_mean
 
 
-def listing() -> str:
-    """All kinds of all parts as Markdown, one section per part."""
+def listing(part: str | None = None) -> str:
+    """All kinds of all parts, or of one, as Markdown, one section per part. Raises ValueError for an unknown part."""
     lines: list[str] = []
-    for word, registry in REGISTRIES.items():
+    for word, registry in (REGISTRIES if part is None else {part: _registry(part)}).items():
         lines += [f"## {word}", ""]
         lines += [f"- `{kind}`: {_first_line(part)}" for kind, part in registry.all.items()]
         lines.append("")
@@ -20,9 +20,7 @@ def listing() -> str:
 
 def explanation(word: str, kind: str) -> str:
     """One kind: what it does, where it comes from, and its fields. Raises ValueError with one sentence for an unknown one."""
-    if word not in REGISTRIES:
-        raise ValueError(f"unknown part {word!r}; {did_you_mean(word, REGISTRIES)}")
-    part = REGISTRIES[word][kind]
+    part = _registry(word)[kind]
     lines = [f"{word} {kind}: {_first_line(part)}", "", _source(part), "", "fields, with defaults:"]
     return "\n".join([*lines, *(f"  {line}" for line in fields(part.Config))])
 
@@ -35,6 +33,12 @@ def fields(config: Any) -> Iterator[str]:
             allowed = ", ".join(filter(None, map(_bound, field.metadata)))
             meaning = " ".join((field.description or "").split())
             yield f"{name} = {usual[name]}" + (f" ({allowed})" if allowed else "") + (f": {meaning}" if meaning else "")
+
+
+def _registry(word: str) -> Registry[Any]:
+    if word not in REGISTRIES:
+        raise ValueError(f"unknown part {word[:MAX_NAME]!r}; {did_you_mean(word[:MAX_NAME], REGISTRIES)}")
+    return REGISTRIES[word]
 
 
 def _bound(limit: Any) -> str:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+import torch
 
-from anchorbench.model.counts import parameters
-from anchorbench.model.gpt import ModelConfig
+from anchorbench.model.gpt import ModelConfig, new_model
+from anchorbench.parts import estimators, optimizers, penalties
 from anchorbench.recipe import Recipe
+from anchorbench.train.seams import Layout
 
 
 class _Names(NamedTuple):
@@ -75,11 +77,15 @@ def memory_of_member(recipe: Recipe) -> float:
     Worked out on shapes alone, without allocating. A quarter is added for what an operation needs while it runs.
     """
     task, shape = recipe.load_task(), recipe.model
-    sizes = parameters(shape, task.vocab_size, task.seq_len)
+    with torch.device("meta"):
+        size = sum(Layout.of(new_model(shape, members=1, vocab_size=task.vocab_size, seq_len=task.seq_len)).sizes)
+    chosen = ((optimizers, recipe.optimizer), (estimators, recipe.estimator), *((penalties, one) for one in recipe.penalties))
+    one, row = Layout(("weight",), (torch.Size((1,)),), (1,)), torch.zeros(1, 1)  # the parts' state per weight
+    state = sum(rows.numel() for registry, config in chosen for rows in registry[config.kind]([config], one, row).state.values())
     width = 2 if recipe.precision == "bf16" else 4
-    # Four rows of parameters (weights, gradients, two moments), and what the step works on; data once as drawn, once as int16.
-    step = width * (sizes + step_elements(shape, recipe.batch, task.vocab_size, task.seq_len))
-    return 1.25 * (4 * 4 * sizes + step + 10 * recipe.data_size * (task.seq_len + 1))
+    step = width * (size + step_elements(shape, recipe.batch, task.vocab_size, task.seq_len))
+    # Weights and gradients, the state of the parts, and what the step works on; data once as drawn, once as int16.
+    return 1.25 * (4 * (2 + state) * size + step + 10 * recipe.data_size * (task.seq_len + 1))
 
 
 def step_elements(shape: ModelConfig, batch: int, vocab_size: int, seq_len: int) -> int:

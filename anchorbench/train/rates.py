@@ -11,8 +11,8 @@ def learning_rate(optimizer: OptimizerConfig, step: int, steps: int) -> float:
     return optimizer.lr * schedule.factor(step - optimizer.warmup, steps - optimizer.warmup, optimizer.end)
 
 
-def decay_amounts(optimizer: OptimizerConfig, step: int, steps: int) -> tuple[float, float]:
-    """What is added to the gradient per unit of weight, and the share of the weights that is taken away, at `step`."""
+def decay_amounts(optimizer: OptimizerConfig, step: int, rate: float) -> tuple[float, float]:
+    """What is added to the gradient per unit of weight, and the share of the weights that is removed, at `step` of rate `rate`."""
     inside = optimizer.decay_from < step and (optimizer.decay_until is None or step <= optimizer.decay_until)
     decay = decays[optimizer.decay.kind](optimizer.decay)
-    return decay.amounts(optimizer.weight_decay, learning_rate(optimizer, step, steps)) if inside else (0.0, 0.0)
+    return decay.amounts(optimizer.weight_decay, rate) if inside else (0.0, 0.0)

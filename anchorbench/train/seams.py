@@ -19,6 +19,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anchorbench import parts
+from anchorbench.model.gpt import GPT
+
+ALIGNED = 32
+"""Consecutive arrays whose sizes are multiples of this many elements are all aligned to 64 bytes, in bf16 too."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,13 @@ class Layout:
     """Without the member axis."""
     sizes: tuple[int, ...]
     """The places in a row: as large as the parameter or larger, filled up with zeros."""
+
+    @classmethod
+    def of(cls, model: GPT) -> "Layout":
+        """That of a stack: zeros fill each parameter's place up, so that the members' weights are equally aligned."""
+        shapes = {name: parameter.shape[1:] for name, parameter in model.named_parameters()}
+        sizes = tuple(-(-shape.numel() // ALIGNED) * ALIGNED for shape in shapes.values())
+        return cls(tuple(shapes), tuple(shapes.values()), sizes)
 
     def views(self, rows: Float[Tensor, "members size"]) -> list[Tensor]:
         """The part of each parameter, `[members, *shape]`."""
@@ -57,12 +68,14 @@ class RowPart(ABC):
         self.configs, self.layout, self.like = configs, layout, like
         self.state: dict[str, Tensor] = {}
         """What a checkpoint must hold of this part, `[members, ...]` each."""
+        self._columns: dict[str, Tensor] = {}
 
     def column(self, field: str) -> Float[Tensor, "members 1"]:
-        """A number of every member's configuration."""
-        return torch.tensor([getattr(config, field) for config in self.configs], dtype=self.like.dtype, device=self.like.device)[
-            :, None
-        ]
+        """A number of every member's configuration, moved to the device once."""
+        if field not in self._columns:
+            values = [getattr(config, field) for config in self.configs]
+            self._columns[field] = torch.tensor(values, dtype=self.like.dtype, device=self.like.device)[:, None]
+        return self._columns[field]
 
 
 class Optimizer(RowPart):
@@ -72,8 +85,8 @@ class Optimizer(RowPart):
     def step(self, into: Tensor, gradient: Tensor, weights: Tensor, rate: Float[Tensor, "members 1"], t: int) -> None:
         """Adds step number `t`, counted from 1, to `into`: the weights themselves, or zeros, which gives the step alone.
 
-        `rate` is in float64, as schedules work it out. The others are rows `[members, size]`; `gradient` and `weights` are left as
-        they are, unless `into` is the weights.
+        `rate` is in float64 and on the CPU, where schedules compute it; `rate.to(into)` fits it to the rows. The others are rows
+        `[members, size]`; `gradient` and `weights` are left as they are, unless `into` is the weights.
         """
 
 

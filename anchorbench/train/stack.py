@@ -25,7 +25,6 @@ from anchorbench.task import Task
 from anchorbench.train import evaluation
 from anchorbench.train.batches import Batches
 from anchorbench.train.evaluation import Point
-from anchorbench.train.gradients.backprop import ALIGNED
 from anchorbench.train.gradients.choice import batched, gradient_path, make_gradient
 from anchorbench.train.rates import decay_amounts, learning_rate
 from anchorbench.train.seams import Layout, RowPart
@@ -100,9 +99,7 @@ class Stack:
         initialize(self.model, [recipe.init for recipe in recipes], [recipe.seeds.init for recipe in recipes])
         self.model.to(self.device)
         self._parameters = dict(self.model.named_parameters())
-        shapes = tuple(parameter.shape[1:] for parameter in self._parameters.values())
-        # Zeros fill each parameter's place in a row up, so that the members' weights are equally aligned.
-        self.layout = Layout(tuple(self._parameters), shapes, tuple(-(-shape.numel() // ALIGNED) * ALIGNED for shape in shapes))
+        self.layout = Layout.of(self.model)
         self.weights, self.gradients = (torch.zeros(len(recipes), sum(self.layout.sizes), device=self.device) for _ in range(2))
         for parameter, view in zip(self._parameters.values(), self.layout.views(self.weights), strict=True):
             view.copy_(parameter.data)
@@ -129,7 +126,7 @@ class Stack:
         return registry[configs[0].kind](configs, self.layout, self.weights)
 
     def _point_at(self, rows: Tensor) -> None:
-        """Lets the model's parameters be these rows."""
+        """Points the model's parameters at these rows."""
         for parameter, view in zip(self._parameters.values(), self.layout.views(rows), strict=True):
             parameter.data = view
 
@@ -202,14 +199,14 @@ class Stack:
         for penalty in self._penalties:
             penalty.add(gradients, self.weights)
         self._clip(gradients, self.weights)
-        self._decay(gradients)
         rates = [learning_rate(recipe.optimizer, self.step, recipe.steps) for recipe in self.recipes]
-        rate = torch.tensor(rates, dtype=torch.float64, device=self.device)[:, None]
+        self._decay(gradients, rates)
+        rate = torch.tensor(rates, dtype=torch.float64)[:, None]
         self._optimizer.step(self.weights, gradients, self.weights, rate, self.step)
         return losses
 
-    def _decay(self, gradients: Tensor) -> None:
-        amounts = [decay_amounts(recipe.optimizer, self.step, recipe.steps) for recipe in self.recipes]
+    def _decay(self, gradients: Tensor, rates: list[float]) -> None:
+        amounts = [decay_amounts(recipe.optimizer, self.step, rate) for recipe, rate in zip(self.recipes, rates, strict=True)]
         for target, sign, column in ((gradients, 1.0, 0), (self.weights, -1.0, 1)):
             if any(amount[column] for amount in amounts):
                 amount = torch.tensor([sign * amount[column] for amount in amounts], device=self.device)[:, None]

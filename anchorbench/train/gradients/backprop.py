@@ -15,10 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from anchorbench.model.gpt import EPSILON, GPT, Block, LayerNorm, Linear, ModelConfig
+from anchorbench.train.seams import ALIGNED
 
 aten = torch.ops.aten
-ALIGNED = 32
-"""Consecutive arrays whose sizes are multiples of this number of elements are all aligned to 64 bytes, in bf16 too."""
 
 
 def aligned(shape: ModelConfig, batch: int, vocab_size: int, seq_len: int, *, bf16: bool = False) -> bool:

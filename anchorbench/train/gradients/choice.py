@@ -6,8 +6,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from anchorbench.model.gpt import GPT
-from anchorbench.parts import models
+from anchorbench.model.gpt import GPT, is_gpt
 from anchorbench.recipe import Recipe
 from anchorbench.train.gradients.autograd import Autograd
 from anchorbench.train.gradients.backprop import Backprop, OneByOne, aligned
@@ -32,7 +31,7 @@ class Gradient(Protocol):
 
 def gradient_path(recipe: Recipe) -> Path:
     """`backprop`, the hand-written backward pass, for the family that it knows; else `autograd`, which knows every model."""
-    return "backprop" if models[recipe.model.kind] is GPT else "autograd"
+    return "backprop" if is_gpt(recipe.model) else "autograd"
 
 
 def make_gradient(recipe: Recipe, model: GPT) -> Gradient:

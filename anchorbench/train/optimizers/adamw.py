@@ -1,4 +1,4 @@
-"""Adam (1412.6980) with decay apart (1711.05101), by PyTorch's fused kernel, one row per member."""
+"""Adam (1412.6980), by PyTorch's fused kernel, one row per member; with the usual decay it is AdamW (1711.05101)."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, cast
@@ -36,14 +36,13 @@ class AdamW(Optimizer):
         for member, (config, lr) in enumerate(zip(self.configs, rate[:, 0].tolist(), strict=True)):
             alike.setdefault((config.beta1, config.beta2, config.eps, lr), []).append(member)
         rows = [into, gradient, self.state["exp_avg"], self.state["exp_avg_sq"]]
+        step = torch.full((), float(t), device=into.device)
         largest = self.state.get("max_exp_avg_sq")
         for (beta1, beta2, eps, lr), members in alike.items():
-            # The kernel counts the step before it works.
-            steps = [torch.tensor(float(t), device=into.device) for _ in members]
             cast(Any, torch)._fused_adamw_(
                 *([row[member] for member in members] for row in rows),
                 [] if largest is None else [largest[member] for member in members],
-                steps,
+                [step] * len(members),
                 lr=lr,
                 beta1=beta1,
                 beta2=beta2,

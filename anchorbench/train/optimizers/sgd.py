@@ -30,4 +30,4 @@ class SGD(Optimizer):
     def step(self, into: Tensor, gradient: Tensor, weights: Tensor, rate: Tensor, t: int) -> None:
         momentum = self.column("momentum")
         velocity = self.state["velocity"].mul_(momentum).add_(gradient)
-        into.addcmul_(gradient + momentum * velocity if self.configs[0].nesterov else velocity, -rate.to(into.dtype))
+        into.addcmul_(gradient + momentum * velocity if self.configs[0].nesterov else velocity, -rate.to(into))

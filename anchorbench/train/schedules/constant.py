@@ -8,7 +8,7 @@ from anchorbench.train.seams import Schedule
 
 @schedules.register
 class Constant(Schedule):
-    """Stays at the peak, whatever `end` is."""
+    """Stays at the peak; ignores `end`."""
 
     class Config(Config):
         kind: Literal["constant"] = "constant"

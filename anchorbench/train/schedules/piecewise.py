@@ -12,7 +12,7 @@ Change = tuple[Annotated[int, Field(ge=0, le=MAX_STEPS)], Annotated[float, Field
 
 @schedules.register
 class Piecewise(Schedule):
-    """Constant between given steps; `end` has no part in it."""
+    """Constant between given steps; ignores `end`."""
 
     class Config(Config):
         kind: Literal["piecewise"] = "piecewise"
