@@ -138,7 +138,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.fixture(scope="session")
-def finished_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of a finished sweep of RUNS runs: read it, copy it, do not change it."""
     from anchorbench.cli.run import make_sweep, run_and_show
 
@@ -147,7 +147,14 @@ def finished_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "laptop", TINY)
         run_and_show(make_sweep(preset="laptop", gamma="0.5,0.7", **options), out)
-    return out
+    before = contents(out)
+    yield out
+    assert contents(out) == before, "a test changed the finished sweep; it needs a copy (`sweep`)"
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Every file below it."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture

@@ -109,29 +109,27 @@ def test_a_real_sweep(finished_sweep: Path, tmp_path: Path) -> None:
     assert "img" not in [tag for tag, _ in found.tags]  # no member of the tiny sweep fits
 
 
-def test_the_clearest_members_attention_is_shown(finished_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clearest_members_attention_is_shown(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("anchorbench.show.report.clearest", lambda runs: runs[:1])
-    page, _ = report(finished_sweep, tmp_path / "flow.html")
+    page, _ = report(sweep, tmp_path / "flow.html")
     (picture,) = re.findall(r'<img src="data:image/png;base64,([^"]+)"', page.read_text())
     with Image.open(io.BytesIO(base64.b64decode(picture))) as image:
         assert np.asarray(image.convert("L")).std() > 10
     assert len(page.read_bytes()) < 1_000_000
 
 
-def test_every_probe_of_the_clearest_members_is_a_row(
-    finished_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_probe_of_the_clearest_members_is_a_row(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against the probes themselves, and the members' mechanism above the table."""
     shown: list[Run] = []
     monkeypatch.setattr("anchorbench.show.report.clearest", lambda runs: shown.extend(runs[1:3]) or runs[1:3])
-    underfit, _ = report(finished_sweep, tmp_path / "underfit.html")
+    underfit, _ = report(sweep, tmp_path / "underfit.html")
     assert "patching" not in underfit.read_text()
     shown.clear()
     two = {name: list_probes()[name] for name in ("commutativity", "patching")}
     monkeypatch.setattr("anchorbench.show.examine.list_probes", lambda: two)
     monkeypatch.setattr("anchorbench.show.report.list_probes", lambda: two)
     monkeypatch.setattr("anchorbench.verdict.FIT", 0.0)  # of six steps of training these members count as fit
-    page, _ = report(finished_sweep, tmp_path / "probes.html")
+    page, _ = report(sweep, tmp_path / "probes.html")
     rows = re.findall(r'<td class="text">([a-z_0-9.]+)</td>((?:<td>.*?</td>)+)</tr>', page.read_text())
     told = {name: re.findall(r"(-?[0-9.]+) <", cells) for name, cells in rows}
     for probe in two:
