@@ -16,8 +16,8 @@ class Machine(Plain):
     """The machine and software that trained a run. The same recipe gives the same weights wherever all of these fields agree."""
 
     gradient: str
-    """How gradients were computed: `backprop` is the hand-written backward pass on torch, `autograd` automatic
-    differentiation."""
+    """How gradients were computed: `native (COMPILER INSTRUCTIONS)` is the compiled step, `backprop` the hand-written backward
+    pass on torch, `autograd` automatic differentiation."""
     precision: str
     """Data type of activations and matmuls."""
     cpu: str
@@ -25,7 +25,7 @@ class Machine(Plain):
     capability: str
     """Instruction set that torch uses on the processor: DEFAULT, AVX2, AVX512, ..."""
     threads: int = Field(ge=1, le=100_000)
-    """Intra-op threads."""
+    """Threads of an operation in torch, or members trained at a time by the compiled step."""
     blas: str
     """BLAS library, with its version."""
     gpu: str
@@ -40,9 +40,12 @@ class Machine(Plain):
     anchorbench: str
 
     def differences(self, other: "Machine") -> str:
-        """The fields in which `other` differs, in words; empty if there are none."""
+        """The fields on which bits depend and in which `other` differs, in words; empty if there are none."""
         mine, others = self.model_dump(), other.model_dump()
-        return ", ".join(f"{name} {mine[name]} there and {others[name]} here" for name in mine if mine[name] != others[name])
+        # The compiled step trains a member on one thread, without a BLAS library.
+        same = {"threads", "blas"} if self.gradient == other.gradient and self.gradient.startswith("native") else set[str]()
+        differ = [name for name in mine if mine[name] != others[name] and name not in same]
+        return ", ".join(f"{name} {mine[name]} there and {others[name]} here" for name in differ)
 
 
 def this_machine(precision: str, *, gpu: bool, gradient: str = "backprop") -> Machine:

@@ -120,6 +120,14 @@ def _fp32() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_step_a_call() -> Iterator[None]:
+    """The compiled step is called for one step at a time, so that tests can interrupt training after any of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("anchorbench.train.stack.CALL_SECONDS", 0.0)
+        yield
+
+
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """Runs a command in this process, where the laptop preset is TINY."""

@@ -1,6 +1,6 @@
 """A member of a stack ends with the bits that it would have alone: at every width, and wherever its stack is resumed."""
 
-from pathlib import Path
+from pathlib import Path as Place
 from typing import Any
 
 import pytest
@@ -14,18 +14,20 @@ from anchorbench.sweeps.run_folder import read_run
 from anchorbench.sweeps.runner import Progress, Sweep, SweepFolder, run_sweep
 from anchorbench.train.checkpoint import resume, save
 from anchorbench.train.gradients.backprop import aligned
+from anchorbench.train.gradients.choice import Path
 from anchorbench.train.stack import Stack
 
 
-def trained(recipes: list[Recipe]) -> list[dict[str, torch.Tensor]]:
-    stack = Stack(recipes)
+def trained(recipes: list[Recipe], path: Path | None = None) -> list[dict[str, torch.Tensor]]:
+    stack = Stack(recipes, path=path)
     while stack.step < recipes[0].steps:
         stack.advance()
     return [stack.named(member) for member in range(len(recipes))]
 
 
+@pytest.mark.parametrize("path", ["native", "backprop"])
 @pytest.mark.parametrize("width", range(1, 41))
-def test_a_member_ends_as_it_would_alone_at_every_width(width: int) -> None:
+def test_a_member_ends_as_it_would_alone_at_every_width(width: int, path: Path) -> None:
     """Matmul libraries choose kernels by the alignment of addresses, which at odd widths differs from member to member."""
     norm, heads = [("pre", 1), ("post", 3), ("pre", 2), ("post", 1)][width % 4]
     shape = ModelConfig(
@@ -39,9 +41,9 @@ def test_a_member_ends_as_it_would_alone_at_every_width(width: int) -> None:
     )
     base = TINY.override({"model": shape.model_dump(), "steps": 3, "data_size": 100, "batch": 16 - width % 3})
     recipes = [base.override({"seed": seed, "init.gamma": gamma}) for seed, gamma in ((0, 0.3), (1, 0.5), (2, 0.7))]
-    together = trained(recipes)
+    together = trained(recipes, path)
     for member in (1, 2):
-        [alone] = trained([recipes[member]])
+        [alone] = trained([recipes[member]], path)
         assert {name for name in alone if not torch.equal(alone[name], together[member][name])} == set()
 
 
@@ -60,7 +62,7 @@ class StopError(Exception):
 
 
 @pytest.fixture
-def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def begun(tmp_path: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
     """A sweep's folder with a checkpoint of step 4 of 6; from now on the processor is another one."""
     monkeypatch.setattr("anchorbench.train.loop.CHECKPOINT_SECONDS", 0.0)
 
@@ -78,18 +80,17 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "out"
 
 
-def test_resuming_elsewhere_is_said_and_recorded(begun: Path) -> None:
+def test_resuming_elsewhere_is_said_and_recorded(begun: Place) -> None:
     said: list[str] = []
     runs = run_sweep(STACK, SweepFolder(begun, STACK), lambda event: said.append(event.message or ""))
     [sentence] = [line for line in said if line]
     assert sentence.startswith("resuming at step 4 where results may differ in the last bits (cpu ")
-    assert "threads 1 there and 64 here" in sentence
     for run in runs:
         assert [(step, machine.cpu == "Another") for step, machine in run.result.machines] == [(0, False), (4, True)]
         assert read_run(run.path).row()["machines"] == 2
 
 
-def test_strict_bits_restart_elsewhere(begun: Path) -> None:
+def test_strict_bits_restart_elsewhere(begun: Place) -> None:
     said: list[str] = []
     steps: list[int] = []
 
@@ -104,11 +105,35 @@ def test_strict_bits_restart_elsewhere(begun: Path) -> None:
     assert [[(step, machine.cpu) for step, machine in run.result.machines] for run in runs] == [[(0, "Another")]] * 2
 
 
-def test_resuming_on_the_same_machine_records_nothing_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resuming_on_the_same_machine_records_nothing_new(tmp_path: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     recipes = STACK.runs()
     stack = Stack(recipes)
     stack.advance()
     save(stack, tmp_path / "checkpoint")
     resumed = resume(recipes, tmp_path / "checkpoint")
     assert resumed.machines == stack.machines
-    assert [machine.gradient for _, machine in resumed.machines] == ["backprop"]
+    assert [machine.gradient.partition(" ")[0] for _, machine in resumed.machines] == ["native"]
+
+
+def test_threads_make_a_difference_in_torch_alone() -> None:
+    here = this_machine("fp32", gpu=False)
+    threads = here.model_copy(update={"threads": 64})
+    assert here.differences(threads) == f"threads {here.threads} there and 64 here"
+    one, other = (machine.model_copy(update={"gradient": "native (g++ 12 AVX2)"}) for machine in (here, threads))
+    assert one.differences(other) == ""
+    assert one.differences(here) == "gradient native (g++ 12 AVX2) there and backprop here"
+
+
+def test_a_stack_goes_on_where_it_began(tmp_path: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In torch what began in torch; what began on the compiled step is begun anew where there is none."""
+    recipes = STACK.runs()
+    for path in ("backprop", "native"):
+        stack = Stack(recipes, path=path)
+        stack.advance()
+        save(stack, tmp_path / path)
+    assert resume(recipes, tmp_path / "backprop").path == "backprop"
+    assert resume(recipes, tmp_path / "native").path == "native"
+    monkeypatch.setattr("anchorbench.train.gradients.native.available", lambda: False)
+    assert resume(recipes, tmp_path / "backprop").path == "backprop"
+    with pytest.raises(ValueError, match="trained by native, and would go on by backprop"):
+        resume(recipes, tmp_path / "native")

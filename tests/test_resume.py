@@ -40,6 +40,7 @@ from anchorbench.train import checkpoint, evaluation, loop, stack as train
 
 root, base, axes, quick = Path(sys.argv[1]), *json.loads(sys.argv[2])
 sweep = sweeps.Sweep(recipe.parse_recipe(base), {path: tuple(values) for path, values in axes.items()})
+train.CALL_SECONDS = 0.0
 for name, value in quick.items():
     setattr(loop if name == "CHECKPOINT_SECONDS" else evaluation, name, value)
 sweeps.POLL_SECONDS = 0.01

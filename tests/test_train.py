@@ -252,7 +252,8 @@ def test_the_same_recipe_gives_the_same_bits_and_another_seed_does_not() -> None
     [again] = train([TINY])
     assert same_bits(first.weights, again.weights)
     assert first.trajectory == again.trajectory
-    assert not any(torch.equal(first.weights[name], other.weights[name]) for name in first.weights)
+    same = {name for name in first.weights if torch.equal(first.weights[name], other.weights[name])}
+    assert same <= {"blocks.1.key.bias"}  # the compiled step knows that it shifts all scores alike
     assert not same_bits(first.weights, second.weights)
 
 

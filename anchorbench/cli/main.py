@@ -39,6 +39,12 @@ StrictBits = Annotated[
 ]
 
 
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, max=4096, help="Members trained at a time, or threads of an operation; all usable cores if not given."),
+]
+
+
 @app.command()
 def run(
     task: Annotated[str, typer.Option(help="Task to train on.")] = "composite",
@@ -54,6 +60,7 @@ def run(
     keep_steps: KeepSteps = None,
     strict_bits: StrictBits = False,
     memory: Annotated[float | None, typer.Option(help="GiB that training may take; 60% of what is free if not given.")] = None,
+    threads: Threads = None,
     figures: Annotated[str, typer.Option(help="Formats of the figures, separated by commas: pdf, svg, png.")] = "png",
     out: Annotated[Path | None, typer.Option(help="Output folder; anchorbench-out/TASK-VARIANT-PRESET if not given.")] = None,
 ) -> None:
@@ -74,6 +81,7 @@ def run(
         precision=precision,
         axes=axis or (),
     )
+    _use(threads)
     folder = out if out is not None else Path("anchorbench-out") / f"{sweep.base.task}-{sweep.base.variant}-{preset}"
     run_and_show(sweep, folder, memory=_bytes(memory), keep_steps=_steps(keep_steps), strict_bits=strict_bits, figures=formats)
 
@@ -103,6 +111,7 @@ def sweep_run(
     recipe: RecipeFile,
     axis: Axes = None,
     memory: Memory = None,
+    threads: Threads = None,
     keep_steps: KeepSteps = None,
     strict_bits: StrictBits = False,
     figures: Annotated[str, typer.Option(help="Formats of the figures, separated by commas: pdf, svg, png.")] = "png",
@@ -115,6 +124,7 @@ def sweep_run(
 
     formats = parse_formats(figures)
     sweep = load_sweep(recipe, axis or ())
+    _use(threads)
     run_and_show(sweep, out, memory=_bytes(memory), keep_steps=_steps(keep_steps), strict_bits=strict_bits, figures=formats)
 
 
@@ -132,6 +142,14 @@ def sweep_locate(
     from anchorbench.cli.plan import load_sweep, locate_and_show
 
     locate_and_show(load_sweep(recipe, ()), along, low, high, width=width, seeds=seeds, out=out)
+
+
+def _use(threads: int | None) -> None:
+    import torch
+
+    from anchorbench.train.memory import usable_cores
+
+    torch.set_num_threads(threads or usable_cores())
 
 
 def _bytes(gib: float | None) -> float | None:

@@ -62,11 +62,8 @@ class Batches:
 
         Negative steps have batches of their own, which no step is trained on.
         """
-        extra = step < 0
         block, row = divmod(abs(step), ORDER_BLOCK)
-        if self._orders.get(extra, (-1,))[0] != block:
-            self._orders[extra] = block, {draw: self._order(draw, block, extra=extra) for draw in self._distinct}
-        _, orders = self._orders[extra]
+        orders = self._block(block, extra=step < 0)
         drawn: dict[Draw, tuple[Tensor, Tensor]] = {}
         for draw in self._distinct:
             tokens, labels = self._examples[draw.source]
@@ -74,6 +71,21 @@ class Batches:
             drawn[draw] = tokens[rows].long(), labels[rows].long()
         tokens, labels = zip(*(drawn[draw] for draw in self._draws), strict=True)
         return torch.stack(tokens), torch.stack(labels)
+
+    def examples(self) -> list[tuple[Int[Tensor, "size seq"], Int[Tensor, " size"]]]:
+        """Tokens and labels of each member's training examples, in int16."""
+        return [self._examples[draw.source] for draw in self._draws]
+
+    def orders(self, steps: range) -> list[Int[Tensor, "steps batch"]]:
+        """The examples in each member's batches of consecutive steps of one block."""
+        block, first = divmod(steps[0], ORDER_BLOCK)
+        orders = self._block(block, extra=False)
+        return [orders[draw][first : first + len(steps)] for draw in self._draws]
+
+    def _block(self, block: int, *, extra: bool) -> dict[Draw, Int[Tensor, "step batch"]]:
+        if self._orders.get(extra, (-1,))[0] != block:
+            self._orders[extra] = block, {draw: self._order(draw, block, extra=extra) for draw in self._distinct}
+        return self._orders[extra][1]
 
     def _order(self, draw: Draw, block: int, *, extra: bool) -> Int[Tensor, "step batch"]:
         rng = np.random.default_rng([draw.order_seed, block, *([1] if extra else [])])

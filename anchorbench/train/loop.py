@@ -24,15 +24,16 @@ def train(
 ) -> list[Member]:
     """Trains the recipes as one stack and returns its members in the same order.
 
-    `progress` is called after every step with its number, `finished` with each member as soon as it has ended. With
-    `checkpoint`, the state is saved there every 15 seconds, and training goes on from what is found there; a file that is damaged
-    or lacks one of `keep_steps`, the steps whose weights are kept as well, is ignored. `warn` is told when the state cannot be
-    saved, and when training is resumed on a machine where its bits may differ; with `strict_bits` it is restarted instead. Raises
-    ValueError if the recipes differ in structure.
+    `progress` is called with the number of steps done, after every step or a few, `finished` with each member as soon as it has
+    ended. With `checkpoint`, the state is saved there every 15 seconds, and training goes on from what is found there; a file that
+    is damaged or lacks one of `keep_steps`, the steps whose weights are kept as well, is ignored. `warn` is told when the state
+    cannot be saved, and when training is resumed on a machine where its bits may differ; with `strict_bits` it is restarted
+    instead. Raises ValueError if the recipes differ in structure.
     """
     stack = _resumed(recipes, checkpoint, keep_steps, warn, strict_bits=strict_bits) or Stack(recipes)
     done: dict[str, Member] = {}
     evaluate_at = evaluation_steps(recipes[0])
+    stops = sorted(evaluate_at.union(keep_steps, [recipes[0].steps]))
     saved = time.perf_counter()
 
     def end(members: list[Member]) -> None:
@@ -42,7 +43,7 @@ def train(
 
     while stack.step < recipes[0].steps:
         start = time.perf_counter()
-        losses = stack.advance()
+        losses = stack.advance(next(step for step in stops if step > stack.step))
         if stack.step in keep_steps:
             stack.keep()
         if stack.step in evaluate_at:

@@ -14,6 +14,9 @@ import torch
 from anchorbench.model.gpt import ModelConfig, new_model
 from anchorbench.parts import estimators, optimizers, penalties
 from anchorbench.recipe import Recipe
+from anchorbench.train import evaluation
+from anchorbench.train.batches import ORDER_BLOCK
+from anchorbench.train.gradients.choice import gradient_path
 from anchorbench.train.seams import Layout
 
 
@@ -34,8 +37,34 @@ def free_memory(root: Path = Path("/"), environ: Mapping[str, str] = os.environ)
     return max(0, min([psutil.virtual_memory().available, *_cgroups(root), *_slurm(environ)]))
 
 
+def usable_cores(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> int:
+    """Cores that this process may use: those of its affinity, its cgroups' quotas, and `OMP_NUM_THREADS`; at least 1."""
+    found = [float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)]
+    for folder, version in _folders(root, "cpu"):
+        with suppress(OSError, ValueError):  # ValueError: "max", which is no limit
+            if version == 2:
+                quota, period = map(int, (folder / "cpu.max").read_text().split())
+            else:
+                quota, period = (int((folder / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+            found += [quota / period] if quota > 0 else []
+    with suppress(KeyError, ValueError):
+        found.append(int(environ["OMP_NUM_THREADS"]))
+    return max(1, round(min(found)))
+
+
 def _cgroups(root: Path) -> Iterator[int]:
     """What is left of each memory limit on this process's cgroups and on those that hold them."""
+    for folder, version in _folders(root, "memory"):
+        names = V2 if version == 2 else V1
+        for limit in names.limits:
+            with suppress(OSError, ValueError):  # ValueError: "max", which is no limit
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                used = int((folder / names.usage).read_text()) - int(stat.get(names.cache, 0))
+                yield int((folder / limit).read_text()) - max(0, used)
+
+
+def _folders(root: Path, controller: str) -> Iterator[tuple[Path, int]]:
+    """Folders of this process's cgroups and of those that hold them, each with the version of its files."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:  # not Linux
@@ -43,23 +72,12 @@ def _cgroups(root: Path) -> Iterator[int]:
     mounts = root / "sys/fs/cgroup"
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            yield from _left(mounts, path, V2)
-            yield from _left(mounts / "unified", path, V2)  # beside v1
-        elif "memory" in controllers.split(","):
-            yield from _left(mounts / "memory", path, V1)
-
-
-def _left(mount: Path, path: str, names: _Names) -> Iterator[int]:
-    # A container may see its own cgroup as the root of the mount, but be told its path on the host: what is not there is skipped.
-    parts = [part for part in path.split("/") if part not in ("", "..")]
-    for depth in range(len(parts) + 1):
-        folder = mount.joinpath(*parts[:depth])
-        for limit in names.limits:
-            with suppress(OSError, ValueError):  # ValueError: "max", which is no limit
-                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                used = int((folder / names.usage).read_text()) - int(stat.get(names.cache, 0))
-                yield int((folder / limit).read_text()) - max(0, used)
+        found = [(mounts, 2), (mounts / "unified", 2)] if controllers == "" else []  # the second beside v1
+        if controller in controllers.split(","):
+            found = [(mounts / controller, 1)]
+        # A container may see its own cgroup as the root of the mount, but be told its path on the host: what is missing is skipped.
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        yield from ((mount.joinpath(*parts[:depth]), version) for mount, version in found for depth in range(len(parts) + 1))
 
 
 def _slurm(environ: Mapping[str, str]) -> Iterator[int]:
@@ -84,8 +102,13 @@ def memory_of_member(recipe: Recipe) -> float:
     state = sum(rows.numel() for registry, config in chosen for rows in registry[config.kind]([config], one, row).state.values())
     width = 2 if recipe.precision == "bf16" else 4
     step = width * (size + step_elements(shape, recipe.batch, task.vocab_size, task.seq_len))
-    # Weights and gradients, the state of the parts, and what the step works on; data once as drawn, once as int16.
-    return 1.25 * (4 * (2 + state) * size + step + 10 * recipe.data_size * (task.seq_len + 1))
+    if gradient_path(recipe) == "native":  # its arrays are those of a thread, not of a member
+        step = 0
+    # Data once as drawn, once as int16; the order of a block of steps; evaluation sets with the foils of each example.
+    data = 10 * recipe.data_size * (task.seq_len + 1) + 8 * ORDER_BLOCK * recipe.batch
+    data += 8 * evaluation.FINAL_SIZE * (len(task.splits) + 1) * (task.seq_len + 4)
+    # Weights and gradients, the state of the parts, and what the step works on
+    return 1.25 * (4 * (2 + state) * size + step + data)
 
 
 def step_elements(shape: ModelConfig, batch: int, vocab_size: int, seq_len: int) -> int:

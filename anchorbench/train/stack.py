@@ -6,11 +6,13 @@ parts call structural, the model's shape, batch size, steps and sequence length.
 
 import ctypes
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -23,15 +25,22 @@ from anchorbench.recipe import Recipe
 from anchorbench.seeds import stream_seed
 from anchorbench.task import Task
 from anchorbench.train import evaluation
-from anchorbench.train.batches import Batches
+from anchorbench.train.batches import ORDER_BLOCK, Batches
+from anchorbench.train.clips.none import Unclipped
+from anchorbench.train.clips.norm import Norm
+from anchorbench.train.estimators.plain import Plain
 from anchorbench.train.evaluation import Point
-from anchorbench.train.gradients.choice import batched, gradient_path, make_gradient
+from anchorbench.train.gradients.choice import Path, batched, gradient_path, make_gradient
+from anchorbench.train.gradients.compiled import find_library
+from anchorbench.train.gradients.native import Native, Steps, kind_of
 from anchorbench.train.rates import decay_amounts, learning_rate
 from anchorbench.train.seams import Layout, RowPart
 from anchorbench.verdict import Behaviour, EvalSet
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt(3)."""
+CALL_SECONDS = 0.5
+"""The compiled step is called for about this long at a time: interruptions and progress wait for it."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +82,11 @@ def structure(recipe: Recipe) -> tuple[Any, ...]:
 class Stack:
     """Members in training: model, state of the parts, and what was seen of each. One buffer row per member, `[members, size]`."""
 
-    def __init__(self, recipes: Sequence[Recipe], device: torch.device | None = None) -> None:
-        """Members at step 0. Raises ValueError if the recipes differ in structure."""
+    def __init__(self, recipes: Sequence[Recipe], device: torch.device | None = None, path: Path | None = None) -> None:
+        """Members at step 0, trained on the gradient path that `gradient_path` chooses, or on `path`.
+
+        Raises ValueError if the recipes differ in structure.
+        """
         _keep_freed_memory()
         structures = {structure(recipe) for recipe in recipes}
         if len(structures) != 1:
@@ -82,9 +94,11 @@ class Stack:
         self.requested = len(recipes)
         first, task = recipes[0], recipes[0].load_task()
         sizes = {"vocab_size": task.vocab_size, "seq_len": task.seq_len}
+        self.path: Path = path or gradient_path(first)
         self._batched = batched(first, **sizes)
         # A batched matmul of one is another kernel, with other roundings: a lone member is trained beside a copy of itself.
-        self.recipes = recipes = [*recipes, *recipes] if self.requested == 1 and self._batched else list(recipes)
+        twice = self.requested == 1 and self._batched and self.path != "native"
+        self.recipes = recipes = [*recipes, *recipes] if twice else list(recipes)
         self.tasks = [recipe.load_task() for recipe in recipes]
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.step = 0
@@ -93,7 +107,8 @@ class Stack:
         self.diverged_at: list[int | None] = [None] * len(recipes)
         self.kept: dict[int, dict[str, Tensor]] = {}
         """Step -> the weights and the state of all parts, `[members, ...]` each."""
-        self.machines = [(0, this_machine(first.precision, gpu=self.device.type == "cuda", gradient=gradient_path(first)))]
+        told = f"native ({find_library().about})" if self.path == "native" else self.path
+        self.machines = [(0, this_machine(first.precision, gpu=self.device.type == "cuda", gradient=told))]
 
         self.model = new_model(first.model, members=len(recipes), **sizes)
         initialize(self.model, [recipe.init for recipe in recipes], [recipe.seeds.init for recipe in recipes])
@@ -106,7 +121,8 @@ class Stack:
         self._point_at(self.weights)
         self.initial = [digests(self.named(member)) for member in range(len(recipes))]
 
-        self._gradient = make_gradient(first, self.model)
+        self._native = Native(self.model, self.layout, first.batch) if self.path == "native" else None
+        self._gradient = None if self._native else make_gradient(first, self.model)
         self._gradient_views = self.layout.views(self.gradients)
         self._decayed = self._decay_mask()
         self._clip = self._part(clips, [recipe.optimizer.clip for recipe in recipes])
@@ -121,6 +137,10 @@ class Stack:
             for recipe, task, head in zip(recipes, self.tasks, self._batches.heads, strict=True)
         ]
         self._small_sets = [eval_set.head(evaluation.EVALUATION_SIZE) for eval_set in self._eval_sets]
+        known = kind_of(self._optimizer) is not None and isinstance(self._clip, (Norm, Unclipped))
+        self._whole_steps = self._native is not None and known and type(self._estimator) is Plain and not self._penalties
+        """Whether the compiled step does all that a step of this stack does."""
+        self._step_seconds = np.inf
 
     def _part(self, registry: Any, configs: Sequence[Any]) -> Any:
         return registry[configs[0].kind](configs, self.layout, self.weights)
@@ -183,6 +203,9 @@ class Stack:
     def oracle(self, step: int, at: Float[Tensor, "members size"] | None = None) -> tuple[Tensor, Tensor]:
         """Losses `[members]` and gradients `[members, size]` on the batch of a step, see `seams.Oracle`."""
         tokens, labels = self._batches.batch(step)
+        if self._native is not None:
+            return self._native.gradient(self.weights if at is None else at, self.gradients, tokens, labels), self.gradients
+        assert self._gradient is not None  # noqa: S101 - for the type checker
         if at is not None:
             self._point_at(at)
         losses = self._gradient(tokens, labels)
@@ -192,8 +215,34 @@ class Stack:
             view.copy_(self._gradient.gradients[parameter])
         return losses, self.gradients
 
-    def advance(self) -> Float[Tensor, " members"]:
-        """One training step; returns each member's loss on its batch."""
+    def advance(self, until: int | None = None) -> Float[Tensor, " members"]:
+        """One training step, or several where one call can do them, at most to step `until`; returns each member's last loss."""
+        if self._native is None or not self._whole_steps:
+            return self._advance()
+        most = 1 if until is None else min(until - self.step, max(1, int(CALL_SECONDS / self._step_seconds)))
+        first = self.step + 1
+        last = min(self.step + most, first - first % ORDER_BLOCK + ORDER_BLOCK - 1)
+        start = time.perf_counter()
+        losses = self._advance_native(self._native, range(first, last + 1))
+        self._step_seconds = (time.perf_counter() - start) / (last + 1 - first)
+        self.step = last
+        return losses
+
+    def _advance_native(self, native: Native, steps: range) -> Tensor:
+        rates = [[learning_rate(recipe.optimizer, step, recipe.steps) for recipe in self.recipes] for step in steps]
+        amounts = np.array(
+            [
+                [decay_amounts(recipe.optimizer, step, rate) for recipe, rate in zip(self.recipes, row, strict=True)]
+                for step, row in zip(steps, rates, strict=True)
+            ]
+        )
+        work = Steps(
+            steps[0], self._batches.examples(), self._batches.orders(steps), np.array(rates), amounts[..., 0], amounts[..., 1]
+        )
+        clips = [getattr(recipe.optimizer.clip, "most", np.inf) for recipe in self.recipes]
+        return native.train(self.weights, self.gradients, self._optimizer, clips, self._decayed, work)
+
+    def _advance(self) -> Tensor:
         self.step += 1
         losses, gradients = self._estimator(self.oracle, self.weights, self.step)
         for penalty in self._penalties:
@@ -214,12 +263,19 @@ class Stack:
 
     def evaluate(self, losses: Float[Tensor, " members"]) -> None:
         """Adds a point to every member's trajectory, and marks the members that are no longer finite."""
-        behaviours = evaluation.answer_all(self.model, self._small_sets, batched=self._batched)
+        behaviours = self._answer(self._small_sets)
         finite = (losses.isfinite() & self.weights.isfinite().all(1)).tolist()
         for member, (loss, behaviour) in enumerate(zip(losses.tolist(), behaviours, strict=True)):
             if not finite[member] and self.diverged_at[member] is None:
                 self.diverged_at[member] = self.step
             self.trajectories[member].append(Point.of(self.step, loss if finite[member] else None, behaviour))
+
+    def _answer(self, eval_sets: list[EvalSet]) -> list[Behaviour]:
+        if self._native is None:
+            return evaluation.answer_all(self.model, eval_sets, batched=self._batched)
+        tokens = np.stack([eval_set.tokens for eval_set in eval_sets])
+        answers = self._native.answers(self.weights, tokens)
+        return [eval_set.behaviour(row) for eval_set, row in zip(eval_sets, answers, strict=True)]
 
     def settled(self, member: int) -> bool:
         """Whether the member's recipe lets it stop early and its verdict is settled."""
@@ -227,8 +283,7 @@ class Stack:
 
     def members(self) -> list[Member]:
         """All members as trained so far, judged on their full evaluation sets."""
-        behaviours = evaluation.answer_all(self.model, self._eval_sets, batched=self._batched)
-
+        behaviours = self._answer(self._eval_sets)
         return [
             Member(
                 recipe=recipe,
@@ -249,7 +304,7 @@ class Stack:
 
     def subset(self, members: list[int]) -> "Stack":
         """The same training with only these members left."""
-        stack = Stack([self.recipes[member] for member in members], self.device)
+        stack = Stack([self.recipes[member] for member in members], self.device, self.path)
         members = [members[member % len(members)] for member in range(len(stack.recipes))]  # a lone one has a copy
         stack.machines = self.machines
         stack.restore(

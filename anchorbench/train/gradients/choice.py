@@ -1,4 +1,4 @@
-"""Which gradient path trains a recipe: chosen by the recipe alone, never by what it is trained beside."""
+"""Which gradient path trains a recipe: chosen by the recipe and the machine, never by what it is trained beside."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol
@@ -8,12 +8,13 @@ from torch import Tensor
 
 from anchorbench.model.gpt import GPT, is_gpt
 from anchorbench.recipe import Recipe
+from anchorbench.train.gradients import native
 from anchorbench.train.gradients.autograd import Autograd
 from anchorbench.train.gradients.backprop import Backprop, OneByOne, aligned
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 """Precision -> data type of activations and matmuls; None stands for that of the weights."""
-Path = Literal["backprop", "autograd"]
+Path = Literal["native", "backprop", "autograd"]
 
 
 class Gradient(Protocol):
@@ -30,17 +31,20 @@ class Gradient(Protocol):
 
 
 def gradient_path(recipe: Recipe) -> Path:
-    """`backprop`, the hand-written backward pass, for the family that it knows; else `autograd`, which knows every model."""
-    return "backprop" if is_gpt(recipe.model) else "autograd"
+    """Of the family that they know, `native` (compiled) in fp32 on a processor that can, else `backprop` (written out in torch);
+    of any other model `autograd`.
+    """
+    if not is_gpt(recipe.model):
+        return "autograd"
+    single = recipe.precision == "fp32" and torch.get_default_dtype() == torch.float32
+    return "native" if single and not torch.cuda.is_available() and native.available() else "backprop"
 
 
 def make_gradient(recipe: Recipe, model: GPT) -> Gradient:
-    """The recipe's gradient path on a stack of its model."""
+    """The recipe's gradient path in torch on a stack of its model."""
 
     def path(model: GPT) -> Gradient:
-        if gradient_path(recipe) == "autograd":
-            return Autograd(model)
-        return Backprop(model, recipe.batch, PRECISIONS[recipe.precision])
+        return Backprop(model, recipe.batch, PRECISIONS[recipe.precision]) if is_gpt(recipe.model) else Autograd(model)
 
     return path(model) if batched(recipe, model.vocab_size, model.seq_len) else OneByOne(model, path)
 
