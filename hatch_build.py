@@ -19,12 +19,8 @@ class CompiledStep(BuildHookInterface):  # type: ignore[type-arg]
         """Called before a build; `version` is `standard` or `editable`."""
         folder = Path(self.root, "anchorbench/train/gradients")
         spec = importlib.util.spec_from_file_location("compile_step", folder / "compile.py")
-        if (
-            version != "standard"
-            or (sys.platform, platform.machine()) != ("linux", "x86_64")
-            or spec is None
-            or spec.loader is None
-        ):
+        here = (sys.platform, platform.machine())
+        if version != "standard" or here != ("linux", "x86_64") or spec is None or spec.loader is None:
             return
         step = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(step)

@@ -17,14 +17,15 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from anchorbench.bench import train as module
-from anchorbench.bench.train import Case, Row, bench_train, cases, loop_steps, paper_days, paper_runs
+from anchorbench.bench.train import Case, Row, bench_train, cases, loop_steps, native_macs, paper_days, paper_runs
 from anchorbench.model.gpt import GPT
 from anchorbench.presets import PRESETS
 from anchorbench.train.evaluation import evaluation_steps
 from anchorbench.train.gradients.backprop import Backprop
+from anchorbench.train.gradients.native import available
 
 BASE = TINY.override({"variant": "heldout-both"})
-FIELDS = {"shape", "k", "precision", "member_steps_per_s", "loop_member_steps_per_s", "ratio", "floor_share"}
+FIELDS = {"shape", "path", "k", "precision", "member_steps_per_s", "loop_member_steps_per_s", "ratio", "floor_share", "peak_share"}
 CLOCK = itertools.count()
 LARGE_SHAPE = "B"
 
@@ -69,6 +70,22 @@ def test_products_are_those_that_the_step_runs(fields: dict[str, object]) -> Non
     with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: adding}) as counter:
         backprop(tokens, tokens[:, :, 0])
     assert recipe.macs_per_step() * 2 == counter.get_total_flops()
+
+
+def test_products_of_the_compiled_step_by_hand() -> None:
+    """width 8 = 2 heads of 4, d_ff 16, 9 tokens, 120 words, batch 16, 2 layers; per sequence:
+
+    layer 1: output and feed-forward at 9 positions        9 x (8 x 8 + 2 x 8 x 16) = 2880
+             scores and their sums, up to each position    2 x 45 x 8 = 720
+    layer 2: query, keys' map, values' map and output at one    4 x 64 = 256; feed-forward 256
+             scores and sums of whole rows, 2 heads        2 x 9 x 2 x 8 = 288
+    answer:                                                8 x 120 = 960     in all 5360
+    and query, key and value of layer 1 for each distinct pair of token and position in the batch, 3 x 64 each
+    """
+    tokens = BASE.load_task().sample("train", 16, 0).tokens
+    pairs = len({(position, token) for row in tokens.tolist() for position, token in enumerate(row)})
+    assert 50 < pairs < 144
+    assert native_macs(BASE) == 3 * (16 * 5360 + 192 * pairs)
 
 
 @pytest.fixture
@@ -129,12 +146,13 @@ def test_cases(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(small) == list(large)[:1]
     [laptop] = small.values()
     assert laptop.recipe == PRESETS["laptop"]
-    assert laptop.stacks == [("fp32", 1), ("fp32", 8)]
+    assert {stack for stack in laptop.stacks if stack[0] == "backprop"} == {("backprop", "fp32", 1), ("backprop", "fp32", 8)}
+    assert (("native", "fp32", 8) in laptop.stacks) == available()
     wide = list(large.values())[1].recipe
     assert (wide.model.d_model, wide.model.d_ff, wide.batch) == (400, 1200, 2048)
     monkeypatch.setattr(module, "native_bf16", lambda: True)
     best = {case.stacks[-1] for case in cases(large=True).values()}
-    assert best == {("bf16", 16), ("bf16", 2)}
+    assert best == {("backprop", "bf16", 16), ("backprop", "bf16", 2)}
 
 
 @pytest.fixture
@@ -142,12 +160,13 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two shapes of a moment, one turn each, and a clock that moves by a second at each look."""
 
     def small(*, large: bool) -> dict[str, Case]:
-        measured = {"one": Case(BASE, [("fp32", 1), ("bf16", 3)], steps=10)}
+        measured = {"one": Case(BASE, [("backprop", "fp32", 1), ("backprop", "bf16", 3)], steps=10)}
         other = BASE.override({"batch": 200, "model.n_layer": 1})
-        return measured | {"two": Case(other, [("fp32", 2)], steps=1)} if large else measured
+        return measured | {"two": Case(other, [("backprop", "fp32", 2)], steps=1)} if large else measured
 
     monkeypatch.setattr(module, "cases", small)
     monkeypatch.setattr(module, "LARGE", 32)
+    monkeypatch.setattr(module, "peak", lambda threads: 1e9)
     monkeypatch.setattr(module, "bench_train", functools.partial(bench_train, turns=1))
     monkeypatch.setattr(module, "time", types.SimpleNamespace(perf_counter=lambda: next(CLOCK)))
 
@@ -165,13 +184,15 @@ def test_the_file_holds_a_row_a_shape_and_stack(cli: Cli, tiny: None, tmp_path: 
         assert row.keys() == FIELDS
         assert row["precision"] == ("bf16" if row["k"] == 3 else "fp32")
         assert row["loop_member_steps_per_s"] == pytest.approx(steps)
-        assert row["member_steps_per_s"] == pytest.approx(steps * row["k"])
+        assert row["member_steps_per_s"] == pytest.approx(steps * row["k"])  # a turn takes a second
         assert row["ratio"] == pytest.approx(row["k"])
         floor = 2 * recipe.macs_per_step() / rate
+        share = 2 * recipe.macs_per_step() * row["member_steps_per_s"] / 1e9
+        assert row["peak_share"] == (None if row["precision"] == "bf16" else pytest.approx(share))
         assert row["floor_share"] == pytest.approx(floor * row["member_steps_per_s"])
     lines = [line.split() for line in shown.out.splitlines()]
     assert [line for line in lines if line[:1] == ["one"] and "bf16" in line] == [
-        ["one", "bf16", "3", "33.33", "100.0", "3.0", f"{rows[1]['floor_share']:.0%}"]
+        ["one", "backprop", "bf16", "3", "33.33", "100.0", "3.0", f"{rows[1]['floor_share']:.0%}"]
     ]
     # Each evaluation takes a second, and so does a step.
     evaluations = len(evaluation_steps(BASE)) + 1
@@ -183,7 +204,7 @@ def test_the_papers_diagram_is_projected_by_its_products() -> None:
     """By hand: were every run as the measured one but for its depth and steps, at one member-step a second."""
     runs = paper_runs()
     assert len(runs) == 108
-    row = Row(LARGE_SHAPE, 1, "fp32", 1.0, 1.0, 1.0, 1.0)
+    row = Row(LARGE_SHAPE, "native", 1, "fp32", 1.0, 1.0, 1.0, 1.0, 1.0)
     measured = cases(large=True)[LARGE_SHAPE].recipe.macs_per_step()
     days = sum(77_700 * run.macs_per_step() / measured for run in runs) / 86_400
     assert paper_days(row) == pytest.approx(days)

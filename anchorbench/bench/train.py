@@ -3,6 +3,7 @@
     loop    Hugging Face GPT-2 of the same config, a DataLoader over a tensor dataset, last-position loss, AdamW and clipping,
             one model after another
     floor   time of the step's matmuls alone, at the rate that the machine reaches on large ones
+    peak    the rate of multiply-accumulates in registers, on all threads: no matmul can be faster in fp32
 
 All are timed alternately in one run; figures are medians over turns.
 """
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from rich import box
 from rich.console import Console
@@ -25,10 +27,12 @@ from anchorbench.presets import AXES, PRESETS
 from anchorbench.recipe import Recipe
 from anchorbench.sweeps.runner import Sweep
 from anchorbench.train.evaluation import evaluation_steps
-from anchorbench.train.gradients.choice import PRECISIONS
+from anchorbench.train.gradients.choice import PRECISIONS, Path
+from anchorbench.train.gradients.compiled import find_library
 from anchorbench.train.stack import Stack
 
 TURNS = 7
+PEAK_SECONDS = 0.3
 LARGE = 2048
 """Side of the square matmul whose rate counts as the machine's."""
 PAPER_RUNS = "paper-neurips"
@@ -36,9 +40,10 @@ PAPER_RUNS = "paper-neurips"
 
 @dataclass(frozen=True)
 class Row:
-    """One measured config, precision and stack size."""
+    """One measured config, gradient path, precision and stack size."""
 
     shape: str
+    path: Path
     k: int
     precision: str
     member_steps_per_s: float
@@ -46,28 +51,34 @@ class Row:
     ratio: float
     floor_share: float
     """Time of the floor, at the matmul rate of this precision, divided by the stack's time."""
+    peak_share: float | None
+    """Rate of the multiply-accumulates that are really done, divided by the peak of the cores in use; None but in fp32."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model config, and the stacks to measure it with: (precision, members)."""
+    """A model config, and the stacks to measure it with: (gradient path, precision, members)."""
 
     recipe: Recipe
-    stacks: list[tuple[str, int]]
+    stacks: list[tuple[Path, str, int]]
     steps: int
     """Steps per turn."""
 
 
 def cases(*, large: bool) -> dict[str, Case]:
-    """Name -> benchmark case: in fp32, and in bf16 if the processor supports it."""
-    bf16 = native_bf16()
+    """Name -> benchmark case: in fp32, compiled if this machine can, and in bf16 if the processor supports it."""
+    bf16, native = native_bf16(), find_library().library is not None
     laptop = PRESETS["laptop"]
-    sizes = [("fp32", 1), ("fp32", 8)] + [("bf16", k) for k in (1, 2, 4, 8, 16) if bf16]
-    found = {"A": Case(laptop, sizes, steps=10)}
+    sizes: list[tuple[Path, str, int]] = [("backprop", "fp32", 1), ("backprop", "fp32", 8)]
+    sizes += [("native", "fp32", k) for k in (1, 8) if native]
+    sizes += [("backprop", "bf16", k) for k in (1, 2, 4, 8, 16) if bf16]
+    found = {"A": Case(laptop, sizes, steps=16)}
     if large:
         # One head as wide as the model, since GPT-2 has no other; the paper's is half as wide.
         wide = laptop.override({"model": ModelConfig(d_model=400, d_head=400, d_ff=1200).model_dump(), "batch": 2048})
-        found["B"] = Case(wide, [("fp32", 2)] + [("bf16", 2)] * bf16, steps=1)
+        pairs: list[tuple[Path, str, int]] = [("backprop", "fp32", 2)]
+        pairs += [("native", "fp32", 2)] * native + [("backprop", "bf16", 2)] * bf16
+        found["B"] = Case(wide, pairs, steps=1)
     return found
 
 
@@ -76,37 +87,44 @@ def bench_train(console: Console, *, large: bool = True, turns: int = TURNS) -> 
     rows: list[Row] = []
     measured = cases(large=large)
     shapes = "; ".join(f"{name}: width {case.recipe.model.d_model}, batch {case.recipe.batch}" for name, case in measured.items())
-    table = Table(box=box.SIMPLE_HEAD, title=f"{shapes}; {torch.get_num_threads()} threads", title_justify="left")
-    for header in ("shape", "precision", "members", "ms", "loop, ms", "ratio", "floor"):
-        table.add_column(header, justify="left" if header in ("shape", "precision") else "right")
+    threads = torch.get_num_threads()
+    table = Table(box=box.SIMPLE_HEAD, title=f"{shapes}; {threads} threads", title_justify="left")
+    for header in ("shape", "path", "precision", "members", "ms", "loop, ms", "ratio", "floor", "peak"):
+        text = header in ("shape", "path", "precision")
+        table.add_column(header, justify="left" if text else "right", no_wrap=text)
     lines: list[str] = []
     for name, case in measured.items():
         loop = loop_steps(case.recipe)
         stacks: list[Stack] = []
-        for precision, k in case.stacks:
+        for path, precision, k in case.stacks:
             recipes = [case.recipe.override({"seed": seed, "precision": precision}) for seed in range(k)]
-            stacks.append(Stack(recipes))
-        squares = {p: torch.randn(LARGE, LARGE, dtype=PRECISIONS[p]) for p in {precision for precision, _ in case.stacks}}
+            stacks.append(Stack(recipes, path=path))
+        squares = {p: torch.randn(LARGE, LARGE, dtype=PRECISIONS[p]) for p in {precision for _, precision, _ in case.stacks}}
         loops: list[float] = []
+        peaks: list[float] = []
         products: dict[str, list[float]] = {precision: [] for precision in squares}
         times: list[list[float]] = [[] for _ in stacks]
         for turn in range(turns + 1):  # the first turn is warm-up
+            peaks.append(peak(threads))
             for seconds, action, repeats in [
                 (loops, lambda: next(loop), case.steps),  # noqa: B023
                 *((products[precision], lambda square=square: square @ square, 1) for precision, square in squares.items()),
-                *((times[i], stack.advance, case.steps) for i, stack in enumerate(stacks)),
+                *((times[i], lambda stack=stack: _advance(stack, case.steps), 1) for i, stack in enumerate(stacks)),  # noqa: B023
             ]:
                 spent = _timed(action, repeats)
                 if turn:
                     seconds.append(spent)
-        single = statistics.median(loops)
-        for (precision, k), seconds in zip(case.stacks, times, strict=True):
-            each = statistics.median(seconds) / k
+        single, most = statistics.median(loops), statistics.median(peaks)
+        for (path, precision, k), seconds in zip(case.stacks, times, strict=True):
+            each = statistics.median(seconds) / k / case.steps
             floor = 2 * case.recipe.macs_per_step() * statistics.median(products[precision]) / (2 * LARGE**3)
-            rows.append(Row(name, k, precision, 1 / each, 1 / single, single / each, floor / each))
+            done = native_macs(case.recipe) if path == "native" else case.recipe.macs_per_step()
+            share = 2 * done / each / most if most and precision == "fp32" else None
+            rows.append(Row(name, path, k, precision, 1 / each, 1 / single, single / each, floor / each, share))
             cells = (f"{1000 * each:.2f}", f"{1000 * single:.1f}", f"{single / each:.1f}", f"{floor / each:.0%}")
-            table.add_row(name, precision, str(k), *cells)
-        share = evaluation_share(stacks[-1])
+            table.add_row(name, path, precision, str(k), *cells, "" if share is None else f"{share:.0%}")
+        fastest = max(zip(stacks, rows[-len(stacks) :], strict=True), key=lambda pair: pair[1].member_steps_per_s)[0]
+        share = evaluation_share(fastest)
         lines.append(f"{name}: evaluations during {case.recipe.steps} steps take {share:.1%} of the time of training")
     console.print(table)
     for line in lines:
@@ -117,10 +135,29 @@ def bench_train(console: Console, *, large: bool = True, turns: int = TURNS) -> 
     return rows
 
 
+def peak(threads: int) -> float:
+    """Floating-point operations a second of this many threads that multiply and add in registers; 0 without a compiled step."""
+    library = find_library().library
+    return 0.0 if library is None else library.peak(threads, PEAK_SECONDS)
+
+
+def native_macs(recipe: Recipe) -> float:
+    """Multiply-accumulates that the compiled step really does in the matmuls of a step: see the savings listed in step.cpp."""
+    task, shape = recipe.load_task(), recipe.model
+    d, width, heads, seq = shape.d_model, shape.n_head * shape.d_head, shape.n_head, task.seq_len
+    tokens = task.sample("train", recipe.batch, recipe.seeds.data).tokens
+    pairs = len(np.unique(tokens + task.vocab_size * np.arange(seq)))
+    # Of the last layer: query, its product with the keys' map, values and output of a position; scores and sums of what it reads.
+    last = d * (4 * width + 2 * shape.d_ff + task.vocab_size) + 2 * seq * heads * d
+    others = seq * (d * (width + 2 * shape.d_ff) + (seq + 1) * width)  # output, feed-forward, causal attention
+    projections = 3 * d * width * (pairs + max(0, shape.n_layer - 2) * seq * recipe.batch) if shape.n_layer > 1 else 0
+    return 3 * (recipe.batch * (last + (shape.n_layer - 1) * others) + projections)
+
+
 def evaluation_share(stack: Stack) -> float:
     """Time of a run's evaluations, during and after training, relative to the time of its steps."""
     losses = stack.advance()
-    step = min(_timed(stack.advance, 1) for _ in range(3))
+    step = min(_timed(lambda: _advance(stack, 4), 1) for _ in range(3)) / 4
     during, final = _timed(lambda: stack.evaluate(losses), 1), _timed(stack.members, 1)
     return (len(evaluation_steps(stack.recipes[0])) * during + final) / (stack.recipes[0].steps * step)
 
@@ -175,6 +212,12 @@ def loop_steps(recipe: Recipe) -> Iterator[None]:
         torch.nn.utils.clip_grad_norm_(model.parameters(), clip.most)
         optimizer.step()
         yield
+
+
+def _advance(stack: Stack, steps: int) -> None:
+    until = stack.step + steps
+    while stack.step < until:
+        stack.advance(until)
 
 
 def _timed(action: Callable[[], object], repeats: int) -> float:

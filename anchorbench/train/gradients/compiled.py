@@ -134,6 +134,8 @@ def _loaded(path: Path) -> ctypes.CDLL:
     library.work_free.restype = library.train.restype = library.answer_all.restype = None
     library.work_free.argtypes = [ctypes.c_void_p]
     library.train.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+    library.peak.restype = ctypes.c_double
+    library.peak.argtypes = [ctypes.c_int32, ctypes.c_double]
     library.answer_all.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int32] * 3 + [ctypes.c_void_p]
     return library
 

@@ -73,7 +73,8 @@ def kind_of(optimizer: Optimizer) -> int | None:
     """The number of the optimizer in the library; None if it does not know it."""
     if type(optimizer) is SGD:
         return SGD_NESTEROV if optimizer.configs[0].nesterov else SGD_POLYAK
-    return {AdamW: ADAMW, AMSGrad: AMSGRAD}.get(type(optimizer))
+    known: dict[type[Optimizer], int] = {AdamW: ADAMW, AMSGrad: AMSGRAD}
+    return known.get(type(optimizer))
 
 
 class Native:

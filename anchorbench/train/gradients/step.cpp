@@ -8,7 +8,9 @@
 //   - what the first layer computes of (token, position) alone is computed once per distinct pair of the batch;
 //   - gain and bias of a pre-LN LayerNorm are folded into the map that reads it;
 //   - bias gradients are one more row of the weight gradients, from a column of ones beside the map's input.
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -32,6 +34,11 @@
 #error "no SIMD that this step knows: AVX2 with FMA, AVX-512 or NEON"
 #endif
 
+#if defined(__aarch64__)
+#define REGISTER "w"
+#else
+#define REGISTER "x"
+#endif
 #define INLINE static inline __attribute__((always_inline))
 #define APART static __attribute__((noinline))
 
@@ -990,14 +997,6 @@ struct Job {
   int32_t members, steps, threads, kind;
 };
 
-const char* step_source() {
-#ifdef SOURCE
-  return SOURCE;
-#else
-  return "";
-#endif
-}
-
 // offsets: token and position embedding, 16 per layer as in Maps, final gain and bias, unembedding and its bias, and the row's size
 void* work_new(const Shape* shape, const int64_t* offsets) {
   Work* w = new (std::nothrow) Work();
@@ -1099,6 +1098,36 @@ void train(void* const* works, const Job* job) {
     }
   work(0);
   for (std::thread& other : others) other.join();
+}
+
+// Floating-point operations a second of `threads` threads that multiply and add in registers, in about `seconds`
+double peak(int32_t threads, double seconds) {
+  using clock = std::chrono::steady_clock;
+  std::atomic<long> total{0};
+  const auto start = clock::now();
+  auto since = [&] { return std::chrono::duration<double>(clock::now() - start).count(); };
+  auto work = [&] {
+    long rounds = 0;
+    vf a[12];
+    for (int i = 0; i < 12; i++) a[i] = all(1.f + i);
+    const vf b = all(0.999f), c = all(0.001f);
+    while (since() < seconds) {
+      for (int k = 0; k < 100000; k++) {
+#pragma GCC unroll 12
+        for (int i = 0; i < 12; i++) {
+          a[i] = a[i] * b + c;
+          asm volatile("" : "+" REGISTER (a[i]));
+        }
+      }
+      rounds += 100000;
+    }
+    total += rounds * 12 * 2 * VL;
+  };
+  std::vector<std::thread> others;
+  for (int t = 1; t < threads; t++) others.emplace_back(work);
+  work();
+  for (std::thread& other : others) other.join();
+  return total / since();
 }
 
 // answers[members, count] to tokens[members, count, seq]
