@@ -73,10 +73,11 @@ class Curve(Plain):
         return self
 
     @classmethod
-    def over_units(cls, label: str, x: Sequence[float], rows: np.ndarray, *, dashed: bool = False) -> "Curve":
-        """The mean over units of `rows` [units, x], with Student's interval at each x."""
+    def over_units(cls, label: str, x: Sequence[float], rows: np.ndarray, *, share: bool = False, dashed: bool = False) -> "Curve":
+        """The mean over units of `rows` [units, x], with Student's interval at each x: of a `share`, inside 0 to 1."""
         at = [Measure.of(column) for column in np.asarray(rows).T]
-        low, high = [each.low for each in at], [each.high for each in at]
+        ends = np.array([(each.low, each.high) for each in at])
+        low, high = (ends.clip(0, 1) if share else ends).T.tolist()
         return cls(label=label, x=list(x), y=[each.value for each in at], low=low, high=high, dashed=dashed)
 
 
@@ -127,6 +128,8 @@ class Claim(ABC):
     """Name of each measure -> what it is, with its unit; the first is the claim's figure, and the rule may use no others."""
     rule: ClassVar[str]
     """How the verdict follows from the measures, written before the run."""
+    reading: ClassVar[str] = ""
+    """What we make of the result at laptop scale, written after the run; it decides nothing."""
     seconds: ClassVar[float]
     """About how long the laptop scale takes on two cores."""
     scales: ClassVar[Mapping[Scale, Experiment]]

@@ -136,7 +136,8 @@ class KDecay(Claim):
             for name, row in rates.items()
         ]
         lines = [
-            Curve.over_units(name, looks, trajectory, dashed=name == "straight line") for name, trajectory in trajectories.items()
+            Curve.over_units(name, looks, trajectory, share=True, dashed=name == "straight line")
+            for name, trajectory in trajectories.items()
         ]
         panels = [
             Panel(title="accuracy at unseen keys and positions", x="step", y="share of answers", curves=lines),

@@ -50,6 +50,7 @@ class Entry(Plain):
     @classmethod
     def of(cls, claim: type[Claim], scale: Scale, findings: Findings, seconds: float) -> "Entry":
         """What a run of the claim gave."""
+        measures = {name: rounded(findings.measures[name]) for name in claim.measures}  # the first is the claim's figure
         machine = this_machine("fp32", gpu=False).model_dump()
         made_by = {"anchorbench": anchorbench.__version__} | {
             name: str(machine[name]) for name in ("torch", "numpy", "python", "system", "cpu", "threads")
@@ -61,8 +62,8 @@ class Entry(Plain):
             statement=claim.statement,
             rule=claim.rule,
             settings=claim.scales[scale].model_dump(mode="json"),
-            verdict=claim.judge(findings.measures),
-            measures={name: rounded(measure) for name, measure in findings.measures.items()},
+            verdict=claim.judge(measures),
+            measures=measures,
             panels=list(findings.panels),
             passes=findings.passes,
             seconds=round(seconds, 1),
@@ -138,9 +139,25 @@ class Row:
     """The verdict, or why there is none."""
 
     @property
+    def command(self) -> str:
+        """What runs it, if there is no result."""
+        scale = "" if self.scale == SCALES[0] else f" --scale {self.scale}"
+        return "" if self.entry else f"anchorbench reproduce {self.claim.name}{scale}"
+
+    @property
     def figure(self) -> str:
         """The claim's figure with its interval."""
         return "" if self.entry is None else in_words(next(iter(self.entry.measures.values())))
+
+    @property
+    def meaning(self) -> str:
+        """What the figure is."""
+        return next(iter(self.claim.measures.values()))
+
+    @property
+    def reading(self) -> str:
+        """What we make of the result; of other scales nothing is said."""
+        return self.claim.reading if self.entry and self.scale == SCALES[0] else ""
 
     @property
     def took(self) -> str:
@@ -164,19 +181,19 @@ def rows(folder: Path) -> tuple[list[Row], list[str]]:
     for claim in sorted(claims.all.values(), key=lambda claim: claim.name):
         for scale in SCALES:
             path = place(folder, claim.name, scale)
-            command = f"`anchorbench reproduce {claim.name}" + (f" --scale {scale}`" if scale != SCALES[0] else "`")
             if not path.exists():
                 if scale == SCALES[0]:
-                    found.append(Row(claim, scale, None, f"not run yet: {command}"))
+                    found.append(Row(claim, scale, None, "not run yet"))
                 continue
             try:
                 entry = read_entry(path)
             except ValueError as refusal:
                 problems.append(str(refusal))
-                found.append(Row(claim, scale, None, f"its file is damaged: {command}"))
+                found.append(Row(claim, scale, None, "its file is damaged"))
                 continue
-            row = Row(claim, scale, None, f"stale, for {entry.stale}: {command}") if entry.stale else None
-            found.append(row or Row(claim, scale, entry, entry.verdict))
+            found.append(
+                Row(claim, scale, None, f"stale, for {entry.stale}") if entry.stale else Row(claim, scale, entry, entry.verdict)
+            )
     known = {place(folder, claim, scale).name for claim in claims.all for scale in SCALES}
     problems += [f"{path} is of no known claim" for path in sorted(folder.glob("*.json")) if path.name not in known]
     return found, problems
@@ -199,10 +216,13 @@ def number(value: float) -> str:
 
 
 def in_words(measure: Measure) -> str:
-    """Value, interval and n."""
+    """Value, interval and n, to two digits of the interval's half-width."""
     if measure.n == 1:
         return f"{number(measure.value)} (exact)"
-    return f"{number(measure.value)} ({number(measure.low)} to {number(measure.high)}; n = {measure.n})"
+    half = (measure.high - measure.low) / 2
+    digits = max(0, 1 - math.floor(math.log10(half))) if half > 0 else 3
+    value, low, high = (f"{end:.{digits}f}" if digits < 6 else number(end) for end in (measure.value, measure.low, measure.high))
+    return f"{value} ({low} to {high}; n = {measure.n})"
 
 
 def short(count: int) -> str:
@@ -241,7 +261,9 @@ def markdown(shown: Sequence[Row]) -> str:
     lines = [INTRODUCTION, "| claim | verdict | figure (95% interval) | scale | took |", "|---|---|---|---|---|"]
     for row in shown:
         link = f"[{row.claim.name}](#{row.claim.name})"
-        lines.append(f"| {link} | {_cell(row.status)} | {_cell(row.figure)} | {row.scale} | {row.took} |")
+        status = f"**{row.status}**" if row.entry else f"{_cell(row.status)}: `{row.command}`"
+        figure = f"{row.figure}: {_cell(row.meaning)}" if row.entry else ""
+        lines.append(f"| {link} | {status} | {figure} | {row.scale} | {row.took} |")
     sections = dict.fromkeys(row.claim for row in shown)
     for claim in sections:
         lines += [
@@ -257,7 +279,9 @@ def markdown(shown: Sequence[Row]) -> str:
         for row in shown:
             if row.claim is not claim:
                 continue
-            lines += [f"*{row.scale.capitalize()} scale: {row.status}.* {row.power}.", ""]
+            lines += [f"*{row.scale.capitalize()} scale: {_escape(row.status)}.* {row.power}.", ""]
+            if row.reading:
+                lines += [f"*Reading, after the run.* {_escape(row.reading)}", ""]
             if row.entry is not None:
                 lines += ["| measure | value | what it is |", "|---|---:|---|"]
                 lines += [
@@ -274,7 +298,7 @@ def _escape(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return _escape(text).replace("|", "\\|") if "`" not in text else text.replace("|", "\\|")
+    return _escape(text).replace("|", "\\|")
 
 
 # ------------------------------------------------------------------------------------------------ page
