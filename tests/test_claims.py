@@ -342,7 +342,7 @@ def test_slope() -> None:
 
 def test_sparse_variables() -> None:
     found = run(
-        "sparse-variables", seeds=2, bits=[4, 8], samples=[8, 32, 128], steps=200, width=16, hidden=16, relevant=2, held_out=200
+        "sparse-variables", seeds=2, bits=[4, 8], samples=[8, 32, 128], steps=100, width=16, hidden=16, relevant=2, held_out=200
     )
     require_findings("sparse-variables", found)
     assert found.measures["unlearned"].value <= 0.25
@@ -451,7 +451,7 @@ def test_adashift_is_the_definition(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("with_adashift")
 def test_adashift() -> None:
     settings = claims["adashift"].scales["laptop"].model_dump()
-    found = run("adashift", seeds=8, streams=64, stochastic=settings["stochastic"] | {"steps": 3000})
+    found = run("adashift", seeds=8, streams=64, stochastic=settings["stochastic"] | {"steps": 2000})
     require_findings("adashift", found)
     assert found.measures["drift_difference"].low > 3
     assert found.measures["end"].value < -0.95
