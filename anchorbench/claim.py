@@ -131,7 +131,7 @@ class Claim(ABC):
     reading: ClassVar[str] = ""
     """What we make of the result at laptop scale, written after the run; it decides nothing."""
     seconds: ClassVar[float]
-    """About how long the laptop scale takes on two cores."""
+    """Processor time that the laptop scale takes, about."""
     scales: ClassVar[Mapping[Scale, Experiment]]
 
     def __init__(self, settings: Any) -> None:

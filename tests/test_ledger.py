@@ -163,7 +163,7 @@ def test_table_and_page(tmp_path: Path) -> None:
     assert ledger.render(tmp_path) == []
     table = (tmp_path / "README.md").read_text()
     figure = "2.0 (-0.5 to 4.5; n = 3): the mean of the numbers"
-    assert f"| [toy](#toy) | **cannot be told at this scale** | {figure} | laptop | 1 s, 7 passes |" in table
+    assert f"| [toy](#toy) | **cannot be told at this scale** | {figure} | laptop | 1 CPU s, 7 passes |" in table
     assert "| `count` | 3.00 (exact) | how many \\| there are |" in table
     text = (tmp_path / "index.html").read_text()
     assert len(text) < MAX_PAGE_BYTES

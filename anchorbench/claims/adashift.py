@@ -133,7 +133,7 @@ class AdaShift(Claim):
         " end is below -0.9 (arrived), end_adam above 0 (the wrong half) and end_amsgrad above -0.9 (not arrived). It does not"
         " if one of the six lies on the other side; else it cannot be told."
     )
-    seconds = 15
+    seconds = 25
     scales = {"laptop": settings_of(steps=(6060, 20_000)), "paper": settings_of(steps=(60_600, 200_000))}
     settings: Settings
 

@@ -206,7 +206,13 @@ class SVRGLeastSquares(Claim):
         " if one of the three lies on the other side; else it cannot be told, nor if the recursion and Monte Carlo differ by 5%"
         " (check)."
     )
-    seconds = 20
+    reading = (
+        "With labels without noise the noise of SGD's gradients dies with the loss, and the snapshots buy nothing. Two limits:"
+        " shorter snapshot intervals are better for SVRG in both regimes, and as they shrink to one step SVRG becomes gradient"
+        " descent, which can win a first step on data sets of a few batches, so that `always` needs more than a few batches per"
+        " epoch; and rates are constant, while a falling rate would move the crossover later."
+    )
+    seconds = 40
     scales = {
         "laptop": Settings(
             seeds=10,

@@ -27,8 +27,11 @@ def reproduce(name: str, scale: str, out: Path) -> None:
         if name == "all" and ledger.current(out, each, at):
             console.print(f"{each}: its result at {at} scale is up to date", soft_wrap=True)
             continue
-        console.print(f"{each}: {claim.statement}" + (f" About {claim.seconds:g} s." if at == "laptop" else ""), soft_wrap=True)
-        start = time.perf_counter()
+        console.print(
+            f"{each}: {claim.statement}" + (f" About {claim.seconds:g} s of processor time." if at == "laptop" else ""),
+            soft_wrap=True,
+        )
+        start = time.process_time()
         try:
             findings = claim(claim.scales[at]).run()
         except ValueError as problem:
@@ -36,7 +39,7 @@ def reproduce(name: str, scale: str, out: Path) -> None:
                 raise
             failed.append(f"{each}: {problem}")
             continue
-        entry = ledger.Entry.of(claim, at, findings, time.perf_counter() - start)
+        entry = ledger.Entry.of(claim, at, findings, time.process_time() - start)
         ledger.write_entry(out, entry)
         figure, words = next(iter(entry.measures.values())), claim.measures[next(iter(entry.measures))]
         console.print(f"  {entry.verdict}: {ledger.in_words(figure)}, {words}", soft_wrap=True)

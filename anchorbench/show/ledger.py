@@ -44,6 +44,7 @@ class Entry(Plain):
     panels: Annotated[list[Panel], Field(max_length=4)]
     passes: int = Field(ge=0, le=10**15)
     seconds: float = Field(ge=0, le=1e9)
+    """Of processor time, all threads: what else the machine did meanwhile does not count."""
     made_by: dict[str, Text]
     """anchorbench, libraries and processor."""
 
@@ -161,8 +162,8 @@ class Row:
 
     @property
     def took(self) -> str:
-        """Seconds and passes."""
-        return "" if self.entry is None else f"{self.entry.seconds:,.0f} s, {short(self.entry.passes)} passes"
+        """Processor time and passes."""
+        return "" if self.entry is None else f"{self.entry.seconds:,.0f} CPU s, {short(self.entry.passes)} passes"
 
     @property
     def power(self) -> str:
