@@ -98,7 +98,7 @@ class FractalChebyshev(Claim):
     """See the module."""
 
     name = "fractal-chebyshev"
-    paper = "Agarwal, Goel and Zhang, Acceleration via fractal learning rate schedules (ICML 2021, 2103.01338), sections 2 and 3"
+    paper = "Agarwal, Goel and Zhang, Acceleration via fractal learning rate schedules (ICML 2021, 2103.01338), on quadratics"
     statement = (
         "On a quadratic, Chebyshev steps in fractal order reach the accelerated rate without momentum, and stay stable on the"
         " way, where other orders of the same steps are not."

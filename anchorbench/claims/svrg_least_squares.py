@@ -209,10 +209,10 @@ class SVRGLeastSquares(Claim):
     reading = (
         "With labels without noise the noise of SGD's gradients dies with the loss, and the snapshots buy nothing. Two limits:"
         " shorter snapshot intervals are better for SVRG in both regimes, and as they shrink to one step SVRG becomes gradient"
-        " descent, which can win a first step on data sets of a few batches, so that `always` needs more than a few batches per"
-        " epoch; and rates are constant, while a falling rate would move the crossover later."
+        " descent, which can win a first step on data sets of a few batches, so that the word always needs more than a few"
+        " batches per epoch; and rates are constant, while a falling rate would move the crossover later."
     )
-    seconds = 40
+    seconds = 60
     scales = {
         "laptop": Settings(
             seeds=10,

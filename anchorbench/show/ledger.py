@@ -83,7 +83,7 @@ class Entry(Plain):
         changed = [name for name in {**now, **self.settings} if self.settings.get(name) != now.get(name)]
         if changed:
             return f"its settings differ in {', '.join(map(str, changed))}"
-        if list(self.measures) != list(claim.measures):
+        if self.measures.keys() != claim.measures.keys():
             return "it has other measures"
         return ""
 
@@ -148,7 +148,7 @@ class Row:
     @property
     def figure(self) -> str:
         """The claim's figure with its interval."""
-        return "" if self.entry is None else in_words(next(iter(self.entry.measures.values())))
+        return "" if self.entry is None else in_words(self.entry.measures[next(iter(self.claim.measures))])
 
     @property
     def meaning(self) -> str:
@@ -286,8 +286,8 @@ def markdown(shown: Sequence[Row]) -> str:
             if row.entry is not None:
                 lines += ["| measure | value | what it is |", "|---|---:|---|"]
                 lines += [
-                    f"| `{name}` | {in_words(measure)} | {_cell(claim.measures[name])} |"
-                    for name, measure in row.entry.measures.items()
+                    f"| `{name}` | {in_words(row.entry.measures[name])} | {_cell(meaning)} |"
+                    for name, meaning in claim.measures.items()
                 ]
                 lines.append("")
     return "\n".join(lines).rstrip("\n") + "\n"
@@ -324,7 +324,7 @@ def page(shown: Sequence[Row], out: Path) -> Path:
         if row.entry is None:
             sections.append(Section(row, "", [], ""))
             continue
-        measures = [(name, in_words(measure), row.claim.measures[name]) for name, measure in row.entry.measures.items()]
+        measures = [(name, in_words(row.entry.measures[name]), meaning) for name, meaning in row.claim.measures.items()]
         sections.append(Section(row, picture(row.entry.panels), measures, settings_in_words(row.entry.settings)))
     return write_page("ledger.html", out, sections=sections)
 
