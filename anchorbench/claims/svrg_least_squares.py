@@ -226,8 +226,8 @@ class SVRGLeastSquares(Claim):
         "paper": Settings(
             seeds=10,
             under=Regime(examples=1000, features=100, noise=0.5, epochs=[2, 3, 4, 6, 8, 12, 18, 30]),
-            over=Regime(examples=100, features=200, noise=0.0, epochs=[2, 3, 6, 12, 30, 60, 120, 300]),
-            batch=50,
+            over=Regime(examples=250, features=500, noise=0.0, epochs=[2, 3, 4, 6, 12, 25, 50, 100]),
+            batch=25,
             rates=[2.0 ** (k / 2) for k in range(-18, 3)],
             cycles=[0.25, 0.5, 1, 2],
             repetitions=1000,
