@@ -165,8 +165,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         return measured | {"two": Case(other, [("backprop", "fp32", 2)], steps=1)} if large else measured
 
     monkeypatch.setattr(module, "cases", small)
-    monkeypatch.setattr(module, "LARGE", 32)
-    monkeypatch.setattr(module, "peak", lambda threads: 1e9)
+    monkeypatch.setattr(module, "LARGE", 256)
+    monkeypatch.setattr(module, "peak", lambda threads: 1e12)
     monkeypatch.setattr(module, "bench_train", functools.partial(bench_train, turns=1))
     monkeypatch.setattr(module, "time", types.SimpleNamespace(perf_counter=lambda: next(CLOCK)))
 
@@ -177,7 +177,7 @@ def test_the_file_holds_a_row_a_shape_and_stack(cli: Cli, tiny: None, tmp_path: 
     assert (shown.code, shown.err) == (0, "")
     rows = json.loads((tmp_path / "bench.json").read_text())
     assert [(row["shape"], row["k"]) for row in rows] == [("one", 1), ("one", 3), ("two", 2)]
-    rate = 2 * 32**3  # operations a second: one product takes a second
+    rate = 2 * 256**3  # operations a second: one product takes a second
     for row, (steps, recipe) in zip(
         rows, [(10, BASE), (10, BASE), (1, BASE.override({"batch": 200, "model.n_layer": 1}))], strict=True
     ):
@@ -187,7 +187,7 @@ def test_the_file_holds_a_row_a_shape_and_stack(cli: Cli, tiny: None, tmp_path: 
         assert row["member_steps_per_s"] == pytest.approx(steps * row["k"])  # a turn takes a second
         assert row["ratio"] == pytest.approx(row["k"])
         floor = 2 * recipe.macs_per_step() / rate
-        share = 2 * recipe.macs_per_step() * row["member_steps_per_s"] / 1e9
+        share = 2 * recipe.macs_per_step() * row["member_steps_per_s"] / 1e12
         assert row["peak_share"] == (None if row["precision"] == "bf16" else pytest.approx(share))
         assert row["floor_share"] == pytest.approx(floor * row["member_steps_per_s"])
     lines = [line.split() for line in shown.out.splitlines()]

@@ -55,7 +55,7 @@ def run(
     seeds: Annotated[int | None, typer.Option(help="Seeds a condition; 4, or 3 in the papers' presets.")] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16, or auto (laptop): bf16 where the processor has it.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16, or auto (laptop): what trains fastest here.")] = None,
     axis: Annotated[list[str] | None, typer.Option(help="Another axis, as FIELD=VALUE,...: model.n_layer=2,3.")] = None,
     keep_steps: KeepSteps = None,
     strict_bits: StrictBits = False,

@@ -55,9 +55,9 @@ def make_sweep(
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; allowed: {', '.join(PRECISIONS)}")
     if precision == "auto":
-        from anchorbench.machine import native_bf16
+        from anchorbench.train.gradients.choice import auto_precision
 
-        precision = "bf16" if native_bf16() else "fp32"
+        precision = auto_precision()
     fields["precision"] = precision
     base = base.override(fields)
     loaded = base.load_task()

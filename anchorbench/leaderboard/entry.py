@@ -196,7 +196,7 @@ class SubmittedRecipe(Plain):
     steps: int = Field(default=2500, ge=1, le=MAX_STEPS)
     """Training steps per member."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Precision of matmuls in training; auto is bf16 where the machine supports it natively, and never appears in an entry."""
+    """Precision of matmuls in training; auto is what trains fastest on the machine, and never appears in an entry."""
     data_size: int = Field(default=100_000, ge=1, le=MAX_EXAMPLES)
     """Training examples, drawn once."""
 

@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from anchorbench.machine import native_bf16
 from anchorbench.model.gpt import GPT, is_gpt
 from anchorbench.recipe import Recipe
 from anchorbench.train.gradients import native
@@ -38,6 +39,11 @@ def gradient_path(recipe: Recipe) -> Path:
         return "autograd"
     single = recipe.precision == "fp32" and torch.get_default_dtype() == torch.float32
     return "native" if single and not torch.cuda.is_available() and native.available() else "backprop"
+
+
+def auto_precision() -> str:
+    """The precision that trains fastest here: fp32 by the compiled step, else bf16 where the processor has it."""
+    return "bf16" if native_bf16() and (torch.cuda.is_available() or not native.available()) else "fp32"
 
 
 def make_gradient(recipe: Recipe, model: GPT) -> Gradient:
