@@ -194,8 +194,8 @@ def test_the_file_holds_a_row_a_shape_and_stack(cli: Cli, tiny: None, tmp_path: 
     assert [line for line in lines if line[:1] == ["one"] and "bf16" in line] == [
         ["one", "backprop", "bf16", "3", "33.33", "100.0", "3.0", f"{rows[1]['floor_share']:.0%}"]
     ]
-    # Each evaluation takes a second, and so does a step.
-    evaluations = len(evaluation_steps(BASE)) + 1
+    # Each evaluation takes a second, and so do four steps.
+    evaluations = 4 * (len(evaluation_steps(BASE)) + 1)
     assert f"one: evaluations during {BASE.steps} steps take {evaluations / BASE.steps:.1%} of the time of training" in shown.out
     assert "The 108 runs of paper-neurips would take about" in shown.out
 
