@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from anchorbench.bench import scale
 from anchorbench.bench import train as module
 from anchorbench.bench.train import Case, Row, bench_train, cases, loop_steps, native_macs, paper_days, paper_runs
 from anchorbench.model.gpt import GPT
@@ -217,6 +218,27 @@ def test_the_large_shape_may_be_left_out(cli: Cli, tiny: None, tmp_path: Path, m
     assert "one" in shown.out
     assert "two" not in shown.out
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["native", "backprop"])
+def test_scale_measures_a_point_along_each_axis(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.setattr(scale, "SECONDS", 1.5)  # of a clock that moves by a second at each look: one step
+    monkeypatch.setattr(scale, "ROUNDS", 1)
+    monkeypatch.setattr(scale, "available", lambda: path == "native")
+    few = {axis: along[:1] for axis, along in scale.points().items()}
+    monkeypatch.setattr(scale, "points", lambda: few)
+    monkeypatch.setattr(scale, "time", types.SimpleNamespace(perf_counter=lambda: next(CLOCK)))
+    shown = cli("bench", "scale", "--json", tmp_path / "scale.json")
+    assert (shown.code, shown.err) == (0, "")
+    rows = json.loads((tmp_path / "scale.json").read_text())
+    assert [row["axis"] for row in rows] == ["threads", "members", "width", "length", "depth"]
+    assert [(row["members"], row["width"], row["length"], row["depth"]) for row in rows] == [
+        (8, 64, 9, 2), (1, 64, 9, 2), (2, 32, 9, 2), (2, 64, 3, 2), (2, 64, 9, 1)
+    ]  # fmt: skip
+    assert {row["path"] for row in rows} == {path}
+    # Key and value of both layers; query, output and feed-forward at 9 positions and at one; attention; answer
+    assert scale.Point(1).macs == 3 * 128 * ((4 * 9 + 9 * 10 + 10) * 64**2 + 2 * 9 * 10 * 64 + 64 * 120)
+    assert {row["seconds"] * row["members"] for row in rows} == {2.0}
 
 
 def test_a_file_that_cannot_be_written_is_one_sentence(cli: Cli, tiny: None, tmp_path: Path) -> None:

@@ -410,6 +410,25 @@ def bench_train_(
         write_atomically(json_file, (json.dumps(as_json(rows), indent=1) + "\n").encode())
 
 
+@bench_app.command("scale")
+def bench_scale_(
+    json_file: Annotated[Path | None, typer.Option("--json", help="File to write the measurements to, one row per point.")] = None,
+) -> None:
+    """How the time of a step grows with threads, members, width, length and depth."""
+    import json
+
+    from rich.console import Console
+
+    from anchorbench.bench.scale import bench_scale
+    from anchorbench.files import require_place, write_atomically
+
+    if json_file is not None:
+        require_place(json_file, "--json")
+    rows = bench_scale(Console(highlight=False))
+    if json_file is not None:
+        write_atomically(json_file, (json.dumps(rows, indent=1) + "\n").encode())
+
+
 def main() -> None:
     """Runs a command; bad input ends in one sentence on standard error and exit code 2, an interruption in 130."""
     try:
