@@ -116,7 +116,7 @@ def test_resuming_on_the_same_machine_records_nothing_new(tmp_path: Place, monke
 
 
 def test_threads_make_a_difference_in_torch_alone() -> None:
-    here = this_machine("fp32", gpu=False)
+    here = this_machine("fp32", gpu=False, gradient="backprop")
     threads = here.model_copy(update={"threads": 64})
     assert here.differences(threads) == f"threads {here.threads} there and 64 here"
     one, other = (machine.model_copy(update={"gradient": "native (g++ 12 AVX2)"}) for machine in (here, threads))

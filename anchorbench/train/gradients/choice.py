@@ -41,6 +41,19 @@ def gradient_path(recipe: Recipe) -> Path:
     return "native" if single and not torch.cuda.is_available() and native.available() else "backprop"
 
 
+def continued_path(recorded: str, recipe: Recipe) -> Path:
+    """The path on which training goes on that `Machine.gradient` recorded; a stack is trained on one.
+
+    Raises ValueError if this machine does not have it.
+    """
+    before, chosen = recorded.partition(" ")[0], gradient_path(recipe)
+    if before == "backprop" and chosen == "native":
+        return "backprop"
+    if before != chosen:
+        raise ValueError(f"it was trained by {before}, and would go on by {chosen}; allowed: one gradient path a stack")
+    return chosen
+
+
 def auto_precision() -> str:
     """The precision that trains fastest here: fp32 by the compiled step, else bf16 where the processor has it."""
     return "bf16" if native_bf16() and (torch.cuda.is_available() or not native.available()) else "fp32"
