@@ -41,7 +41,7 @@ def test_the_example_runs_and_says_what_the_model_does(tmp_path: Path, capsys: p
     first, foils, verdict = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"(\S+ ){9}-> \d+", first)
     assert foils.startswith("{'inferential': ")
-    assert verdict.startswith("unfit Share(hits=")
+    assert verdict.startswith("underfit Share(hits=")
 
 
 def test_it_fits_on_a_few_screens_and_its_links_lead_somewhere() -> None:
@@ -120,10 +120,10 @@ def test_the_scores_of_the_board() -> None:
 def test_what_the_accuracy_gate_does() -> None:
     half, post, decay = (entries()[name] for name in ("gamma-0.5", "post-ln-gamma-0.5", "weight-decay-high"))
     assert inferential(half) == [task.verdicts[0] for task in half.statistics.tasks]
-    says(f"{sum(row.verdict == 'unfit' for row in half.rows)} of the {len(half.rows)} runs")
-    unfit = [row.composes.value for row in half.rows_of(NINE) if row.verdict == "unfit" and row.composes]
-    assert len(unfit) == 7
-    says(f"answer held-out pairs correctly in {min(unfit):.1%} to {max(unfit):.1%}")
+    says(f"{sum(row.verdict == 'underfit' for row in half.rows)} of the {len(half.rows)} runs")
+    underfit = [row.composes.value for row in half.rows_of(NINE) if row.verdict == "underfit" and row.composes]
+    assert len(underfit) == 7
+    says(f"answer held-out pairs correctly in {min(underfit):.1%} to {max(underfit):.1%}")
     scores = [f"{sum(inferential(half, gate)) / 48:.0%}" for gate in (0.85, 0.8, 0.0)]
     says("gamma 0.5 scores {}, {} or {}".format(*scores))
     says(f"without the 90% accuracy gate, gamma 0.5 scores {scores[-1]}", page=README)
@@ -153,7 +153,7 @@ def test_that_pairs_decide_conflict_control() -> None:
         return CONTROL_PAIRS[row.seed % len(CONTROL_PAIRS)]
 
     easy = ((1, 2), (2, 3))
-    fit = [row for row in rows_of(CONFLICT) if row.verdict != "unfit"]
+    fit = [row for row in rows_of(CONFLICT) if row.verdict != "underfit"]
     of_pair = [[row.composes.value for row in fit if row.composes and pair(row) == each] for each in CONTROL_PAIRS]
     means = {each: float(np.mean(shares)) for each, shares in zip(CONTROL_PAIRS, of_pair, strict=True)}
     assert (max(means, key=means.__getitem__), min(means, key=means.__getitem__)) == ((1, 2), (2, 4))

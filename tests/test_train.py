@@ -227,7 +227,7 @@ def test_a_member_ends_as_it_would_alone(norm: str) -> None:
             assert member.diverged_at == 50
             assert member.trajectory[-1].loss is None
             assert not all(weight.isfinite().all() for weight in member.weights.values())
-            assert member.behaviour.verdict == "unfit"
+            assert member.behaviour.verdict == "underfit"
         else:
             [alone] = train([base.override(each)])
             assert same_bits(member.weights, alone.weights), each
@@ -381,7 +381,7 @@ def test_three_calm_evaluations_of_one_verdict_settle(verdict: str) -> None:
     assert not settled_stack([("mixed", 0.009), *[(verdict, 0.009)] * 2])
 
 
-@pytest.mark.parametrize("verdict", ["mixed", "unfit", "other", None])
+@pytest.mark.parametrize("verdict", ["mixed", "underfit", "other", None])
 def test_no_other_verdict_settles(verdict: str | None) -> None:
     assert not settled_stack([(verdict, 0.009)] * 3)
 

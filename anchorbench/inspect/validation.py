@@ -439,7 +439,7 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, dict[str, float] | None]]:
     return [
         (f"planted circuits named right, noise to {STATED_NOISE}", found["planted_accuracy"]),
         ("planted circuits named wrong, any noise", found["planted_wrong"]),
-        ("unfit (untrained, shuffled labels): undecided, by the accuracy gate", found["null_undecided"]),
+        ("underfit (untrained, shuffled labels): undecided, by the accuracy gate", found["null_undecided"]),
         ("held-out recipes: verdict agrees", found["heldout_agreement"]),
         ("    verdict is the opposite", found["heldout_opposite"]),
         ("    AUROC", found["heldout_auroc"]),

@@ -23,7 +23,7 @@ COLORS = {
     "filler": "#999999",
 }
 SHADES = {
-    "unfit": "#bbbbbb",
+    "underfit": "#bbbbbb",
     "memorizing": "#56B4E9",
     "mixed": "#ffffff",
     "inferential": "#F0E442",
@@ -31,7 +31,7 @@ SHADES = {
     "other": "#ffffff",
 }
 POOR_FIT, NO_MAJORITY = "poor fit", "seeds differ"
-"""Labels of shaded regions: for `unfit`, as in the papers, and where no verdict holds for more than half of the seeds."""
+"""Labels of shaded regions: for `underfit`, as in the papers, and where no verdict holds for more than half of the seeds."""
 
 
 @plain_matplotlib()
@@ -76,7 +76,7 @@ def _phase_panel(axis: Any, grouped: list[Condition]) -> None:
         most, count = condition.verdicts.most_common(1)[0]
         agreed = count * 2 > condition.verdicts.total()
         axis.axvspan(left, right, color=SHADES[most if agreed else "mixed"], alpha=0.28, lw=0)
-        label = NO_MAJORITY if not agreed else POOR_FIT if most == "unfit" else most
+        label = NO_MAJORITY if not agreed else POOR_FIT if most == "underfit" else most
         start = phases.pop()[1] if phases and phases[-1][0] == label else left
         phases.append((label, start, right))
     for number, (label, left, right) in enumerate(phases):
@@ -113,7 +113,7 @@ def _phase_panel(axis: Any, grouped: list[Condition]) -> None:
 
 def clearest(runs: list[Run]) -> list[Run]:
     """The clearest inferential run, and the clearest memorizing one (symmetric, where only the exception is tested)."""
-    fit = [run for run in runs if run.result.verdict not in (None, "unfit") and run.result.inferential is not None]
+    fit = [run for run in runs if run.result.verdict not in (None, "underfit") and run.result.inferential is not None]
     if not fit:
         return []
     most = max(fit, key=lambda run: (run.result.inferential or 0.0, run.result.accuracy_iid.value))
