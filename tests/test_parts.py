@@ -299,6 +299,8 @@ def test_memory_counts_the_state_of_the_parts() -> None:
     for fields, more in (
         ({"optimizer.kind": "amsgrad"}, 1),
         ({"optimizer.kind": "sgd"}, -1),
+        ({"optimizer.kind": "grafting"}, 1),
+        ({"optimizer.kind": "adashift", "optimizer.window": 20, "optimizer.phi": "identity"}, 20),
         ({"estimator": "svrg"}, 2),
         ({"penalties": ["l1"]}, 0),
     ):
@@ -325,6 +327,22 @@ REFUSED = {
     "steps that shrink": (
         {"optimizer.schedule": {"kind": "piecewise", "factors": [[5, 1.0], [2, 0.5]]}},
         "optimizer.schedule.factors: has the steps [5, 2]; allowed: steps that grow",
+    ),
+    "a cycle that has no half": (
+        {"optimizer.schedule": {"kind": "chebyshev", "cycle": 12}},
+        "optimizer.schedule.cycle: is 12; allowed: a power of 2",
+    ),
+    "a rate within grafting": (
+        {"optimizer.kind": "grafting", "optimizer.direction": {"kind": "sgd", "lr": 0.1}},
+        "optimizer.direction: sets lr; allowed: fields of sgd alone",
+    ),
+    "a tensor twice": (
+        {"optimizer.kind": "grafted-sgd", "optimizer.rates": [["a", 1], ["a", 2]]},
+        "optimizer.rates: names 'a' twice",
+    ),
+    "rates of no file": (
+        {"optimizer.kind": "grafted-sgd", "optimizer.rates": "nowhere.json"},
+        "optimizer.rates: nowhere.json is missing",
     ),
     "too many": ({"penalties": ["l1"] * 11}, "penalties is"),
 }

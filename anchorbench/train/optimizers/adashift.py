@@ -1,4 +1,4 @@
-"""AdaShift (1810.00143), section 4: the second moment is of gradients that the step itself no longer contains.
+"""AdaShift (1810.00143): the second moment is of gradients that the step itself no longer contains.
 
 A step is the mean of the last n gradients over the root of the mean squared gradient of before, so that the two are independent of
 each other. As in the authors' code, gradients are squared first and then reduced over a tensor, a weight does not move as long as
@@ -18,7 +18,7 @@ from anchorbench.train.seams import Layout, Optimizer
 
 @optimizers.register
 class AdaShift(Optimizer):
-    """Adam whose second moment leaves out the last gradients, and is one number per tensor (1810.00143, section 4)."""
+    """Adam whose second moment leaves out the last gradients, and is one number per tensor (1810.00143)."""
 
     class Config(OptimizerConfig):
         kind: Literal["adashift"] = "adashift"

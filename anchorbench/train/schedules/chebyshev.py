@@ -1,4 +1,4 @@
-"""Chebyshev steps in fractal order (2103.01338, section 3 and appendix A).
+"""Chebyshev steps in fractal order (2103.01338, section 3; their code is in appendix A).
 
 On a quadratic with curvatures between m and M, T steps of plain gradient descent do best if their rates are the inverse nodes of a
 Chebyshev polynomial: most are beyond 2/M, where single steps diverge, and the fractal order keeps all of them together stable. Here
