@@ -4,7 +4,7 @@ A cumulative rate is about how far training goes. Whatever is claimed of a sched
 with the same sum of rates after warm-up.
 """
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -26,9 +26,17 @@ class Matched(Schedule):
         of: Annotated[Config, _OF] = Field(default_factory=_OF.default)
         """The schedule whose area it gets."""
 
+        @cached_property
+        def _hash(self) -> int:
+            return hash(self.model_dump_json())
+
+        def __hash__(self) -> int:
+            """By its text, as lists in a part have no hash."""
+            return self._hash
+
     def factor(self, step: int, steps: int, end: float) -> float:
         """See `Schedule`."""
-        return _scale(self.config.model_dump_json(), steps, end) * _factor(self.config.shape, step, steps, end)
+        return _scale(self.config, steps, end) * _factor(self.config.shape, step, steps, end)
 
 
 def _factor(config: Config, step: int, steps: int, end: float) -> float:
@@ -36,8 +44,7 @@ def _factor(config: Config, step: int, steps: int, end: float) -> float:
 
 
 @lru_cache(maxsize=1024)
-def _scale(config: str, steps: int, end: float) -> float:
-    """What the shape is multiplied by. The configuration is JSON, as its lists cannot be keys."""
-    matched = Matched.Config.model_validate_json(config)
-    area, given = (sum(_factor(part, step, steps, end) for step in range(1, steps + 1)) for part in (matched.of, matched.shape))
+def _scale(config: Matched.Config, steps: int, end: float) -> float:
+    """What the shape is multiplied by."""
+    area, given = (sum(_factor(part, step, steps, end) for step in range(1, steps + 1)) for part in (config.of, config.shape))
     return area / given if given else 0.0
