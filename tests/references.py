@@ -8,6 +8,14 @@ import torch
 from torch import Tensor
 
 Oracle = Callable[[int, Tensor], Tensor]
+SPLIT = (6, 4)
+"""The weights of the optimizers' references are a hidden matrix of 2 by 3, and a bias."""
+
+
+def of(kind: str) -> Any:
+    """The reference of a kind."""
+    return globals()[kind.replace("-", "_")]
+
 
 # --- Optimizers: all gradients and rates -> the sum of all steps
 
@@ -36,6 +44,71 @@ def sgd(c: Any, gradients: list[Tensor], rates: list[float]) -> Tensor:
         w.grad = g.clone()
         optimizer.step()
     return w.detach()
+
+
+def adashift(c: Any, gradients: list[Tensor], rates: list[float]) -> Tensor:
+    """No gradient here is zero: the second moment begins after the window, everywhere."""
+    total, v, n = torch.zeros_like(gradients[0]), 0, c.window
+    for t in range(n, len(gradients)):
+        squares = gradients[t - n] ** 2
+        if c.phi != "identity":
+            squares = torch.cat([getattr(part, c.phi)().expand(len(part)) for part in squares.split(SPLIT)])
+        v = c.beta2 * v + (1 - c.beta2) * squares
+        weights = [c.beta1**age for age in range(n)]
+        mean = sum(weight * gradients[t - age] for age, weight in enumerate(weights)) / sum(weights)
+        total = total - rates[t] * mean / ((v / (1 - c.beta2 ** (t - n + 1))).sqrt() + c.eps)
+    return total
+
+
+def grafting(c: Any, gradients: list[Tensor], rates: list[float]) -> Tensor:
+    total = last_m = last_d = torch.zeros_like(gradients[0])
+    for t in range(1, len(gradients) + 1):
+        m, d = (of(part.kind)(part, gradients[:t], rates[:t]) for part in (c.magnitude, c.direction))
+        for where in (slice(0, 6), slice(6, 10)) if c.by == "tensor" else (slice(0, 10),):
+            step = (d - last_d)[where]
+            total = total.clone()
+            total[where] += (m - last_m)[where].norm() / step.norm() * step
+        last_m, last_d = m, d
+    return total
+
+
+def grafted_sgd(c: Any, gradients: list[Tensor], rates: list[float]) -> Tensor:
+    return torch.cat([rate * part for part, (_, rate) in zip(sgd(c, gradients, rates).split(SPLIT), c.rates, strict=True)])
+
+
+def lion(c: Any, gradients: list[Tensor], rates: list[float]) -> Tensor:
+    total = mean = torch.zeros_like(gradients[0])
+    for g, lr in zip(gradients, rates, strict=True):
+        mixed = c.beta1 * mean + (1 - c.beta1) * g
+        total = total - lr * mixed / mixed.abs()
+        mean = c.beta2 * mean + (1 - c.beta2) * g
+    return total
+
+
+def muon(c: Any, gradients: list[Tensor], rates: list[float]) -> Tensor:
+    """By singular values: each iteration takes s to a polynomial of s."""
+    total, mean = torch.zeros(2, 3, dtype=gradients[0].dtype), 0
+    for g, lr in zip([g[:6].view(2, 3) for g in gradients], rates, strict=True):
+        mean = c.momentum * mean + (1 - c.momentum) * g
+        u, s, v = torch.linalg.svd(c.momentum * mean + (1 - c.momentum) * g if c.nesterov else mean, full_matrices=False)
+        s = s / (s.norm() + 1e-7)
+        for _ in range(c.iterations):
+            s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+        total = total - lr * (0.2 * 3**0.5 if c.scale == "adamw" else 1.5**0.5) * (u * s) @ v
+    return torch.cat([total.flatten(), adamw(c, gradients, rates)[6:]])
+
+
+def normalized_sgd(c: Any, gradients: list[Tensor], rates: list[float]) -> Tensor:
+    total = mean = torch.zeros_like(gradients[0])
+    for g, lr in zip(gradients, rates, strict=True):
+        mean = c.momentum * mean + (1 - c.momentum) * g
+        sizes = {
+            "rms": [part.square().mean().sqrt() for part in mean.split(SPLIT)],
+            "max": [part.abs().max() for part in mean.split(SPLIT)],
+            "norm": [part.norm() for part in mean.split(SPLIT)],
+        }[c.by]
+        total = total - lr * torch.cat([part / (size + c.eps) for part, size in zip(mean.split(SPLIT), sizes, strict=True)])
+    return total
 
 
 # --- Schedules: the factor at a step
@@ -71,6 +144,28 @@ def restarts(c: Any, step: int, steps: int, end: float) -> float:
 def stable(c: Any, step: int, steps: int, end: float) -> float:
     bend = steps - max(1.0, c.decay * steps)
     return 1.0 if step <= bend else end + (1 - end) * (steps - step) / (steps - bend)
+
+
+def k_decay(c: Any, step: int, steps: int, end: float) -> float:
+    time = step**c.k / steps**c.k
+    if c.base == "cosine":
+        return 1 - (1 - end) * math.sin(math.pi * time / 2) ** 2
+    if c.base == "polynomial":
+        return end + (1 - end) * (1 - time) ** c.power
+    return end + (1 - end) * (1 - (1 - math.exp(-c.speed * time)) / (1 - math.exp(-c.speed)))
+
+
+def chebyshev(c: Any, step: int, steps: int, end: float) -> float:
+    """Orders as they are in the paper."""
+    fractal = {4: [1, 4, 2, 3], 8: [1, 8, 4, 5, 2, 7, 3, 6]}[c.cycle]
+    order = {"fractal": fractal, "falling": sorted(fractal), "rising": sorted(fractal)[::-1]}[c.order]
+    large, small, angle = c.kappa, 1.0, (2 * order[(step - 1) % c.cycle] - 1) / (2 * c.cycle) * math.pi
+    return large / (small + (large - small) * math.sin(angle / 2) ** 2)
+
+
+def matched(c: Any, step: int, steps: int, end: float) -> float:
+    areas = [math.fsum(of(part.kind)(part, at, steps, end) for at in range(1, steps + 1)) for part in (c.of, c.shape)]
+    return of(c.shape.kind)(c.shape, step, steps, end) * areas[0] / areas[1]
 
 
 # --- Decays: what is added to the gradient and taken from the weight

@@ -26,6 +26,32 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
         "adamw": {"optimizer.beta1": 0.8},
         "amsgrad": {"optimizer.kind": "amsgrad", "optimizer.beta2": 0.9},
         "sgd": {"optimizer.kind": "sgd", "optimizer.nesterov": True},
+        "adashift": {"optimizer.kind": "adashift", "optimizer.window": 2, "optimizer.beta2": 0.9},
+        "adashift mean": {"optimizer.kind": "adashift", "optimizer.window": 1, "optimizer.phi": "mean"},
+        "adashift identity": {"optimizer.kind": "adashift", "optimizer.window": 3, "optimizer.phi": "identity"},
+        "grafting": {"optimizer.kind": "grafting", "optimizer.magnitude": {"beta1": 0.8}, "optimizer.measure": 4},
+        "grafting global": {
+            "optimizer.kind": "grafting",
+            "optimizer.magnitude": {"kind": "sgd", "nesterov": True},
+            "optimizer.direction": "adamw",
+            "optimizer.by": "global",
+        },
+        "grafted-sgd": {
+            "optimizer.kind": "grafted-sgd",
+            "optimizer.nesterov": True,
+            "optimizer.rates": [["blocks.0.query.weight", 3.0], ["blocks.0.query.bias", 0.5]],
+        },
+        "lion": {"optimizer.kind": "lion", "optimizer.beta1": 0.8, "optimizer.beta2": 0.95},
+        "muon": {"optimizer.kind": "muon", "optimizer.momentum": 0.8, "optimizer.beta1": 0.8},
+        "muon spectral": {
+            "optimizer.kind": "muon",
+            "optimizer.scale": "spectral",
+            "optimizer.nesterov": False,
+            "optimizer.iterations": 3,
+        },
+        "normalized-sgd": {"optimizer.kind": "normalized-sgd", "optimizer.momentum": 0.8},
+        "normalized-sgd max": {"optimizer.kind": "normalized-sgd", "optimizer.by": "max"},
+        "normalized-sgd norm": {"optimizer.kind": "normalized-sgd", "optimizer.by": "norm", "optimizer.momentum": 0.0},
     },
     "schedule": {
         "cosine": {"optimizer.schedule": "cosine"},
@@ -34,13 +60,21 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
         "piecewise": {"optimizer.schedule": {"kind": "piecewise", "factors": [[2, 0.5], [4, 0.1]]}},
         "restarts": {"optimizer.schedule": {"kind": "restarts", "period": 3, "growth": 2.0}},
         "stable": {"optimizer.schedule": {"kind": "stable", "decay": 0.5}},
+        "k-decay": {"optimizer.schedule": {"kind": "k-decay", "k": 3.0, "power": 2.0}},
+        "k-decay cosine": {"optimizer.schedule": {"kind": "k-decay", "base": "cosine"}},
+        "k-decay exponential": {"optimizer.schedule": {"kind": "k-decay", "base": "exponential", "speed": 2.0}},
+        "chebyshev": {"optimizer.schedule": {"kind": "chebyshev", "cycle": 4, "kappa": 20.0}},
+        "chebyshev falling": {"optimizer.schedule": {"kind": "chebyshev", "order": "falling"}},
+        "chebyshev rising": {"optimizer.schedule": {"kind": "chebyshev", "order": "rising"}},
+        "matched": {"optimizer.schedule": {"kind": "matched", "of": {"k": 3.0, "kind": "k-decay"}}},
+        "matched linear": {"optimizer.schedule": {"kind": "matched", "shape": "linear", "of": {"kind": "stable", "decay": 0.4}}},
     },
     "decay": {kind: {"optimizer.decay": kind, "optimizer.weight_decay": 0.02} for kind in ("scaled", "unscaled", "coupled")},
     "clip": {"norm": {"optimizer.clip": 0.1}, "none": {"optimizer.clip": "none"}},
     "estimator": {"plain": {}, "svrg": {"estimator": {"kind": "svrg", "every": 2, "batches": 2, "alpha": 0.7}}},
     "penalty": {"l1": {"penalties": [{"kind": "l1", "strength": 0.01}]}},
 }
-"""Registry -> kind -> what a recipe says to have it, with other numbers than the defaults."""
+"""Registry -> kind, and a word for a further row -> what a recipe says to have it, with other numbers than the defaults."""
 SHAPE = {"model.d_model": 32, "model.n_head": 1, "model.d_head": 32, "model.d_ff": 32, "batch": 32, "optimizer.lr": 0.01}
 FIELDS = {f"{word}: {kind}": fields for word, kinds in WAYS.items() for kind, fields in kinds.items()}
 STEPS = TINY.steps
@@ -79,7 +113,8 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 
 def test_every_registered_kind_is_in_the_table() -> None:
-    assert {word: set(registry.all) for word, registry in REGISTRIES.items()} == {word: set(kinds) for word, kinds in WAYS.items()}
+    named = {word: {row.partition(" ")[0] for row in rows} for word, rows in WAYS.items()}
+    assert {word: set(registry.all) for word, registry in REGISTRIES.items()} == named
 
 
 @pytest.mark.parametrize("fields", FIELDS.values(), ids=FIELDS)
@@ -123,7 +158,8 @@ def test_it_trains(fields: dict[str, Any]) -> None:
 
 # --- Each kind against its reference, in float64
 
-LAYOUT = Layout(("a", "b"), (torch.Size((2, 3)), torch.Size((4,))), (6, 4))
+NAMES = ("blocks.0.query.weight", "blocks.0.query.bias")
+LAYOUT = Layout(NAMES, (torch.Size((2, 3)), torch.Size((4,))), references.SPLIT, frozenset(NAMES[:1]))
 
 
 def test_the_layout_by_hand() -> None:
@@ -138,23 +174,23 @@ def rows(seed: int, members: int = 2) -> Tensor:
     return torch.randn(members, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def configured(registry: Any, word: str, kind: str, path: str) -> Any:
+def configured(registry: Any, word: str, row: str, path: str) -> Any:
     """The part's configuration in the table."""
-    config: Any = members(WAYS[word][kind], 1)[0]
+    config: Any = members(WAYS[word][row], 1)[0]
     for name in path.split("."):
         config = config[0] if name == "0" else getattr(config, name)
-    assert config.kind == kind
-    assert isinstance(config, registry[kind].Config)
+    assert config.kind == row.partition(" ")[0]
+    assert isinstance(config, registry[config.kind].Config)
     return config
 
 
-@pytest.mark.parametrize("kind", WAYS["optimizer"])
-def test_optimizers(kind: str) -> None:
-    config = configured(optimizers, "optimizer", kind, "optimizer")
+@pytest.mark.parametrize("row", WAYS["optimizer"])
+def test_optimizers(row: str) -> None:
+    config = configured(optimizers, "optimizer", row, "optimizer")
     configs = [config, config.model_copy(update={"beta1": 0.5, "momentum": 0.3})]
     gradients, rates = [rows(seed) for seed in range(5)], [[0.1 / t, 0.2] for t in range(1, 6)]
     weights = rows(9)
-    whole, steps = (optimizers[kind](configs, LAYOUT, torch.zeros_like(weights)) for _ in range(2))
+    whole, steps = (optimizers[config.kind](configs, LAYOUT, torch.zeros_like(weights)) for _ in range(2))
     moved, total = weights.clone(), torch.zeros_like(weights)
     for t, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), 1):
         column, kept = torch.tensor(rate, dtype=torch.float64)[:, None], gradient.clone()
@@ -164,18 +200,18 @@ def test_optimizers(kind: str) -> None:
         total += alone
         assert torch.equal(gradient, kept), "the gradient is left as it is"
     for member, own in enumerate(configs):
-        expected = getattr(references, kind)(own, [g[member] for g in gradients], [rate[member] for rate in rates])
+        expected = references.of(config.kind)(own, [g[member] for g in gradients], [rate[member] for rate in rates])
         torch.testing.assert_close(moved[member], weights[member] + expected, rtol=1e-12, atol=1e-14)
         torch.testing.assert_close(total[member], expected, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("kind", WAYS["schedule"])
-def test_schedules(kind: str) -> None:
-    config = configured(schedules, "schedule", kind, "optimizer.schedule")
-    schedule = schedules[kind](config)
+@pytest.mark.parametrize("row", WAYS["schedule"])
+def test_schedules(row: str) -> None:
+    config = configured(schedules, "schedule", row, "optimizer.schedule")
+    schedule = schedules[config.kind](config)
     for steps, end in ((12, 0.05), (40, 0.0), (1, 0.5)):
         for step in range(1, steps + 1):
-            expected = getattr(references, kind)(config, step, steps, end)
+            expected = references.of(config.kind)(config, step, steps, end)
             assert schedule.factor(step, steps, end) == pytest.approx(expected, abs=1e-12)
 
 
@@ -263,6 +299,8 @@ def test_memory_counts_the_state_of_the_parts() -> None:
     for fields, more in (
         ({"optimizer.kind": "amsgrad"}, 1),
         ({"optimizer.kind": "sgd"}, -1),
+        ({"optimizer.kind": "grafting"}, 1),
+        ({"optimizer.kind": "adashift", "optimizer.window": 20, "optimizer.phi": "identity"}, 20),
         ({"estimator": "svrg"}, 2),
         ({"penalties": ["l1"]}, 0),
     ):
@@ -289,6 +327,22 @@ REFUSED = {
     "steps that shrink": (
         {"optimizer.schedule": {"kind": "piecewise", "factors": [[5, 1.0], [2, 0.5]]}},
         "optimizer.schedule.factors: has the steps [5, 2]; allowed: steps that grow",
+    ),
+    "a cycle that has no half": (
+        {"optimizer.schedule": {"kind": "chebyshev", "cycle": 12}},
+        "optimizer.schedule.cycle: is 12; allowed: a power of 2",
+    ),
+    "a rate within grafting": (
+        {"optimizer.kind": "grafting", "optimizer.direction": {"kind": "sgd", "lr": 0.1}},
+        "optimizer.direction: sets lr; allowed: fields of sgd alone",
+    ),
+    "a tensor twice": (
+        {"optimizer.kind": "grafted-sgd", "optimizer.rates": [["a", 1], ["a", 2]]},
+        "optimizer.rates: names 'a' twice",
+    ),
+    "rates of no file": (
+        {"optimizer.kind": "grafted-sgd", "optimizer.rates": "nowhere.json"},
+        "optimizer.rates: nowhere.json is missing",
     ),
     "too many": ({"penalties": ["l1"] * 11}, "penalties is"),
 }

@@ -272,6 +272,26 @@ def export(
 
 
 @app.command()
+def rates(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of a finished run of the optimizer grafting: OUT/runs/RUN_ID.")],
+    out: Annotated[Path, typer.Argument(help="JSON file to write.")],
+    step: Annotated[int, typer.Option(help="The step that was kept (--keep-steps), after those that were measured.")],
+) -> None:
+    """Write the rate of each tensor that grafting measured, for the optimizer grafted-sgd (rates: FILE)."""
+    from rich.console import Console
+
+    from anchorbench.files import require_place, visible
+    from anchorbench.sweeps.run_folder import read_run
+    from anchorbench.train.optimizers.grafted_sgd import write_rates
+
+    require_place(out, "OUT", (".json",))
+    run = read_run(run_dir)
+    written = write_rates(out, run.result.run_id, run.state(step), step)
+    sentence = f"rates: {visible(out)}, of {len(written.rates)} tensors, each the median over {written.steps} steps"
+    Console(markup=False, highlight=False).print(sentence, soft_wrap=True)
+
+
+@app.command()
 def tasks(
     name: Annotated[str | None, typer.Argument(help="Task, or TASK-VARIANT, to explain; all are listed if not given.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Write the whole catalogue as Markdown: tasks/README.md.")] = False,
@@ -294,7 +314,7 @@ def parts(
     part: Annotated[str | None, typer.Argument(help="Part of a way of training; all are listed if not given.")] = None,
     kind: Annotated[str | None, typer.Argument(help="Kind to explain; the part's kinds are listed if not given.")] = None,
 ) -> None:
-    """List the parts that a way of training is composed of, or explain one with its fields, bounds and source."""
+    """List the parts that a way of training is composed of, or explain one with its fields, bounds and source; draw a schedule."""
     from anchorbench.show.parts import explanation, listing
 
     sys.stdout.write(listing(part) if part is None or kind is None else explanation(part, kind) + "\n")

@@ -9,6 +9,7 @@ members never mix.
 Every part is one file that registers one class; what it is configured by is its `Config` (anchorbench.parts).
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,13 +35,16 @@ class Layout:
     """Without the member axis."""
     sizes: tuple[int, ...]
     """The places in a row: as large as the parameter or larger, filled up with zeros."""
+    hidden: frozenset[str] = frozenset()
+    """The matrices between embedding and unembedding."""
 
     @classmethod
     def of(cls, model: GPT) -> "Layout":
         """That of a stack: zeros fill each parameter's place up, so that the members' weights are equally aligned."""
         shapes = {name: parameter.shape[1:] for name, parameter in model.named_parameters()}
         sizes = tuple(-(-shape.numel() // ALIGNED) * ALIGNED for shape in shapes.values())
-        return cls(tuple(shapes), tuple(shapes.values()), sizes)
+        hidden = (name for name, role in model.roles().items() if role.what == "matrix" and role.part != "embedding")
+        return cls(tuple(shapes), tuple(shapes.values()), sizes, frozenset(hidden))
 
     def views(self, rows: Float[Tensor, "members size"]) -> list[Tensor]:
         """The part of each parameter, `[members, *shape]`."""
@@ -50,6 +54,14 @@ class Layout:
     def norms(self, rows: Float[Tensor, "members size"]) -> Float[Tensor, "members parameters"]:
         """The norm of each parameter."""
         return torch.stack([torch.linalg.vector_norm(part, dim=1) for part in rows.split(self.sizes, dim=1)], 1)
+
+    def rms(self, rows: Float[Tensor, "members size"]) -> Float[Tensor, "members parameters"]:
+        """The root mean square of each parameter."""
+        return self.norms(rows) / rows.new_tensor([math.sqrt(shape.numel()) for shape in self.shapes])
+
+    def largest(self, rows: Float[Tensor, "members size"]) -> Float[Tensor, "members parameters"]:
+        """The largest absolute value of each parameter."""
+        return torch.stack([part.abs().amax(1) for part in rows.split(self.sizes, dim=1)], 1)
 
     def scale(self, rows: Float[Tensor, "members size"], factors: Float[Tensor, "members parameters"]) -> Tensor:
         """Multiplies each parameter by its factor, in place; returns `rows`."""
