@@ -11,10 +11,10 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from anchorbench.show.figures import SHADES, _phase_panel, attention_flow_figure, clearest, flow_panel, phase_figure
+from anchorbench.show.figures import SHADES, _phase_panel, attention_flow_figure, flow_panel, phase_figure
 from anchorbench.sweeps.run_folder import Run, read_run
 from anchorbench.sweeps.runner import Sweep, SweepFolder, run_sweep
-from anchorbench.sweeps.summary import conditions
+from anchorbench.sweeps.summary import clearest, conditions
 from anchorbench.task import SPLITS
 from anchorbench.verdict import Share
 

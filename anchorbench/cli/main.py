@@ -67,6 +67,7 @@ def run(
     """Train a sweep over the initialization rate, and name each member's solution."""
     from anchorbench.cli.run import make_sweep, run_and_show
     from anchorbench.show.canvas import parse_formats
+    from anchorbench.sweeps.make import default_folder
 
     formats = parse_formats(figures)
     sweep = make_sweep(
@@ -82,7 +83,7 @@ def run(
         axes=axis or (),
     )
     _use(threads)
-    folder = out if out is not None else Path("anchorbench-out") / f"{sweep.base.task}-{sweep.base.variant}-{preset}"
+    folder = out if out is not None else default_folder(sweep, preset)
     run_and_show(sweep, folder, memory=_bytes(memory), keep_steps=_steps(keep_steps), strict_bits=strict_bits, figures=formats)
 
 
