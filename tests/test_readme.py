@@ -49,7 +49,7 @@ def test_the_example_runs_and_says_what_the_model_does(
 
 
 def test_it_fits_on_a_few_screens_and_its_links_lead_somewhere() -> None:
-    assert len(README.splitlines()) <= 130
+    assert len(README.splitlines()) < 150
     for folder, page in ((ROOT, README), (ROOT / "docs", BOARD)):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page):
             assert (folder / target).exists(), target
