@@ -48,8 +48,10 @@ decays: Registry[Any] = Registry("decay", "anchorbench.train.decays", kind_of, "
 clips: Registry[Any] = Registry("clip", "anchorbench.train.clips", kind_of, "anchorbench.clips")
 estimators: Registry[Any] = Registry("estimator", "anchorbench.train.estimators", kind_of, "anchorbench.estimators")
 penalties: Registry[Any] = Registry("penalty", "anchorbench.train.penalties", kind_of, "anchorbench.penalties")
+noises: Registry[Any] = Registry("noise", "anchorbench.train.noises", kind_of, "anchorbench.noises")
 REGISTRIES: dict[str, Registry[Any]] = {
-    registry.word: registry for registry in (models, initializers, optimizers, schedules, decays, clips, estimators, penalties)
+    registry.word: registry
+    for registry in (models, initializers, optimizers, schedules, decays, clips, estimators, penalties, noises)
 }
 """Word -> registry of every part of a way of training."""
 

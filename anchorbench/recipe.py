@@ -22,6 +22,7 @@ from anchorbench.parts import (
     estimators,
     initializers,
     models,
+    noises,
     optimizers,
     penalties,
 )
@@ -33,7 +34,7 @@ SCHEMA = 2
 """Enters every run id. It is raised when the default of a field changes, as the same fields then describe another training; a
 new field whose default does nothing needs no new number and changes no id."""
 
-SEEDS = ("seed", "init_seed", "data_seed", "order_seed")
+SEEDS = ("seed", "init_seed", "data_seed", "order_seed", "noise_seed")
 """The fields of a recipe in which members of one condition differ."""
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -44,6 +45,7 @@ class Seeds(NamedTuple):
     init: int
     data: int
     order: int
+    noise: int
 
 
 _MODEL, _INIT, _OPTIMIZER = (
@@ -51,7 +53,7 @@ _MODEL, _INIT, _OPTIMIZER = (
     Part(initializers, "rate", brief=False),
     Part(optimizers, "adamw", brief=False),
 )
-_ESTIMATOR, _PENALTY = Part(estimators, "plain"), Part(penalties, "l1", brief=False)
+_ESTIMATOR, _PENALTY, _NOISE = Part(estimators, "plain"), Part(penalties, "l1", brief=False), Part(noises, "none")
 
 
 class Recipe(Plain):
@@ -70,6 +72,8 @@ class Recipe(Plain):
     """What the optimizer takes for the gradient: by default that of the step's batch."""
     penalties: Annotated[list[Annotated[Config, _PENALTY]], Field(max_length=10)] = []
     """Terms of the loss that depend on the weights alone."""
+    noise: Annotated[Config, _NOISE] = Field(default_factory=_NOISE.default)
+    """Randomness in the forward passes of training; evaluation has none."""
     batch: int = Field(default=128, ge=1, le=1_000_000)
     steps: int = Field(default=1800, ge=1, le=MAX_STEPS)
     stop: Literal["end", "settled"] = "end"
@@ -87,6 +91,8 @@ class Recipe(Plain):
     """Seed of the training and evaluation examples; `seed` if not given."""
     order_seed: Seed | None = None
     """Seed of the order in which batches are drawn; `seed` if not given."""
+    noise_seed: Seed | None = None
+    """Seed of the noise in training steps; `seed` if not given."""
 
     @field_validator("task_config")
     @classmethod
@@ -101,9 +107,16 @@ class Recipe(Plain):
 
     @model_validator(mode="after")
     def _precision_fits(self) -> "Recipe":
-        if self.precision != "fp32" and not is_gpt(self.model):
-            raise ValueError(f"precision is {self.precision}; allowed for models of kind {self.model.kind!r}: fp32")
+        if self.precision != "fp32" and self.needs_autograd is not None:
+            raise ValueError(f"precision is {self.precision}; allowed for {self.needs_autograd}: fp32")
         return self
+
+    @property
+    def needs_autograd(self) -> str | None:
+        """The part, in words, that only automatic differentiation can train; None if the backward pass of the GPT will do."""
+        if not is_gpt(self.model):
+            return f"models of kind {self.model.kind!r}"
+        return None if self.noise.kind == "none" else f"noise of kind {self.noise.kind!r}"
 
     def load_task(self) -> Task:
         """The task that this run trains on. Raises ValueError as `anchorbench.load_task` does."""
@@ -122,7 +135,7 @@ class Recipe(Plain):
     @property
     def seeds(self) -> Seeds:
         """The seed of each random stream: its own, or `seed`."""
-        given = (self.init_seed, self.data_seed, self.order_seed)
+        given = (self.init_seed, self.data_seed, self.order_seed, self.noise_seed)
         return Seeds(*(self.seed if seed is None else seed for seed in given))
 
     def canonical(self) -> dict[str, Any]:

@@ -123,3 +123,19 @@ def svrg(c: Any, gradient: Oracle, weights: list[Tensor]) -> list[Tensor]:
 
 def l1(c: Any, weights: Tensor) -> Tensor:
     return c.strength * weights.abs().sum()
+
+
+# --- Noises: activations of one member at a site -> what takes their place
+
+
+def none_noise(c: Any, site: str, x: Tensor, generator: torch.Generator) -> Tensor:
+    return x
+
+
+def dropout_noise(c: Any, site: str, x: Tensor, generator: torch.Generator) -> Tensor:
+    keep = 1 - getattr(c, site)
+    if keep == 1:
+        return x
+    found = x / keep
+    found[torch.rand(x.shape, generator=generator) < getattr(c, site)] = 0
+    return found

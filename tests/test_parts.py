@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import references
@@ -12,9 +12,11 @@ import torch
 from conftest import TINY, patch_training
 from torch import Tensor
 
-from anchorbench.parts import REGISTRIES, clips, decays, estimators, models, optimizers, penalties, schedules
+from anchorbench.model.gpt import Site
+from anchorbench.parts import REGISTRIES, clips, decays, estimators, models, noises, optimizers, penalties, schedules
 from anchorbench.recipe import Recipe
 from anchorbench.train.checkpoint import resume, save
+from anchorbench.train.gradients.choice import gradient_path
 from anchorbench.train.memory import memory_of_member
 from anchorbench.train.seams import Layout
 from anchorbench.train.stack import Stack
@@ -39,6 +41,12 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
     "clip": {"norm": {"optimizer.clip": 0.1}, "none": {"optimizer.clip": "none"}},
     "estimator": {"plain": {}, "svrg": {"estimator": {"kind": "svrg", "every": 2, "batches": 2, "alpha": 0.7}}},
     "penalty": {"l1": {"penalties": [{"kind": "l1", "strength": 0.01}]}},
+    "noise": {
+        "none": {},
+        "dropout": {
+            "noise": {"kind": "dropout", "embedding": 0.1, "attention": 0.2, "residual": 0.3, "mlp": 0.4, "final": 0.5},
+        },
+    },
 }
 """Registry -> kind -> what a recipe says to have it, with other numbers than the defaults."""
 SHAPE = {"model.d_model": 32, "model.n_head": 1, "model.d_head": 32, "model.d_ff": 32, "batch": 32, "optimizer.lr": 0.01}
@@ -241,6 +249,49 @@ def test_penalties(kind: str) -> None:
         torch.testing.assert_close(changed[member], gradient[member] + expected)
 
 
+@pytest.mark.parametrize("kind", WAYS["noise"])
+def test_noises(kind: str) -> None:
+    """All sites of a small model twice, drawn from the members' generators in this order."""
+    config = configured(noises, "noise", kind, "noise")
+    configs = [config, config.model_copy(update={"attention": 0.0, "final": 0.7})]
+    drawn, again = ([torch.Generator().manual_seed(seed) for seed in (3, 4)] for _ in range(2))
+    noise = noises[kind](configs, drawn)
+    for site in 2 * get_args(Site):
+        x = torch.randn(2, 7, 5, dtype=torch.float64)
+        found = noise(site, x)
+        for member, own in enumerate(configs):
+            torch.testing.assert_close(found[member], getattr(references, kind + "_noise")(own, site, x[member], again[member]))
+
+
+def test_dropout_is_unbiased() -> None:
+    noise = noises["dropout"]([noises["dropout"].Config(final=0.3)], [torch.Generator().manual_seed(0)])
+    seen = noise("final", torch.ones(1, 100_000))
+    assert float((seen == 0).double().mean()) == pytest.approx(0.3, abs=0.01)
+    assert float(seen.mean()) == pytest.approx(1, abs=0.01)
+
+
+def test_noise_follows_from_its_seed_and_the_step() -> None:
+    fields = WAYS["noise"]["dropout"]
+    stack = Stack([recipe.override({"seed": 0, "init.gamma": 0.4, "noise_seed": n}) for n, recipe in enumerate(members(fields))])
+    (first, gradient), tokens = stack.oracle(1), stack._batches.batch(1)[0]
+    kept = gradient.clone()
+    assert len(set(first.tolist())) == 3, "members differ in nothing else"
+    again, gradient = stack.oracle(1)
+    assert torch.equal(again, first)
+    assert torch.equal(gradient, kept)
+    stack._batches.batch = lambda step: (tokens, torch.zeros_like(tokens[..., 0]))
+    assert stack.oracle(1)[0].tolist() != stack.oracle(2)[0].tolist(), "one batch, other noise"
+
+
+def test_evaluation_has_no_noise() -> None:
+    fields = WAYS["noise"]["dropout"]
+    noisy, plain = Stack(members(fields)), Stack(members({}))
+    tokens = noisy._batches.batch(1)[0]
+    for _ in range(2):
+        assert torch.equal(noisy.model(tokens), plain.model(tokens))
+        noisy.oracle(1)
+
+
 def test_a_model_variant_is_another_model() -> None:
     """RMSNorm by PyTorch's own, in a GPT that is otherwise the same."""
     recipe = members(WAYS["model"]["rms-norm"], 1)[0]
@@ -269,9 +320,17 @@ def test_memory_counts_the_state_of_the_parts() -> None:
         assert memory_of_member(members(fields, 1)[0]) - usual == pytest.approx(1.25 * 4 * more * weights)
 
 
-def test_a_combination_that_no_path_trains_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^precision is bf16; allowed for models of kind 'rms-norm': fp32$"):
-        members({"model.kind": "rms-norm", "precision": "bf16"})
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"model.kind": "rms-norm"}, "models of kind 'rms-norm'"),
+        ({"noise": "dropout"}, "noise of kind 'dropout'"),
+    ],
+)
+def test_what_only_autograd_trains(fields: dict[str, Any], what: str) -> None:
+    assert gradient_path(members(fields, 1)[0]) == "autograd"
+    with pytest.raises(ValueError, match=f"^precision is bf16; allowed for {what}: fp32$"):
+        members(fields | {"precision": "bf16"})
 
 
 REFUSED = {
@@ -285,6 +344,7 @@ REFUSED = {
     "a number for a kind": ({"optimizer.schedule": 3}, "optimizer.schedule: is '3'; allowed: a kind of schedule, or a mapping"),
     "a bool for a number": ({"optimizer.clip": True}, "optimizer.clip: is 'True'; allowed: a kind of clip, or a mapping"),
     "a bound": ({"optimizer.clip": -1}, "optimizer.clip.most is -1; input should be greater than 0"),
+    "a rate of one": ({"noise": {"kind": "dropout", "final": 1}}, "noise.final is 1; input should be less than 1"),
     "a list for a kind": ({"optimizer.kind": ["sgd"]}, "optimizer: unknown optimizer"),
     "steps that shrink": (
         {"optimizer.schedule": {"kind": "piecewise", "factors": [[5, 1.0], [2, 0.5]]}},

@@ -29,8 +29,8 @@ def load_sweep(path: Path, axes: Sequence[str]) -> Sweep:
         optimizer: {weight_decay: 0.1}
         axes: {init.gamma: [0.5, 0.7], model.n_layer: [2, 3], seed: 8}
 
-    A number for `seed` (or `init_seed`, `data_seed`, `order_seed`) means so many seeds. Raises ValueError with one sentence for
-    anything that makes no sense.
+    A number for `seed` (or `init_seed`, `data_seed`, `order_seed`, `noise_seed`) means so many seeds. Raises ValueError with one
+    sentence for anything that makes no sense.
     """
     content = read_yaml(path)
     if not isinstance(content, dict):

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anchorbench import parts
-from anchorbench.model.gpt import GPT
+from anchorbench.model.gpt import GPT, Site
 
 ALIGNED = 32
 """Consecutive arrays whose sizes are multiples of this many elements are all aligned to 64 bytes, in bf16 too."""
@@ -122,6 +122,20 @@ class Estimator(RowPart):
     @abstractmethod
     def __call__(self, oracle: Oracle, weights: Float[Tensor, "members size"], t: int) -> tuple[Tensor, Tensor]:
         """Losses `[members]` on the batch of step `t`, and the estimate `[members, size]`."""
+
+
+class Noise(ABC):
+    """Randomness in one forward pass of training; evaluation has none."""
+
+    Config: ClassVar[type[parts.Config]]
+
+    def __init__(self, configs: Sequence[Any], generators: Sequence[torch.Generator]) -> None:
+        """Each member's configuration, and the generator that it draws from: seeded by its noise seed and the step."""
+        self.configs, self.generators = configs, generators
+
+    @abstractmethod
+    def __call__(self, site: Site, x: Tensor) -> Tensor:
+        """What takes the place of the activations `[members, ...]` at a site; sites come in the order of the forward pass."""
 
 
 class Schedule(ABC):

@@ -30,6 +30,7 @@ from anchorbench.train.clips.none import Unclipped
 from anchorbench.train.clips.norm import Norm
 from anchorbench.train.estimators.plain import Plain
 from anchorbench.train.evaluation import Point
+from anchorbench.train.gradients.autograd import Autograd
 from anchorbench.train.gradients.choice import Path, batched, gradient_path, make_gradient
 from anchorbench.train.gradients.compiled import find_library
 from anchorbench.train.gradients.native import Native, Steps, kind_of
@@ -74,7 +75,7 @@ def structure(recipe: Recipe) -> tuple[Any, ...]:
     evaluated = (task.name, task.splits, min(recipe.data_size, evaluation.FINAL_SIZE))  # evaluation sets of one size
     way = (
         gradient_path(recipe),
-        *(part.structure for part in (recipe.model, recipe.optimizer, recipe.estimator, *recipe.penalties)),
+        *(part.structure for part in (recipe.model, recipe.optimizer, recipe.estimator, recipe.noise, *recipe.penalties)),
     )
     return (*way, recipe.batch, recipe.steps, recipe.stop, recipe.precision, task.seq_len, task.vocab_size, evaluated)
 
@@ -122,7 +123,7 @@ class Stack:
         self.initial = [digests(self.named(member)) for member in range(len(recipes))]
 
         self._native = Native(self.model, self.layout, first.batch) if self.path == "native" else None
-        self._gradient = None if self._native else make_gradient(first, self.model)
+        self._gradient = None if self._native else make_gradient(recipes, self.model)
         self._gradient_views = self.layout.views(self.gradients)
         self._decayed = self._decay_mask()
         self._clip = self._part(clips, [recipe.optimizer.clip for recipe in recipes])
@@ -208,7 +209,7 @@ class Stack:
         assert self._gradient is not None  # noqa: S101 - for the type checker
         if at is not None:
             self._point_at(at)
-        losses = self._gradient(tokens, labels)
+        losses = self._gradient(tokens, labels, step) if isinstance(self._gradient, Autograd) else self._gradient(tokens, labels)
         if at is not None:
             self._point_at(self.weights)
         for parameter, view in zip(self._parameters.values(), self._gradient_views, strict=True):
