@@ -29,6 +29,9 @@ class Config(Plain):
     kind: Any
     """The name of the kind; each class narrows it to its own."""
 
+    def require(self, recipe: Any) -> None:
+        """Raises ValueError with one sentence if the part cannot serve the recipe that it stands in."""
+
     @property
     def structure(self) -> tuple[Any, ...]:
         """What the members of one stack have in common."""

@@ -106,6 +106,13 @@ class Recipe(Plain):
         return self
 
     @model_validator(mode="after")
+    def _parts_fit(self) -> "Recipe":
+        way = self.optimizer
+        for part in (self.model, self.init, way, way.decay, way.schedule, way.clip, self.estimator, self.noise, *self.penalties):
+            part.require(self)
+        return self
+
+    @model_validator(mode="after")
     def _precision_fits(self) -> "Recipe":
         if self.precision != "fp32" and self.needs_autograd is not None:
             raise ValueError(f"precision is {self.precision}; allowed for {self.needs_autograd}: fp32")

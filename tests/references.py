@@ -91,13 +91,19 @@ def coupled(strength: float, rate: float) -> tuple[float, float]:
 # --- Clips: gradient and weights -> gradient
 
 
-def norm(c: Any, gradient: Tensor, weights: Tensor) -> Tensor:
+def norm(c: Any, gradient: Tensor, weights: Tensor, rate: float, decay: float) -> Tensor:
     size = math.sqrt(sum(x * x for x in gradient.tolist()))
     return gradient if size + 1e-6 <= c.most else gradient * c.most / (size + 1e-6)
 
 
-def none(c: Any, gradient: Tensor, weights: Tensor) -> Tensor:
+def none(c: Any, gradient: Tensor, weights: Tensor, rate: float, decay: float) -> Tensor:
     return gradient
+
+
+def relative(c: Any, gradient: Tensor, weights: Tensor, rate: float, decay: float) -> Tensor:
+    size, scale = (math.sqrt(sum(x * x for x in row.tolist())) for row in (gradient, weights))
+    most = c.factor * math.sqrt(2 * decay / rate) * scale if rate else math.inf
+    return gradient if size <= most else gradient * most / size
 
 
 # --- Estimators: the estimates along given weights, for the oracle `gradient(step, at)`

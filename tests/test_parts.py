@@ -12,7 +12,8 @@ import torch
 from conftest import TINY, patch_training
 from torch import Tensor
 
-from anchorbench.model.gpt import Site
+from anchorbench.inspect.internals import stack_internals
+from anchorbench.model.gpt import GPT, ModelConfig, Site
 from anchorbench.parts import REGISTRIES, clips, decays, estimators, models, noises, optimizers, penalties, schedules
 from anchorbench.recipe import Recipe
 from anchorbench.train.checkpoint import resume, save
@@ -22,7 +23,13 @@ from anchorbench.train.seams import Layout
 from anchorbench.train.stack import Stack
 
 WAYS: dict[str, dict[str, dict[str, Any]]] = {
-    "model": {"gpt": {}, "rms-norm": {"model.kind": "rms-norm"}},
+    "model": {
+        "gpt": {},
+        "rms-norm": {"model.kind": "rms-norm"},
+        "layer-sharing": {"model.kind": "layer-sharing", "model.n_layer": 3, "model.share": "pairs"},
+        "border-tokens": {"model.kind": "border-tokens", "model.before": 2, "model.after": 1},
+        "scale-invariant": {"model.kind": "scale-invariant"},
+    },
     "initializer": {"rate": {"init.gamma": 0.6}},
     "optimizer": {
         "adamw": {"optimizer.beta1": 0.8},
@@ -38,7 +45,11 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
         "stable": {"optimizer.schedule": {"kind": "stable", "decay": 0.5}},
     },
     "decay": {kind: {"optimizer.decay": kind, "optimizer.weight_decay": 0.02} for kind in ("scaled", "unscaled", "coupled")},
-    "clip": {"norm": {"optimizer.clip": 0.1}, "none": {"optimizer.clip": "none"}},
+    "clip": {
+        "norm": {"optimizer.clip": 0.1},
+        "none": {"optimizer.clip": "none"},
+        "relative": {"optimizer.clip": {"kind": "relative", "factor": 0.1}},
+    },
     "estimator": {"plain": {}, "svrg": {"estimator": {"kind": "svrg", "every": 2, "batches": 2, "alpha": 0.7}}},
     "penalty": {"l1": {"penalties": [{"kind": "l1", "strength": 0.01}]}},
     "noise": {
@@ -196,12 +207,15 @@ def test_decays(kind: str) -> None:
 @pytest.mark.parametrize("kind", WAYS["clip"])
 def test_clips(kind: str) -> None:
     config = configured(clips, "clip", kind, "optimizer.clip")
-    configs = [config, config.model_copy(update={"most": 1000.0})]
-    gradient, weights = rows(0), rows(1)
-    clipped = gradient.clone()
-    clips[kind](configs, LAYOUT, gradient)(clipped, weights)
-    for member, own in enumerate(configs):
-        torch.testing.assert_close(clipped[member], getattr(references, kind)(own, gradient[member], weights[member]))
+    configs = [config, config.model_copy(update={"most": 1000.0, "factor": 1000.0})]
+    gradient, weights, decay = rows(0), rows(1), 0.02
+    for rates in ([0.3, 0.1], [0.001, 0.0]):
+        clipped = gradient.clone()
+        rate = torch.tensor(rates, dtype=torch.float64)[:, None]
+        clips[kind](configs, LAYOUT, gradient)(clipped, weights, rate, decay * rate)
+        for member, own in enumerate(configs):
+            expected = getattr(references, kind)(own, gradient[member], weights[member], rates[member], decay)
+            torch.testing.assert_close(clipped[member], expected, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("kind", WAYS["estimator"])
@@ -283,6 +297,15 @@ def test_noise_follows_from_its_seed_and_the_step() -> None:
     assert stack.oracle(1)[0].tolist() != stack.oracle(2)[0].tolist(), "one batch, other noise"
 
 
+@pytest.mark.parametrize("fields", [WAYS["noise"]["dropout"], WAYS["model"]["border-tokens"]], ids=["noise", "border"])
+def test_a_member_ends_as_it_would_alone_at_odd_widths(fields: dict[str, Any]) -> None:
+    """There members are trained one after the other, see `backprop.aligned`."""
+    recipes = [recipe.override({"model.d_model": 7, "batch": 5}) for recipe in members(fields)]
+    together = trained(Stack(recipes))
+    for member in (0, 2):
+        assert_same(numbers(together, member), numbers(trained(Stack([recipes[member]])), 0))
+
+
 def test_evaluation_has_no_noise() -> None:
     fields = WAYS["noise"]["dropout"]
     noisy, plain = Stack(members(fields)), Stack(members({}))
@@ -305,6 +328,111 @@ def test_a_model_variant_is_another_model() -> None:
     }
     assert stack.machines[0][1].gradient == "autograd"
     assert isinstance(stack.model, models["rms-norm"])
+
+
+def test_layers_that_share_are_one_block() -> None:
+    """It is a GPT whose layers have equal weights; its gradient is the sum over the layers."""
+    fields = WAYS["model"]["layer-sharing"]
+    stack, plain = Stack(members(fields, 2)), Stack(members({"model.n_layer": 3}, 2))
+    assert [layer is stack.model.layers[0] for layer in stack.model.layers] == [True, True, False]
+    for layer, block in enumerate(stack.model.layers):
+        plain.model.layers[layer].load_state_dict(block.state_dict())
+    for name in ("token_embedding", "position_embedding", "unembedding.weight"):
+        plain.model.get_parameter(name).data.copy_(stack.model.get_parameter(name))
+    tokens = stack._batches.batch(1)[0]
+    assert torch.equal(stack.model(tokens), plain.model(tokens))
+    (_, gradient), (_, separate) = stack.oracle(1), plain.oracle(1)
+    ours, theirs = stack.named(1, gradient), plain.named(1, separate)
+    shared = theirs["blocks.0.ff_in.weight"] + theirs["blocks.1.ff_in.weight"]
+    torch.testing.assert_close(ours["blocks.0.ff_in.weight"], shared, rtol=1e-4, atol=1e-6)
+    assert sum("ff_in.weight" in name for name in ours) == 2
+    every = members(fields | {"model.share": "all"}, 1)[0]
+    alike = members({"model.n_layer": 1}, 1)[0]
+    assert Layout.of(Stack([every]).model).sizes == Layout.of(Stack([alike]).model).sizes, "the control of equal parameters"
+    assert every.macs_per_step() == members({"model.n_layer": 3}, 1)[0].macs_per_step()
+
+
+def test_border_tokens_stand_around_the_tokens() -> None:
+    """It is a GPT of a longer sequence and a larger vocabulary, whose additional words are the border."""
+    stack = Stack(members(WAYS["model"]["border-tokens"], 2))
+    model, tokens = stack.model, stack._batches.batch(1)[0]
+    vocab, seq = model.vocab_size, model.seq_len
+    shape = ModelConfig.model_validate(members({}, 1)[0].model)
+    longer = GPT(shape, members=2, vocab_size=vocab + 3, seq_len=seq + 3)
+    longer.blocks.load_state_dict(model.blocks.state_dict())
+    longer.token_embedding.data = torch.cat([model.token_embedding, model.border], 1)
+    zeros = torch.zeros_like(model.border)
+    longer.position_embedding.data = torch.cat([zeros[:, :2], model.position_embedding, zeros[:, :1]], 1)
+    longer.unembedding.weight.data = torch.nn.functional.pad(model.unembedding.weight, (0, 3))
+    words = torch.nn.functional.pad(tokens, (2, 1))
+    words[..., :2], words[..., -1] = torch.tensor([vocab, vocab + 1]), vocab + 2
+    torch.testing.assert_close(model(tokens), longer(words)[..., :vocab])
+    for pattern, larger in zip(model.attention(tokens), longer.attention(words), strict=True):
+        torch.testing.assert_close(pattern, larger[..., 2:-1, 2:-1])
+    opened = stack_internals(model).run(tokens)
+    torch.testing.assert_close(opened.logits, model(tokens))
+    assert {x.shape[2] for x in (*opened.resid_mid, *opened.resid_post)} == {seq}
+    edited = stack_internals(model).run(tokens, {0: lambda x: x + 1})
+    assert edited.resid_post[0].shape == opened.resid_post[0].shape
+    assert not torch.equal(edited.logits, opened.logits)
+    assert model.forward_macs(model.shape, vocab, seq) == GPT.forward_macs(shape, vocab, seq + 3)
+    assert model.border[0].std() > 0, "drawn as an embedding is"
+
+
+class TestScaleInvariant:
+    """2202.00980: logits do not see the encoder's scale, and the gradient is orthogonal to it."""
+
+    @staticmethod
+    def model() -> tuple[GPT, torch.Tensor]:
+        stack = Stack(members(WAYS["model"]["scale-invariant"], 2))
+        model = copy.deepcopy(stack.model).double()
+        with torch.no_grad():
+            for parameter in model.parameters():  # biases of degree 1 as well
+                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)).double() * 0.05)
+        return model, stack._batches.batch(1)[0]
+
+    @staticmethod
+    def encoder(model: GPT) -> list[Tensor]:
+        return [parameter for name, parameter in model.named_parameters() if not name.startswith("unembedding")]
+
+    def test_logits_do_not_see_the_scale(self) -> None:
+        model, tokens = self.model()
+        before = model(tokens)
+        for factor in (7.3, 1e-6):
+            for parameter in self.encoder(model):
+                parameter.data *= factor
+            torch.testing.assert_close(model(tokens), before, rtol=1e-9, atol=1e-9)
+
+    def test_the_gradient_is_orthogonal_to_the_weights(self) -> None:
+        model, tokens = self.model()
+        weights = self.encoder(model)
+        loss = model(tokens).log_softmax(-1)[..., 5].sum()
+        gradients = torch.autograd.grad(loss, weights)
+        product = sum(float((w.detach() * g).sum()) for w, g in zip(weights, gradients, strict=True))
+        norms = [math.sqrt(sum(float(x.detach().square().sum()) for x in of)) for of in (weights, gradients)]
+        assert abs(product) < 1e-12 * norms[0] * norms[1]
+
+    def test_degrees_of_homogeneity(self) -> None:
+        model, tokens = self.model()
+        seen: list[list[Tensor]] = []
+        for factor in (1.0, 3.0):
+            for parameter in self.encoder(model):
+                parameter.data *= factor
+            block, x = model.layers[0], model.embed(tokens)
+            normal = block.norm_1(x)
+            mixed, pattern = block._attention(normal, normal, 9)
+            seen.append([x, normal, block.query(normal), pattern, block.output(mixed), block.mlp(normal)])
+        for degree, before, after in zip((2, 0, 1, 0, 2, 2), *seen, strict=True):
+            torch.testing.assert_close(after, before * 3**degree)
+
+    def test_a_row_without_a_positive_score_attends_to_nothing(self) -> None:
+        block = self.model()[0].layers[0]
+        scores = torch.tensor([[[-1.0, -math.inf], [0.0, -2.0]], [[2.0, -math.inf], [1.0, 3.0]]], requires_grad=True)
+        pattern = block.pattern(scores)
+        assert pattern.tolist() == [[[0, 0], [0, 0]], [[1, 0], [0.25, 0.75]]]
+        (gradient,) = torch.autograd.grad(pattern[..., 1].sum(), scores)
+        assert gradient.isfinite().all()
+        assert gradient[0].abs().sum() == 0
 
 
 def test_memory_counts_the_state_of_the_parts() -> None:
@@ -344,6 +472,22 @@ REFUSED = {
     "a number for a kind": ({"optimizer.schedule": 3}, "optimizer.schedule: is '3'; allowed: a kind of schedule, or a mapping"),
     "a bool for a number": ({"optimizer.clip": True}, "optimizer.clip: is 'True'; allowed: a kind of clip, or a mapping"),
     "a bound": ({"optimizer.clip": -1}, "optimizer.clip.most is -1; input should be greater than 0"),
+    "relative to a decay of nothing": (
+        {"optimizer.clip": "relative", "optimizer.weight_decay": 0.0},
+        "weight_decay is 0; allowed with a clip of kind 'relative', which is in proportion to it: more than 0",
+    ),
+    "no border": (
+        {"model.kind": "border-tokens", "model.before": 0},
+        "model: before and after are 0; allowed: at least one border",
+    ),
+    "an activation without a degree": (
+        {"model.kind": "scale-invariant", "model.activation": "gelu"},
+        "model.activation is 'gelu'; input should be 'relu'",
+    ),
+    "a norm after the sum": (
+        {"model.kind": "scale-invariant", "model.norm": "post"},
+        "model.norm is 'post'; input should be 'pre'",
+    ),
     "a rate of one": ({"noise": {"kind": "dropout", "final": 1}}, "noise.final is 1; input should be less than 1"),
     "a list for a kind": ({"optimizer.kind": ["sgd"]}, "optimizer: unknown optimizer"),
     "steps that shrink": (

@@ -202,11 +202,16 @@ class GPT(nn.Module):
     Config: ClassVar[type[ModelConfig]] = ModelConfig
     block: ClassVar[type[Block]] = Block
     """What its layers are."""
+    tables: ClassVar[tuple[str, ...]] = ("token_embedding", "position_embedding")
+    """Parameters whose rows enter the residual stream."""
 
     def __init__(self, shape: ModelConfig, *, members: int, vocab_size: int, seq_len: int) -> None:
         super().__init__()
         self.shape, self.members, self.vocab_size, self.seq_len = shape, members, vocab_size, seq_len
         self.disturb: Disturbance = undisturbed
+        self.length = self.positions(shape, seq_len)
+        self.inside = slice(0, seq_len)
+        """Where the tokens lie among the positions of the residual stream."""
         self.token_embedding = nn.Parameter(torch.empty(members, vocab_size, shape.d_model))
         self.position_embedding = nn.Parameter(torch.empty(members, seq_len, shape.d_model))
         self.blocks = nn.ModuleList(self.block(members, shape) for _ in range(shape.n_layer))
@@ -216,6 +221,11 @@ class GPT(nn.Module):
     def like(self, *, members: int) -> "GPT":
         """An uninitialized stack of the same kind and shape with other members."""
         return type(self)(self.shape, members=members, vocab_size=self.vocab_size, seq_len=self.seq_len)
+
+    @classmethod
+    def positions(cls, shape: ModelConfig, seq_len: int) -> int:
+        """Positions of the residual stream for so many tokens."""
+        return seq_len
 
     @classmethod
     def forward_macs(cls, shape: ModelConfig, vocab_size: int, seq_len: int) -> int:
@@ -232,7 +242,7 @@ class GPT(nn.Module):
         found: dict[str, Role] = {}
         for name, parameter in self.named_parameters():
             _, owner, leaf = f"..{name}".rsplit(".", 2)
-            if leaf in ("token_embedding", "position_embedding"):
+            if leaf in self.tables:
                 found[name] = Role("embedding", "matrix", self.shape.d_model, residual=False)
             elif "norm" in owner:
                 found[name] = Role("norm", "gain" if leaf == "weight" else "bias", 1, residual=False)
@@ -251,6 +261,7 @@ class GPT(nn.Module):
 
     @property
     def layers(self) -> list[Block]:
+        """The block of each layer."""
         return cast(list[Block], list(self.blocks))
 
     @contextmanager
@@ -272,15 +283,15 @@ class GPT(nn.Module):
     def answer(self, x: Float[Tensor, "members batch_seq d"]) -> Float[Tensor, "members batch vocab"]:
         """Logits at the last position, from embedded tokens."""
         for number, block in enumerate(self.layers, 1):
-            x, _ = block(x, self.seq_len, last_only=number == len(self.blocks))
+            x, _ = block(x, self.length, last_only=number == self.shape.n_layer)
         return self.unembed(x)
 
     def attention(self, tokens: Int[Tensor, "members batch seq"]) -> list[Float[Tensor, "members batch head seq seq"]]:
         """The attention pattern of each layer, `[members, batch, head, query, key]`."""
         x, patterns = self.embed(tokens), []
         for block in self.layers:
-            x, pattern = block(x, self.seq_len, last_only=False)
-            patterns.append(pattern)
+            x, pattern = block(x, self.length, last_only=False)
+            patterns.append(pattern[..., self.inside, self.inside])
         return patterns
 
     def embed(self, tokens: Int[Tensor, "members batch seq"]) -> Float[Tensor, "members batch_seq d"]:

@@ -12,7 +12,7 @@ import psutil
 import torch
 
 from anchorbench.model.gpt import ModelConfig, new_model
-from anchorbench.parts import estimators, optimizers, penalties
+from anchorbench.parts import estimators, models, optimizers, penalties
 from anchorbench.recipe import Recipe
 from anchorbench.train import evaluation
 from anchorbench.train.batches import ORDER_BLOCK
@@ -101,7 +101,8 @@ def memory_of_member(recipe: Recipe) -> float:
     one, row = Layout(("weight",), (torch.Size((1,)),), (1,)), torch.zeros(1, 1)  # the parts' state per weight
     state = sum(rows.numel() for registry, config in chosen for rows in registry[config.kind]([config], one, row).state.values())
     width = 2 if recipe.precision == "bf16" else 4
-    step = width * (size + step_elements(shape, recipe.batch, task.vocab_size, task.seq_len))
+    length = models[shape.kind].positions(shape, task.seq_len)
+    step = width * (size + step_elements(shape, recipe.batch, task.vocab_size, length))
     if gradient_path(recipe) == "native":  # its arrays are those of a thread, not of a member
         step = 0
     # Data once as drawn, once as int16; the order of a block of steps; evaluation sets with the foils of each example.

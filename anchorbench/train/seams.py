@@ -2,8 +2,9 @@
 members never mix.
 
     losses, gradient = estimator(oracle, weights, t)
-    clip(gradient, weights)
-    gradient, weights changed by penalties and decay
+    gradient changed by penalties
+    clip(gradient, weights, rate, shrinkage)
+    gradient, weights changed by decay
     optimizer.step(weights, gradient, weights, rate, t)
 
 Every part is one file that registers one class; what it is configured by is its `Config` (anchorbench.parts).
@@ -94,8 +95,16 @@ class Clip(RowPart):
     """A bound on the gradients of a step."""
 
     @abstractmethod
-    def __call__(self, gradient: Float[Tensor, "members size"], weights: Float[Tensor, "members size"]) -> None:
-        """Changes `gradient` in place."""
+    def __call__(
+        self,
+        gradient: Float[Tensor, "members size"],
+        weights: Float[Tensor, "members size"],
+        rate: Float[Tensor, "members 1"],
+        shrinkage: Float[Tensor, "members 1"],
+    ) -> None:
+        """Changes `gradient` in place. `rate` is the step's learning rate, and `shrinkage` the share of the weights that weight
+        decay takes away at it where it acts; both are in float64 and on the CPU.
+        """
 
 
 class Penalty(RowPart):

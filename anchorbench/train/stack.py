@@ -34,7 +34,7 @@ from anchorbench.train.gradients.autograd import Autograd
 from anchorbench.train.gradients.choice import Path, batched, gradient_path, make_gradient
 from anchorbench.train.gradients.compiled import find_library
 from anchorbench.train.gradients.native import Native, Steps, kind_of
-from anchorbench.train.rates import decay_amounts, learning_rate
+from anchorbench.train.rates import decay_amounts, learning_rate, shrinkage
 from anchorbench.train.seams import Layout, RowPart
 from anchorbench.verdict import Behaviour, EvalSet
 
@@ -248,10 +248,11 @@ class Stack:
         losses, gradients = self._estimator(self.oracle, self.weights, self.step)
         for penalty in self._penalties:
             penalty.add(gradients, self.weights)
-        self._clip(gradients, self.weights)
         rates = [learning_rate(recipe.optimizer, self.step, recipe.steps) for recipe in self.recipes]
+        shrunk = [shrinkage(recipe.optimizer, each) for recipe, each in zip(self.recipes, rates, strict=True)]
+        rate, share = (torch.tensor(column, dtype=torch.float64)[:, None] for column in (rates, shrunk))
+        self._clip(gradients, self.weights, rate, share)
         self._decay(gradients, rates)
-        rate = torch.tensor(rates, dtype=torch.float64)[:, None]
         self._optimizer.step(self.weights, gradients, self.weights, rate, self.step)
         return losses
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from anchorbench.model.gpt import GPT
+from anchorbench.parts import models
 from anchorbench.recipe import Recipe
 from anchorbench.train.gradients import native
 from anchorbench.train.gradients.autograd import Autograd
@@ -55,4 +56,5 @@ def make_gradient(recipes: Sequence[Recipe], model: GPT) -> Gradient | Autograd:
 
 def batched(recipe: Recipe, vocab_size: int, seq_len: int) -> bool:
     """Whether a batched matmul treats all members alike: see `aligned`."""
-    return aligned(recipe.model, recipe.batch, vocab_size, seq_len, bf16=recipe.precision == "bf16")
+    length = models[recipe.model.kind].positions(recipe.model, seq_len)
+    return aligned(recipe.model, recipe.batch, vocab_size, length, bf16=recipe.precision == "bf16")
