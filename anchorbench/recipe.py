@@ -71,7 +71,7 @@ class Recipe(Plain):
     estimator: Annotated[Config, _ESTIMATOR] = Field(default_factory=_ESTIMATOR.default)
     """What the optimizer takes for the gradient: by default that of the step's batch."""
     penalties: Annotated[list[Annotated[Config, _PENALTY]], Field(max_length=10)] = []
-    """Terms of the loss that depend on the weights alone."""
+    """Further terms of the loss."""
     noise: Annotated[Config, _NOISE] = Field(default_factory=_NOISE.default)
     """Randomness in the forward passes of training; evaluation has none."""
     batch: int = Field(default=128, ge=1, le=1_000_000)
@@ -123,7 +123,9 @@ class Recipe(Plain):
         """The part, in words, that only automatic differentiation can train; None if the backward pass of the GPT will do."""
         if not is_gpt(self.model):
             return f"models of kind {self.model.kind!r}"
-        return None if self.noise.kind == "none" else f"noise of kind {self.noise.kind!r}"
+        if self.noise.kind != "none":
+            return f"noise of kind {self.noise.kind!r}"
+        return next((f"penalties of kind {penalty.kind!r}" for penalty in self._penalties_of_activations()), None)
 
     def load_task(self) -> Task:
         """The task that this run trains on. Raises ValueError as `anchorbench.load_task` does."""
@@ -134,10 +136,19 @@ class Recipe(Plain):
         return load_task(self.task, self.variant, **self.task_config).for_seed(self.seed)
 
     def macs_per_step(self) -> int:
-        """Multiply-accumulates in the matmuls of a member's training step, with all passes of its estimator."""
+        """Multiply-accumulates in the matmuls of a member's training step, with all passes of its estimator and penalties."""
         task = self.load_task()
         each = macs_per_step(self.model, self.batch, task.vocab_size, task.seq_len)
-        return round(estimators[self.estimator.kind].passes_of(self.estimator) * each)
+        return round(estimators[self.estimator.kind].passes_of(self.estimator) * self.passes * each)
+
+    @property
+    def passes(self) -> float:
+        """Passes over a batch that a gradient takes: one, and those of penalties that depend on activations."""
+        seeing = self._penalties_of_activations()
+        return 1 + sum(penalties[penalty.kind].passes_of(penalty, self.noise) for penalty in seeing)
+
+    def _penalties_of_activations(self) -> list[Config]:
+        return [penalty for penalty in self.penalties if penalties[penalty.kind].of_activations]
 
     @property
     def seeds(self) -> Seeds:

@@ -7,6 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anchorbench.model.gpt import new_model
+from anchorbench.parts import noises
+from anchorbench.seeds import stream_seed
+
 Oracle = Callable[[int, Tensor], Tensor]
 
 # --- Optimizers: all gradients and rates -> the sum of all steps
@@ -129,6 +133,42 @@ def svrg(c: Any, gradient: Oracle, weights: list[Tensor]) -> list[Tensor]:
 
 def l1(c: Any, weights: Tensor) -> Tensor:
     return c.strength * weights.abs().sum()
+
+
+# --- Penalties of activations: a recipe and its batch -> the term of the loss as a function of the named weights
+
+
+def losses(recipe: Any, noise: Any, weights: dict[str, Tensor], tokens: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Any]:
+    """Mean cross-entropy of one member at step 1, what its unembedding reads, and the model."""
+    task, seen = recipe.load_task(), []
+    model = new_model(recipe.model, members=1, vocab_size=task.vocab_size, seq_len=task.seq_len)
+    model.load_state_dict({name: value[None] for name, value in weights.items()})
+    noisy = noises[noise.kind]([noise], [torch.Generator().manual_seed(stream_seed(recipe.seeds.noise, "noise 1"))])
+    with torch.enable_grad(), model.disturbed(lambda site, x: (seen.append(x), noisy(site, x))[1]):
+        logits = model(tokens[None])[0]
+        return torch.nn.functional.cross_entropy(logits, labels), seen[-1][0], model
+
+
+def dropout_r1(c: Any, recipe: Any, batch: tuple[Tensor, Tensor], member: int) -> Callable[[dict[str, Tensor]], Tensor]:
+    """Half the second derivative in each unit, times the variance of its noise."""
+    tokens, labels = batch[0][member], batch[1][member]
+
+    def term(weights: dict[str, Tensor]) -> Tensor:
+        _, hidden, _ = losses(recipe, noises["none"].Config(), weights, tokens, labels)
+        loss = lambda h, label: -(h @ weights["unembedding.weight"]).log_softmax(-1)[label]  # noqa: E731
+        hessian = torch.autograd.functional.hessian
+        second = torch.stack([hessian(lambda h, at=at: loss(h, at), h).diag() for h, at in zip(hidden, labels, strict=True)])
+        return c.strength * (c.rate / (1 - c.rate) * hidden**2 * second / 2).sum(1).mean()
+
+    return term
+
+
+def dropout_r2(c: Any, recipe: Any, batch: tuple[Tensor, Tensor], member: int) -> Callable[[dict[str, Tensor]], Tensor]:
+    def term(weights: dict[str, Tensor]) -> Tensor:
+        loss, _, model = losses(recipe, c.noise, weights, batch[0][member], batch[1][member])
+        return c.strength / 4 * sum((g * g).sum() for g in torch.autograd.grad(loss, list(model.parameters())))
+
+    return term
 
 
 # --- Noises: activations of one member at a site -> what takes their place

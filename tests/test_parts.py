@@ -1,8 +1,9 @@
 """One contract for every part: members never mix, a resumed run is a straight one, and the numbers are those of a reference."""
 
 import copy
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,6 +20,7 @@ from anchorbench.recipe import Recipe
 from anchorbench.train.checkpoint import resume, save
 from anchorbench.train.gradients.choice import gradient_path
 from anchorbench.train.memory import memory_of_member
+from anchorbench.train.penalties.dropout_r1 import r1
 from anchorbench.train.seams import Layout
 from anchorbench.train.stack import Stack
 
@@ -51,7 +53,11 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
         "relative": {"optimizer.clip": {"kind": "relative", "factor": 0.1}},
     },
     "estimator": {"plain": {}, "svrg": {"estimator": {"kind": "svrg", "every": 2, "batches": 2, "alpha": 0.7}}},
-    "penalty": {"l1": {"penalties": [{"kind": "l1", "strength": 0.01}]}},
+    "penalty": {
+        "l1": {"penalties": [{"kind": "l1", "strength": 0.01}]},
+        "dropout-r1": {"penalties": [{"kind": "dropout-r1", "rate": 0.3, "strength": 0.5}]},
+        "dropout-r2": {"penalties": [{"kind": "dropout-r2", "strength": 0.5, "noise": {"kind": "dropout", "final": 0.3}}]},
+    },
     "noise": {
         "none": {},
         "dropout": {
@@ -251,7 +257,7 @@ def test_estimators(kind: str) -> None:
     assert len(calls) > most - 2 * getattr(config, "every", 1), "passes are what is counted"
 
 
-@pytest.mark.parametrize("kind", WAYS["penalty"])
+@pytest.mark.parametrize("kind", [kind for kind in WAYS["penalty"] if not penalties[kind].of_activations])
 def test_penalties(kind: str) -> None:
     config = configured(penalties, "penalty", kind, "penalties.0")
     gradient, weights = rows(0), rows(1)
@@ -261,6 +267,61 @@ def test_penalties(kind: str) -> None:
         at = weights[member].clone().requires_grad_()
         (expected,) = torch.autograd.grad(getattr(references, kind)(config, at), at)
         torch.testing.assert_close(changed[member], gradient[member] + expected)
+
+
+@pytest.fixture
+def in_float64() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("noise", [{}, WAYS["noise"]["dropout"]], ids=["plain", "noisy"])
+@pytest.mark.parametrize("kind", [kind for kind in WAYS["penalty"] if penalties[kind].of_activations])
+@pytest.mark.usefixtures("in_float64")
+def test_penalties_of_activations(kind: str, noise: dict[str, Any]) -> None:
+    """In the training of a stack: what a penalty adds to the gradient is the gradient of its reference."""
+    config = configured(penalties, "penalty", kind, "penalties.0")
+    stack, without = (Stack(members(noise | fields)) for fields in (WAYS["penalty"][kind], {}))
+    (losses, gradient), (expected, plain) = stack.oracle(1), without.oracle(1)
+    torch.testing.assert_close(losses, expected)
+    member = 1
+    added = getattr(references, kind.replace("-", "_"))(config, without.recipes[member], without._batches.batch(1), member)
+    at = without.weights[member].clone()
+    for number in (3, 500, 2000, -5):  # along the random directions that these seeds give
+        way = torch.randn(at.shape, generator=torch.Generator().manual_seed(number + 10))
+        with torch.no_grad():
+            values = [added(without.named(0, (at + sign * 1e-5 * way)[None])) for sign in (1, -1)]
+        slope = float(values[0] - values[1]) / 2e-5
+        assert float((gradient - plain)[member] @ way) == pytest.approx(slope, rel=1e-5, abs=1e-9)
+
+
+class TestR1:
+    """2207.05952: the mean over the masks of dropout before a linear output."""
+
+    HIDDEN, WEIGHT = rows(1, 3)[:, :5], rows(2, 5)[:, :4]  # 3 examples of 5 units, 4 outputs
+    RATE = torch.tensor(0.3, dtype=torch.float64)
+
+    def mean_over_masks(self, loss: Callable[[Tensor], Tensor], rate: float) -> float:
+        """What all masks of one example add to the loss on average, weighted by their probabilities; summed over examples."""
+        total = 0.0
+        for h in self.HIDDEN:
+            for mask in itertools.product((0, 1), repeat=5):
+                kept = torch.tensor(mask, dtype=torch.float64)
+                probability = math.prod(1 - rate if keep else rate for keep in mask)
+                total += probability * float(loss(h * kept / (1 - rate) @ self.WEIGHT) - loss(h @ self.WEIGHT))
+        return total
+
+    def test_it_is_exact_for_squared_error(self) -> None:
+        added = self.mean_over_masks(lambda f: (f - 0.7).square().sum() / 2, 0.3)
+        assert float(r1(self.HIDDEN, self.WEIGHT, self.RATE)) == pytest.approx(added / 3, rel=1e-12)
+
+    @pytest.mark.parametrize("scale", [0.1, 0.01, 0.001])
+    def test_it_is_of_second_order_for_cross_entropy(self, scale: float) -> None:
+        """Its relative error falls with what a unit adds to a logit."""
+        added = self.mean_over_masks(lambda f: -(scale * f).log_softmax(-1)[2], 0.3)
+        found = r1(self.HIDDEN, scale * self.WEIGHT, self.RATE, (self.HIDDEN @ self.WEIGHT * scale).softmax(-1))
+        assert float(found) == pytest.approx(added / 3, rel=scale)
 
 
 @pytest.mark.parametrize("kind", WAYS["noise"])
@@ -435,6 +496,15 @@ class TestScaleInvariant:
         assert gradient[0].abs().sum() == 0
 
 
+def test_passes_are_counted() -> None:
+    """Forward and backward pass of the loss, and what penalties of activations add."""
+    r1, r2 = ({"penalties": [{"kind": f"dropout-{name}"}]} for name in ("r1", "r2"))
+    noisy = {"noise": "dropout"}
+    base = members({}, 1)[0].macs_per_step()
+    for fields, passes in ((noisy, 1), (r1, 1), (r1 | noisy, 2), (r2, 4), (r2 | noisy, 3), ({"penalties": ["l1"]}, 1)):
+        assert members(fields, 1)[0].macs_per_step() == passes * base
+
+
 def test_memory_counts_the_state_of_the_parts() -> None:
     """Per weight: AdamW keeps two numbers, AMSGrad three, SGD one, SVRG two more."""
     weights = sum(Layout.of(Stack(members({}, 1)).model).sizes)
@@ -453,6 +523,7 @@ def test_memory_counts_the_state_of_the_parts() -> None:
     [
         ({"model.kind": "rms-norm"}, "models of kind 'rms-norm'"),
         ({"noise": "dropout"}, "noise of kind 'dropout'"),
+        ({"penalties": ["l1", "dropout-r1"]}, "penalties of kind 'dropout-r1'"),
     ],
 )
 def test_what_only_autograd_trains(fields: dict[str, Any], what: str) -> None:

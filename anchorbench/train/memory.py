@@ -102,7 +102,7 @@ def memory_of_member(recipe: Recipe) -> float:
     state = sum(rows.numel() for registry, config in chosen for rows in registry[config.kind]([config], one, row).state.values())
     width = 2 if recipe.precision == "bf16" else 4
     length = models[shape.kind].positions(shape, task.seq_len)
-    step = width * (size + step_elements(shape, recipe.batch, task.vocab_size, length))
+    step = width * (size + recipe.passes * step_elements(shape, recipe.batch, task.vocab_size, length))
     if gradient_path(recipe) == "native":  # its arrays are those of a thread, not of a member
         step = 0
     # Data once as drawn, once as int16; the order of a block of steps; evaluation sets with the foils of each example.

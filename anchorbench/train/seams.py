@@ -108,11 +108,47 @@ class Clip(RowPart):
 
 
 class Penalty(RowPart):
-    """A term of the loss that depends on the weights alone."""
+    """A term of the loss that depends on the weights alone. It works on any gradient path."""
+
+    of_activations: ClassVar[bool] = False
 
     @abstractmethod
     def add(self, gradient: Float[Tensor, "members size"], weights: Float[Tensor, "members size"]) -> None:
         """Adds the term's gradient to `gradient` in place; the loss that is reported stays that of the data."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A forward pass of some members on the step's batch, to be differentiated."""
+
+    losses: Float[Tensor, " members"]
+    """Mean cross-entropy at the last position."""
+    logits: Float[Tensor, "members batch vocab"]
+    final: Float[Tensor, "members batch d"]
+    """What the unembedding reads, before noise."""
+    unembedding: Float[Tensor, "members d vocab"]
+    parameters: Sequence[Tensor]
+    """All parameters, `[members, ...]` each."""
+
+
+Forward = Callable[[Sequence[Any] | None], Pass]
+"""`forward(noise)`: a pass with the noise that these configurations describe, one for each of the members, or with none. What it
+draws is what the step's own noise of the same kind draws. Equal passes are computed once."""
+
+
+class ActivationPenalty(RowPart):
+    """A term of the loss that depends on activations; the recipe is trained by automatic differentiation."""
+
+    of_activations: ClassVar[bool] = True
+
+    @classmethod
+    @abstractmethod
+    def passes_of(cls, config: Any, noise: Any) -> float:
+        """Passes over a batch that it adds to a step with this noise."""
+
+    @abstractmethod
+    def term(self, forward: Forward, members: slice) -> Float[Tensor, " members"]:
+        """The term of each of these members; the loss that is reported stays that of the data."""
 
 
 Oracle = Callable[..., tuple[Tensor, Tensor]]

@@ -35,7 +35,7 @@ from anchorbench.train.gradients.choice import Path, batched, gradient_path, mak
 from anchorbench.train.gradients.compiled import find_library
 from anchorbench.train.gradients.native import Native, Steps, kind_of
 from anchorbench.train.rates import decay_amounts, learning_rate, shrinkage
-from anchorbench.train.seams import Layout, RowPart
+from anchorbench.train.seams import ActivationPenalty, Layout, Penalty, RowPart
 from anchorbench.verdict import Behaviour, EvalSet
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -123,15 +123,16 @@ class Stack:
         self.initial = [digests(self.named(member)) for member in range(len(recipes))]
 
         self._native = Native(self.model, self.layout, first.batch) if self.path == "native" else None
-        self._gradient = None if self._native else make_gradient(recipes, self.model)
         self._gradient_views = self.layout.views(self.gradients)
         self._decayed = self._decay_mask()
         self._clip = self._part(clips, [recipe.optimizer.clip for recipe in recipes])
         self._optimizer = self._part(optimizers, [recipe.optimizer for recipe in recipes])
         self._estimator = self._part(estimators, [recipe.estimator for recipe in recipes])
-        self._penalties = [
+        self._penalties: list[Penalty | ActivationPenalty] = [
             self._part(penalties, [recipe.penalties[number] for recipe in recipes]) for number in range(len(first.penalties))
         ]
+        seeing = [penalty for penalty in self._penalties if isinstance(penalty, ActivationPenalty)]
+        self._gradient = None if self._native else make_gradient(recipes, self.model, seeing)
         self._batches = Batches(self.recipes, self.tasks, self.device, evaluation.FINAL_SIZE)
         self._eval_sets = [
             EvalSet.of(task, evaluation.FINAL_SIZE, stream_seed(recipe.seeds.data, "evaluation"), train=head)
@@ -247,7 +248,8 @@ class Stack:
         self.step += 1
         losses, gradients = self._estimator(self.oracle, self.weights, self.step)
         for penalty in self._penalties:
-            penalty.add(gradients, self.weights)
+            if isinstance(penalty, Penalty):
+                penalty.add(gradients, self.weights)
         rates = [learning_rate(recipe.optimizer, self.step, recipe.steps) for recipe in self.recipes]
         shrunk = [shrinkage(recipe.optimizer, each) for recipe, each in zip(self.recipes, rates, strict=True)]
         rate, share = (torch.tensor(column, dtype=torch.float64)[:, None] for column in (rates, shrunk))

@@ -12,6 +12,7 @@ from anchorbench.recipe import Recipe
 from anchorbench.train.gradients import native
 from anchorbench.train.gradients.autograd import Autograd
 from anchorbench.train.gradients.backprop import Backprop, OneByOne, aligned
+from anchorbench.train.seams import ActivationPenalty
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 """Precision -> data type of activations and matmuls; None stands for that of the weights."""
@@ -41,12 +42,12 @@ def gradient_path(recipe: Recipe) -> Path:
     return "native" if single and not torch.cuda.is_available() and native.available() else "backprop"
 
 
-def make_gradient(recipes: Sequence[Recipe], model: GPT) -> Gradient | Autograd:
-    """The gradient path in torch of recipes of one structure, on a stack of their model."""
+def make_gradient(recipes: Sequence[Recipe], model: GPT, penalties: Sequence[ActivationPenalty]) -> Gradient | Autograd:
+    """The gradient path in torch of recipes of one structure, on a stack of their model, with the penalties of activations."""
     recipe = recipes[0]
     together = batched(recipe, model.vocab_size, model.seq_len)
     if recipe.needs_autograd is not None:
-        return Autograd(model, recipes, together=together)
+        return Autograd(model, recipes, penalties, together=together)
 
     def path(model: GPT) -> Gradient:
         return Backprop(model, recipe.batch, PRECISIONS[recipe.precision])
