@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from functools import cached_property
+from itertools import pairwise
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -15,11 +16,13 @@ from anchorbench.model.gpt import ModelConfig, is_gpt
 from anchorbench.parts import (
     MAX_STEPS,
     Config,
+    GrowthConfig,
     InitConfig,
     OptimizerConfig,
     Part,
     changes,
     estimators,
+    growths,
     initializers,
     models,
     noises,
@@ -54,6 +57,7 @@ _MODEL, _INIT, _OPTIMIZER = (
     Part(optimizers, "adamw", brief=False),
 )
 _ESTIMATOR, _PENALTY, _NOISE = Part(estimators, "plain"), Part(penalties, "l1", brief=False), Part(noises, "none")
+_GROWTH = Part(growths, "split", brief=False)
 
 
 class Recipe(Plain):
@@ -74,6 +78,8 @@ class Recipe(Plain):
     """Further terms of the loss."""
     noise: Annotated[Config, _NOISE] = Field(default_factory=_NOISE.default)
     """Randomness in the forward passes of training; evaluation has none."""
+    growth: Annotated[list[Annotated[GrowthConfig, _GROWTH]], Field(max_length=10)] = []
+    """Events after which the model is larger; `model` is what it begins as."""
     batch: int = Field(default=128, ge=1, le=1_000_000)
     steps: int = Field(default=1800, ge=1, le=MAX_STEPS)
     stop: Literal["end", "settled"] = "end"
@@ -108,9 +114,28 @@ class Recipe(Plain):
     @model_validator(mode="after")
     def _parts_fit(self) -> "Recipe":
         way = self.optimizer
-        for part in (self.model, self.init, way, way.decay, way.schedule, way.clip, self.estimator, self.noise, *self.penalties):
+        own = (self.model, self.init, way, way.decay, way.schedule, way.clip, self.estimator, self.noise)
+        for part in (*own, *self.penalties, *self.growth):
             part.require(self)
         return self
+
+    @model_validator(mode="after")
+    def _growth_fits(self) -> "Recipe":
+        steps = [event.at for event in self.growth]
+        if steps and (sorted(set(steps)) != steps or steps[-1] >= self.steps):
+            raise ValueError(f"growth is at {steps}; allowed: steps that increase, all below steps, {self.steps}")
+        if steps and self.estimator.kind != "plain":
+            raise ValueError(f"estimator is {self.estimator.kind!r}, which may keep smaller weights; allowed with growth: 'plain'")
+        self.model_at(self.steps)
+        return self
+
+    def model_at(self, step: int) -> ModelConfig:
+        """The model after `step` steps, as grown by then. Raises ValueError if it cannot grow like that."""
+        shape = self.model
+        for event in self.growth:
+            if event.at <= step:
+                shape = growths[event.kind].grown(event, shape)
+        return shape
 
     @model_validator(mode="after")
     def _precision_fits(self) -> "Recipe":
@@ -136,9 +161,15 @@ class Recipe(Plain):
         return load_task(self.task, self.variant, **self.task_config).for_seed(self.seed)
 
     def macs_per_step(self) -> int:
-        """Multiply-accumulates in the matmuls of a member's training step, with all passes of its estimator and penalties."""
-        task = self.load_task()
-        each = macs_per_step(self.model, self.batch, task.vocab_size, task.seq_len)
+        """Multiply-accumulates in the matmuls of a member's training step, with all passes of its estimator and penalties, on
+        average over its growth.
+        """
+        task, steps = self.load_task(), [0, *(event.at for event in self.growth), self.steps]
+        products = sum(
+            (end - start) * macs_per_step(self.model_at(start), self.batch, task.vocab_size, task.seq_len)
+            for start, end in pairwise(steps)
+        )
+        each = products / self.steps
         return round(estimators[self.estimator.kind].passes_of(self.estimator) * self.passes * each)
 
     @property

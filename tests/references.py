@@ -171,6 +171,22 @@ def dropout_r2(c: Any, recipe: Any, batch: tuple[Tensor, Tensor], member: int) -
     return term
 
 
+# --- Growths: the weights of one layer, or numbers that are copied with them -> those of the larger layer
+
+
+def split(c: Any, named: dict[str, Tensor], *, copied: bool) -> dict[str, Tensor]:
+    """One step after the other, each of which splits all of the first neurons into themselves and copies behind them."""
+    neurons = [[(w, b, v)] for w, b, v in zip(named["ff_in.weight"].T, named["ff_in.bias"], named["ff_out.weight"], strict=True)]
+    for copies in neurons:
+        for _ in range(c.width - 1):
+            w, b, v = copies[0]
+            copies[0] = w, b, v if copied else (1 - c.alpha) * v
+            copies.insert(1, (w, b, v if copied else c.alpha * v))
+    inner, bias, outer = zip(*[copies[place] for place in range(c.width) for copies in neurons], strict=True)
+    larger = {"ff_in.weight": torch.stack(inner, 1), "ff_in.bias": torch.stack(bias), "ff_out.weight": torch.stack(outer)}
+    return named | larger
+
+
 # --- Noises: activations of one member at a site -> what takes their place
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from anchorbench.inspect.internals import stack_internals
 from anchorbench.model.gpt import GPT, ModelConfig, Site
-from anchorbench.parts import REGISTRIES, clips, decays, estimators, models, noises, optimizers, penalties, schedules
+from anchorbench.parts import REGISTRIES, clips, decays, estimators, growths, models, noises, optimizers, penalties, schedules
 from anchorbench.recipe import Recipe
 from anchorbench.train.checkpoint import resume, save
 from anchorbench.train.gradients.choice import gradient_path
@@ -64,6 +64,7 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
             "noise": {"kind": "dropout", "embedding": 0.1, "attention": 0.2, "residual": 0.3, "mlp": 0.4, "final": 0.5},
         },
     },
+    "growth": {"split": {"growth": [{"kind": "split", "at": 2, "width": 3, "alpha": 0.4}]}},
 }
 """Registry -> kind -> what a recipe says to have it, with other numbers than the defaults."""
 SHAPE = {"model.d_model": 32, "model.n_head": 1, "model.d_head": 32, "model.d_ff": 32, "batch": 32, "optimizer.lr": 0.01}
@@ -267,6 +268,24 @@ def test_penalties(kind: str) -> None:
         at = weights[member].clone().requires_grad_()
         (expected,) = torch.autograd.grad(getattr(references, kind)(config, at), at)
         torch.testing.assert_close(changed[member], gradient[member] + expected)
+
+
+@pytest.mark.parametrize("kind", WAYS["growth"])
+def test_growths(kind: str) -> None:
+    config = configured(growths, "growth", kind, "growth.0")
+    configs = [config, config.model_copy(update={"alpha": -2.0})]
+    shapes = {"ff_in.weight": (4, 5), "ff_in.bias": (5,), "ff_out.weight": (5, 4), "query.weight": (4, 3)}
+    named = {
+        f"blocks.0.{name}": torch.randn(2, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(len(name)))
+        for name, shape in shapes.items()
+    }
+    event = growths[kind](configs)
+    for larger, copied in ((event.weights(named), False), (event.state(named), True)):
+        for member, own in enumerate(configs):
+            for name, value in larger.items():
+                smaller = {short: named[f"blocks.0.{short}"][member] for short in shapes}
+                expected = getattr(references, kind)(own, smaller, copied=copied)[name.removeprefix("blocks.0.")]
+                torch.testing.assert_close(value[member], expected, rtol=1e-12, atol=1e-14)
 
 
 @pytest.fixture

@@ -60,6 +60,7 @@ OTHER: dict[str, Any] = {
     "estimator": "svrg",
     "penalties": ["l1"],
     "noise": "dropout",
+    "growth": ["split"],
     "batch": 64,
     "steps": 1801,
     "stop": "settled",
@@ -199,6 +200,7 @@ def compatible(first: str, second: str) -> bool:
     return {first, second} not in (
         {"model.norm", "model.query_norm_only"},
         *({"precision", autograd} for autograd in ("model.kind", "noise")),
+        {"growth", "estimator"},
     )
 
 

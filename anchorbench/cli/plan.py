@@ -100,7 +100,8 @@ def plan(sweep: Sweep, out: Path, memory: float | None) -> None:
         for _ in range(TIMED_STEPS):
             trained.advance()
         each = (time.perf_counter() - start) / TIMED_STEPS
-        seconds = each * recipe.steps * len(alike)
+        grown = recipe.macs_per_step() / recipe.override({"growth": []}).macs_per_step()  # what is timed is the model at first
+        seconds = each * grown * recipe.steps * len(alike)
         total += seconds
         table.add_row(
             *(str(n) for n in (len(alike), members, recipe.model.n_layer, recipe.model.d_model, recipe.batch, recipe.steps)),

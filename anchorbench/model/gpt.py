@@ -21,6 +21,7 @@ from anchorbench.parts import Config, models
 
 EPSILON = 1e-5
 """Added to the variance in LayerNorm."""
+MAX_D_FF = 1_048_576
 Site = Literal["embedding", "attention", "residual", "mlp", "final"]
 """Where noise can act: on the embedded tokens, the attention pattern, what a sublayer adds to the residual stream, the hidden
 layer of the feed-forward layer, and what the unembedding reads."""
@@ -45,7 +46,7 @@ class ModelConfig(Config):
     """Width of the residual stream."""
     d_head: int = Field(default=64, ge=1, le=65_536)
     """Width of a head."""
-    d_ff: int = Field(default=256, ge=1, le=1_048_576)
+    d_ff: int = Field(default=256, ge=1, le=MAX_D_FF)
     """Width of the feed-forward layer."""
     norm: Literal["pre", "post"] = "pre"
     """Where LayerNorm sits: before each sublayer, with one more at the end (GPT-2), or after each residual sum."""

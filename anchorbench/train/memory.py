@@ -94,7 +94,7 @@ def memory_of_member(recipe: Recipe) -> float:
 
     Worked out on shapes alone, without allocating. A quarter is added for what an operation needs while it runs.
     """
-    task, shape = recipe.load_task(), recipe.model
+    task, shape = recipe.load_task(), recipe.model_at(recipe.steps)
     with torch.device("meta"):
         size = sum(Layout.of(new_model(shape, members=1, vocab_size=task.vocab_size, seq_len=task.seq_len)).sizes)
     chosen = ((optimizers, recipe.optimizer), (estimators, recipe.estimator), *((penalties, one) for one in recipe.penalties))

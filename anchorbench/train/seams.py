@@ -6,12 +6,13 @@ members never mix.
     clip(gradient, weights, rate, shrinkage)
     gradient, weights changed by decay
     optimizer.step(weights, gradient, weights, rate, t)
+    the stack grows if an event is due
 
 Every part is one file that registers one class; what it is configured by is its `Config` (anchorbench.parts).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anchorbench import parts
-from anchorbench.model.gpt import GPT, Site
+from anchorbench.model.gpt import GPT, ModelConfig, Site
 
 ALIGNED = 32
 """Consecutive arrays whose sizes are multiples of this many elements are all aligned to 64 bytes, in bf16 too."""
@@ -181,6 +182,29 @@ class Noise(ABC):
     @abstractmethod
     def __call__(self, site: Site, x: Tensor) -> Tensor:
         """What takes the place of the activations `[members, ...]` at a site; sites come in the order of the forward pass."""
+
+
+class Growth(ABC):
+    """An event after which the models of a stack are larger."""
+
+    Config: ClassVar[type[parts.GrowthConfig]]
+
+    def __init__(self, configs: Sequence[Any]) -> None:
+        """`configs` has one configuration per member, all of one structure."""
+        self.configs = configs
+
+    @classmethod
+    @abstractmethod
+    def grown(cls, config: Any, shape: ModelConfig) -> ModelConfig:
+        """What a model of this shape becomes. Raises ValueError with one sentence if it cannot grow like that."""
+
+    @abstractmethod
+    def weights(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The larger models' weights from those of the smaller ones: parameter -> `[members, ...]`."""
+
+    @abstractmethod
+    def state(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same for numbers that an optimizer keeps of each weight, if they are to be copied."""
 
 
 class Schedule(ABC):

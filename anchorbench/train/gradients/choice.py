@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from anchorbench.model.gpt import GPT
+from anchorbench.model.gpt import GPT, ModelConfig
 from anchorbench.parts import models
 from anchorbench.recipe import Recipe
 from anchorbench.train.gradients import native
@@ -45,7 +45,7 @@ def gradient_path(recipe: Recipe) -> Path:
 def make_gradient(recipes: Sequence[Recipe], model: GPT, penalties: Sequence[ActivationPenalty]) -> Gradient | Autograd:
     """The gradient path in torch of recipes of one structure, on a stack of their model, with the penalties of activations."""
     recipe = recipes[0]
-    together = batched(recipe, model.vocab_size, model.seq_len)
+    together = batched(recipe, model.shape, model.vocab_size, model.seq_len)
     if recipe.needs_autograd is not None:
         return Autograd(model, recipes, penalties, together=together)
 
@@ -55,7 +55,7 @@ def make_gradient(recipes: Sequence[Recipe], model: GPT, penalties: Sequence[Act
     return path(model) if together else OneByOne(model, path)
 
 
-def batched(recipe: Recipe, vocab_size: int, seq_len: int) -> bool:
-    """Whether a batched matmul treats all members alike: see `aligned`."""
-    length = models[recipe.model.kind].positions(recipe.model, seq_len)
-    return aligned(recipe.model, recipe.batch, vocab_size, length, bf16=recipe.precision == "bf16")
+def batched(recipe: Recipe, shape: ModelConfig, vocab_size: int, seq_len: int) -> bool:
+    """Whether a batched matmul treats all members alike while the recipe's model has this shape: see `aligned`."""
+    length = models[shape.kind].positions(shape, seq_len)
+    return aligned(shape, recipe.batch, vocab_size, length, bf16=recipe.precision == "bf16")
