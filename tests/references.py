@@ -7,6 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anchorbench.model.gpt import new_model
+from anchorbench.parts import noises
+from anchorbench.seeds import stream_seed
+
 Oracle = Callable[[int, Tensor], Tensor]
 SPLIT = (6, 4)
 """The weights of the optimizers' references are a hidden matrix of 2 by 3, and a bias."""
@@ -186,13 +190,19 @@ def coupled(strength: float, rate: float) -> tuple[float, float]:
 # --- Clips: gradient and weights -> gradient
 
 
-def norm(c: Any, gradient: Tensor, weights: Tensor) -> Tensor:
+def norm(c: Any, gradient: Tensor, weights: Tensor, rate: float, decay: float) -> Tensor:
     size = math.sqrt(sum(x * x for x in gradient.tolist()))
     return gradient if size + 1e-6 <= c.most else gradient * c.most / (size + 1e-6)
 
 
-def none(c: Any, gradient: Tensor, weights: Tensor) -> Tensor:
+def none(c: Any, gradient: Tensor, weights: Tensor, rate: float, decay: float) -> Tensor:
     return gradient
+
+
+def relative(c: Any, gradient: Tensor, weights: Tensor, rate: float, decay: float) -> Tensor:
+    size, scale = (math.sqrt(sum(x * x for x in row.tolist())) for row in (gradient, weights))
+    most = c.factor * math.sqrt(2 * decay / rate) * scale if rate else math.inf
+    return gradient if size <= most else gradient * most / size
 
 
 # --- Estimators: the estimates along given weights, for the oracle `gradient(step, at)`
@@ -218,3 +228,71 @@ def svrg(c: Any, gradient: Oracle, weights: list[Tensor]) -> list[Tensor]:
 
 def l1(c: Any, weights: Tensor) -> Tensor:
     return c.strength * weights.abs().sum()
+
+
+# --- Penalties of activations: a recipe and its batch -> the term of the loss as a function of the named weights
+
+
+def losses(recipe: Any, noise: Any, weights: dict[str, Tensor], tokens: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Any]:
+    """Mean cross-entropy of one member at step 1, what its unembedding reads, and the model."""
+    task, seen = recipe.load_task(), []
+    model = new_model(recipe.model, members=1, vocab_size=task.vocab_size, seq_len=task.seq_len)
+    model.load_state_dict({name: value[None] for name, value in weights.items()})
+    noisy = noises[noise.kind]([noise], [torch.Generator().manual_seed(stream_seed(recipe.seeds.noise, "noise 1"))])
+    with torch.enable_grad(), model.disturbed(lambda site, x: (seen.append(x), noisy(site, x))[1]):
+        logits = model(tokens[None])[0]
+        return torch.nn.functional.cross_entropy(logits, labels), seen[-1][0], model
+
+
+def dropout_r1(c: Any, recipe: Any, batch: tuple[Tensor, Tensor], member: int) -> Callable[[dict[str, Tensor]], Tensor]:
+    """Half the second derivative in each unit, times the variance of its noise."""
+    tokens, labels = batch[0][member], batch[1][member]
+
+    def term(weights: dict[str, Tensor]) -> Tensor:
+        _, hidden, _ = losses(recipe, noises["none"].Config(), weights, tokens, labels)
+        loss = lambda h, label: -(h @ weights["unembedding.weight"]).log_softmax(-1)[label]  # noqa: E731
+        hessian = torch.autograd.functional.hessian
+        second = torch.stack([hessian(lambda h, at=at: loss(h, at), h).diag() for h, at in zip(hidden, labels, strict=True)])
+        return c.strength * (c.rate / (1 - c.rate) * hidden**2 * second / 2).sum(1).mean()
+
+    return term
+
+
+def dropout_r2(c: Any, recipe: Any, batch: tuple[Tensor, Tensor], member: int) -> Callable[[dict[str, Tensor]], Tensor]:
+    def term(weights: dict[str, Tensor]) -> Tensor:
+        loss, _, model = losses(recipe, c.noise, weights, batch[0][member], batch[1][member])
+        return c.strength / 4 * sum((g * g).sum() for g in torch.autograd.grad(loss, list(model.parameters())))
+
+    return term
+
+
+# --- Growths: the weights of one layer, or numbers that are copied with them -> those of the larger layer
+
+
+def split(c: Any, named: dict[str, Tensor], *, copied: bool) -> dict[str, Tensor]:
+    """One step after the other, each of which splits all of the first neurons into themselves and copies behind them."""
+    neurons = [[(w, b, v)] for w, b, v in zip(named["ff_in.weight"].T, named["ff_in.bias"], named["ff_out.weight"], strict=True)]
+    for copies in neurons:
+        for _ in range(c.width - 1):
+            w, b, v = copies[0]
+            copies[0] = w, b, v if copied else (1 - c.alpha) * v
+            copies.insert(1, (w, b, v if copied else c.alpha * v))
+    inner, bias, outer = zip(*[copies[place] for place in range(c.width) for copies in neurons], strict=True)
+    larger = {"ff_in.weight": torch.stack(inner, 1), "ff_in.bias": torch.stack(bias), "ff_out.weight": torch.stack(outer)}
+    return named | larger
+
+
+# --- Noises: activations of one member at a site -> what takes their place
+
+
+def none_noise(c: Any, site: str, x: Tensor, generator: torch.Generator) -> Tensor:
+    return x
+
+
+def dropout_noise(c: Any, site: str, x: Tensor, generator: torch.Generator) -> Tensor:
+    keep = 1 - getattr(c, site)
+    if keep == 1:
+        return x
+    found = x / keep
+    found[torch.rand(x.shape, generator=generator) < getattr(c, site)] = 0
+    return found
