@@ -556,19 +556,23 @@ RUN = ("run", "--gamma", "0.5", "--seeds", "1")
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "expected"),
+    ("name", "compiled", "options", "expected"),
     [
-        ("AMX", (), "bf16"),
-        ("neither", (), "fp32"),
-        ("AVX-512", ("--precision", "auto"), "bf16"),
-        ("AMX", ("--precision", "fp32"), "fp32"),
-        ("neither", ("--precision", "bf16"), "bf16"),
+        ("AMX", True, (), "fp32"),
+        ("AMX", False, (), "bf16"),
+        ("neither", False, (), "fp32"),
+        ("AVX-512", False, ("--precision", "auto"), "bf16"),
+        ("AMX", False, ("--precision", "fp32"), "fp32"),
+        ("neither", True, ("--precision", "bf16"), "bf16"),
     ],
 )
-def test_the_precision_is_what_is_asked_for_or_what_the_processor_has(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, options: tuple[str, ...], expected: str
+def test_the_precision_is_what_is_asked_for_or_what_trains_fastest(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, compiled: bool, options: tuple[str, ...], expected: str
 ) -> None:
+    """Without being asked, bf16 only where there is no compiled step and the processor has it."""
     set_processor(monkeypatch, CAPABILITIES[name][0])
+    if not compiled:
+        monkeypatch.setattr("anchorbench.train.gradients.native.available", lambda: False)
     shown = cli(*RUN, *options, "--out", tmp_path / "out")
     assert (shown.code, shown.err) == (0, "")
     [folder] = (tmp_path / "out" / "runs").iterdir()

@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from anchorbench.machine import native_bf16
+from anchorbench import machine
 from anchorbench.model.gpt import GPT, ModelConfig
 from anchorbench.parts import models
 from anchorbench.recipe import Recipe
@@ -58,7 +58,7 @@ def continued_path(recorded: str, recipe: Recipe) -> Path:
 
 def auto_precision() -> str:
     """The precision that trains fastest here: fp32 by the compiled step, else bf16 where the processor has it."""
-    return "bf16" if native_bf16() and (torch.cuda.is_available() or not native.available()) else "fp32"
+    return "bf16" if machine.native_bf16() and (torch.cuda.is_available() or not native.available()) else "fp32"
 
 
 def make_gradient(recipes: Sequence[Recipe], model: GPT, penalties: Sequence[ActivationPenalty]) -> Gradient | Autograd:
