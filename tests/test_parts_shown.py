@@ -1,10 +1,13 @@
 """`anchorbench parts`: every kind with every field."""
 
+from pathlib import Path
+
 import pytest
 from conftest import Cli, require_one_sentence
 
 from anchorbench.parts import REGISTRIES
 
+ROOT = Path(__file__).parents[1]
 KINDS = [(word, kind) for word, registry in REGISTRIES.items() for kind in registry.all]
 
 
@@ -31,6 +34,16 @@ def test_one_is_explained(cli: Cli, word: str, kind: str) -> None:
     assert all(f"  {field} = " in done.out for field in config.model_fields if field != "kind")
     undescribed = [name for name, field in config.model_fields.items() if name != "kind" and not field.description]
     assert undescribed == []
+
+
+def test_the_page_is_of_the_parts_as_they_are(cli: Cli, tmp_path: Path) -> None:
+    assert cli("parts", "--out", tmp_path / "parts.md").code == 0
+    written = (tmp_path / "parts.md").read_text()
+    assert written == (ROOT / "docs" / "parts.md").read_text(), "write it anew: anchorbench parts --out docs/parts.md"
+    assert "- `most = 1.0` (more than 0, at most 1e+09): The largest norm of a member's whole gradient.\n" in written
+    refused = cli("parts", "--out", tmp_path / "parts.txt")
+    assert refused.code == 2
+    require_one_sentence(refused.err)
 
 
 def test_an_explanation_by_hand(cli: Cli) -> None:

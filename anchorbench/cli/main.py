@@ -314,10 +314,16 @@ def tasks(
 def parts(
     part: Annotated[str | None, typer.Argument(help="Part of a way of training; all are listed if not given.")] = None,
     kind: Annotated[str | None, typer.Argument(help="Kind to explain; the part's kinds are listed if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Markdown file to write with all kinds explained.")] = None,
 ) -> None:
     """List the parts that a way of training is composed of, or explain one with its fields, bounds and source; draw a schedule."""
-    from anchorbench.show.parts import explanation, listing
+    from anchorbench.files import require_place, write_atomically
+    from anchorbench.show.parts import explanation, listing, page
 
+    if out is not None:
+        require_place(out, "--out", (".md",))
+        write_atomically(out, page().encode())
+        return
     sys.stdout.write(listing(part) if part is None or kind is None else explanation(part, kind) + "\n")
 
 

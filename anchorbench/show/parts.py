@@ -21,6 +21,32 @@ def listing(part: str | None = None) -> str:
     return "\n".join(lines)
 
 
+def page() -> str:
+    """docs/parts.md: every kind of every part with its fields, as Markdown."""
+    lines = [
+        "# The parts of a way of training",
+        "",
+        "A recipe names a kind of each part; what it does not name is the usual one. `anchorbench parts PART KIND` prints the same,",
+        "and draws schedules. This page is written by `anchorbench parts --out docs/parts.md`.",
+        "",
+    ]
+    for word, registry in REGISTRIES.items():
+        lines += [f"## {word}", ""]
+        for kind, part in registry.all.items():
+            lines += [f"### `{kind}`", "", _first_line(part), "", _source(part), ""]
+            lines += [f"- {_code(line)}" for line in fields(part.Config)]
+            lines.append("")
+    return "\n".join(lines)
+
+
+def _code(line: str) -> str:
+    """The name and default of a field's line as code."""
+    name, equals, rest = line.partition(" = ")
+    ends = [at for mark in (" (", ": ") if (at := rest.find(mark)) >= 0]
+    end = min(ends, default=len(rest))
+    return f"`{name}{equals}{rest[:end]}`{rest[end:]}"
+
+
 def explanation(word: str, kind: str) -> str:
     """One kind: what it does, where it comes from, and its fields; of a schedule also a plot.
 
