@@ -28,6 +28,7 @@ WAYS: dict[str, tuple[Path, dict[str, Any]]] = {
     "odd widths": ("backprop", {"model.d_model": 7, "model.d_ff": 5, "batch": 6}),
     "odd, then aligned": ("backprop", {"model.d_ff": 16, "batch": 32}),
     "autograd": ("autograd", {"noise": "dropout", "optimizer.kind": "sgd"}),
+    "a window": ("native", {"optimizer.kind": "adashift", "optimizer.window": 2}),
 }
 
 
@@ -175,6 +176,10 @@ def test_costs_are_those_of_the_larger_model() -> None:
         ({"growth": [{"at": 3, "alpha": math.nan}]}, "growth.0.alpha is nan; input should be a finite number"),
         ({"growth": [{"at": 3}], "model.d_ff": 600_000}, "growth makes d_ff 1200000; allowed: at most 1048576"),
         ({"growth": [{"at": 3}], "estimator": "svrg"}, "estimator is 'svrg', which may keep smaller weights; allowed with growth:"),
+        (
+            {"growth": [{"at": 3}], "optimizer.kind": "muon"},
+            "growth copies the optimizer's state; allowed with 'muon', which keeps",
+        ),
         ({"growth": [{"kind": "splt"}]}, "growth.0: unknown growth 'splt'; did you mean 'split'?"),
     ],
 )

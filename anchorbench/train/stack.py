@@ -188,6 +188,8 @@ class Stack:
             return
         for name, rows in self.state().items():
             if rows.shape[-1] != sum(self.layout.sizes):  # no number for each weight
+                if rows.shape != before[name].shape:
+                    raise ValueError(f"{name} cannot be copied to a larger model; allowed: growth with state 'reset'")
                 rows.copy_(before[name])
             elif name != "weights":
                 old, new = before[name].flatten(0, -2), rows.flatten(0, -2)

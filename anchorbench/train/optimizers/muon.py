@@ -47,6 +47,13 @@ class Muon(Optimizer):
         """`adamw` gives a step the root mean square of AdamW's steps, 0.2, so that its rates can be used (2502.16982); `spectral`
         is the original's, the root of outputs over inputs where that is more than 1, with rates around 0.02."""
 
+        def require(self, recipe: Any) -> None:
+            """See `Config`."""
+            if any(event.state == "copied" for event in recipe.growth):
+                raise ValueError(
+                    "growth copies the optimizer's state; allowed with 'muon', which keeps it apart by parameter: reset"
+                )
+
     def __init__(self, configs: Sequence[Any], layout: Layout, like: Tensor) -> None:
         super().__init__(configs, layout, like)
         hidden = torch.cat(
