@@ -26,7 +26,7 @@ def page() -> str:
     lines = [
         "# The parts of a way of training",
         "",
-        "A recipe names a kind of each part; what it does not name is the usual one. `anchorbench parts PART KIND` prints the same,",
+        "A recipe names a kind of each part; else it is the usual one. `anchorbench parts PART KIND` prints the same,",
         "and draws schedules. This page is written by `anchorbench parts --out docs/parts.md`.",
         "",
     ]
