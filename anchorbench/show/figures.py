@@ -163,10 +163,10 @@ def plot_flow(run: Run, ax: Any = None, tokens: Int[np.ndarray, " seq"] | None =
     `tokens` is the sequence, a held-out one if None. Width: attention, heads averaged; pale: what cannot reach the answer.
     """
     task = run.recipe.load_task()
-    if tokens is None:
-        tokens = central(task, task.sample("ood" if "ood" in task.splits else "iid", 200, seed=0).tokens)[0]
+    split = "ood" if "ood" in task.splits else "iid"
+    shown = central(task, task.sample(split, 200, seed=0).tokens)[0] if tokens is None else tokens
     axes = _axes(ax)
-    flow_panel(axes, open_model(run).attention(tokens[None]), task, tokens)
+    flow_panel(axes, open_model(run).attention(shown[None]), task, shown)
     return axes
 
 
