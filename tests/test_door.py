@@ -33,6 +33,7 @@ ALLOWED = {
     ("train/memory.py", "read_text"): "/proc and /sys",
     ("train/gradients/compiled.py", "read_text"): "/proc",
     ("show/report.py", "read_bytes"): "a figure that was just drawn",
+    ("show/ledger.py", "read_bytes"): "the same",
     ("sweeps/run_folder.py", "load_file"): "after `require_plain`",
     ("sweeps/runner.py", "safe_open"): "after `require_plain`",
     ("registry.py", "load"): "an entry point of an installed package",

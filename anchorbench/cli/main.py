@@ -352,6 +352,19 @@ def report(
     console.print(f"page: {visible(page)}", soft_wrap=True)
 
 
+@app.command()
+def reproduce(
+    name: Annotated[str, typer.Argument(help="A claim, or all: those without a current result.", metavar="[NAME|all]")] = "all",
+    scale: Annotated[str, typer.Option(help="laptop or paper.")] = "laptop",
+    out: Annotated[Path, typer.Option(help="Folder of the ledger.")] = Path("docs/ledger"),
+) -> None:
+    """Try published claims by rules written before the run, and write the ledger: JSON, table and page."""
+    from anchorbench.cli.reproduce import reproduce as run_claims
+
+    _use(None)
+    run_claims(name, scale, out)
+
+
 bench_app = typer.Typer(no_args_is_help=True, help="Measure speed on this machine.")
 app.add_typer(bench_app, name="bench")
 app.add_typer(leaderboard_app, name="leaderboard")
