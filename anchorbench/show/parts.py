@@ -16,7 +16,7 @@ def listing(part: str | None = None) -> str:
     lines: list[str] = []
     for word, registry in (REGISTRIES if part is None else {part: _registry(part)}).items():
         lines += [f"## {word}", ""]
-        lines += [f"- `{kind}`: {_first_line(part)}" for kind, part in registry.all.items()]
+        lines += [f"- `{kind}`: {_first_line(part)}" for kind, part in sorted(registry.all.items())]
         lines.append("")
     return "\n".join(lines)
 
@@ -32,7 +32,7 @@ def page() -> str:
     ]
     for word, registry in REGISTRIES.items():
         lines += [f"## {word}", ""]
-        for kind, part in registry.all.items():
+        for kind, part in sorted(registry.all.items()):
             lines += [f"### `{kind}`", "", _first_line(part), "", _source(part), ""]
             lines += [f"- {_code(line)}" for line in fields(part.Config)]
             lines.append("")
