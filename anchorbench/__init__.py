@@ -4,10 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from anchorbench.inspect.classify import classify
+    from anchorbench.show.figures import plot_flow, plot_phase
+    from anchorbench.sweeps.make import sweep
     from anchorbench.sweeps.run_folder import load_results
     from anchorbench.task import Answers, Examples, Task, list_tasks, load_task
 
-__all__ = ["Answers", "Examples", "Task", "classify", "list_tasks", "load_results", "load_task"]
+__all__ = ["Answers", "Examples", "Task", "classify", "list_tasks", "load_results", "load_task", "plot_flow", "plot_phase", "sweep"]
 __version__ = "0.1.0"
 
 
@@ -17,5 +19,11 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    homes = {"classify": "anchorbench.inspect.classify", "load_results": "anchorbench.sweeps.run_folder"}
+    homes = {
+        "classify": "anchorbench.inspect.classify",
+        "load_results": "anchorbench.sweeps.run_folder",
+        "plot_flow": "anchorbench.show.figures",
+        "plot_phase": "anchorbench.show.figures",
+        "sweep": "anchorbench.sweeps.make",
+    }
     return getattr(import_module(homes.get(name, "anchorbench.task")), name)

@@ -48,8 +48,8 @@ class Machine(Plain):
         return ", ".join(f"{name} {mine[name]} there and {others[name]} here" for name in differ)
 
 
-def this_machine(precision: str, *, gpu: bool, gradient: str = "backprop") -> Machine:
-    """The machine of this process, as it would train a recipe now."""
+def this_machine(precision: str, *, gpu: bool, gradient: str) -> Machine:
+    """The machine of this process, as it would train a recipe now on this gradient path."""
     import torch
 
     capability = torch.backends.cpu.get_cpu_capability()

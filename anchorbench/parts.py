@@ -5,7 +5,7 @@ for `schedule: {kind: linear}`, and `clip: 0.5` for the one field of the usual c
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, SerializationInfo
 from pydantic_core import CoreSchema, core_schema
@@ -29,6 +29,9 @@ class Config(Plain):
     kind: Any
     """The name of the kind; each class narrows it to its own."""
 
+    def require(self, recipe: Any) -> None:
+        """Raises ValueError with one sentence if the part cannot serve the recipe that it stands in."""
+
     @property
     def structure(self) -> tuple[Any, ...]:
         """What the members of one stack have in common."""
@@ -48,8 +51,11 @@ decays: Registry[Any] = Registry("decay", "anchorbench.train.decays", kind_of, "
 clips: Registry[Any] = Registry("clip", "anchorbench.train.clips", kind_of, "anchorbench.clips")
 estimators: Registry[Any] = Registry("estimator", "anchorbench.train.estimators", kind_of, "anchorbench.estimators")
 penalties: Registry[Any] = Registry("penalty", "anchorbench.train.penalties", kind_of, "anchorbench.penalties")
+noises: Registry[Any] = Registry("noise", "anchorbench.train.noises", kind_of, "anchorbench.noises")
+growths: Registry[Any] = Registry("growth", "anchorbench.train.growths", kind_of, "anchorbench.growths")
 REGISTRIES: dict[str, Registry[Any]] = {
-    registry.word: registry for registry in (models, initializers, optimizers, schedules, decays, clips, estimators, penalties)
+    registry.word: registry
+    for registry in (models, initializers, optimizers, schedules, decays, clips, estimators, penalties, noises, growths)
 }
 """Word -> registry of every part of a way of training."""
 
@@ -153,6 +159,16 @@ class OptimizerConfig(Config):
     def structure(self) -> tuple[Any, ...]:
         """See `Config`; schedule and decay may differ within a stack."""
         return (*super().structure, self.clip.structure)
+
+
+class GrowthConfig(Config):
+    """What every event of growth has."""
+
+    structural: ClassVar[tuple[str, ...]] = ("at", "state")
+    at: int = Field(default=500, ge=1, le=MAX_STEPS)
+    """The step after which the model grows."""
+    state: Literal["copied", "reset"] = "copied"
+    """What becomes of the state of optimizer, clip and penalties: each number is copied with its weight, or all begin anew."""
 
 
 class InitConfig(Config):

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from functools import cached_property
+from itertools import pairwise
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -15,13 +16,16 @@ from anchorbench.model.gpt import ModelConfig, is_gpt
 from anchorbench.parts import (
     MAX_STEPS,
     Config,
+    GrowthConfig,
     InitConfig,
     OptimizerConfig,
     Part,
     changes,
     estimators,
+    growths,
     initializers,
     models,
+    noises,
     optimizers,
     penalties,
 )
@@ -33,7 +37,7 @@ SCHEMA = 2
 """Enters every run id. It is raised when the default of a field changes, as the same fields then describe another training; a
 new field whose default does nothing needs no new number and changes no id."""
 
-SEEDS = ("seed", "init_seed", "data_seed", "order_seed")
+SEEDS = ("seed", "init_seed", "data_seed", "order_seed", "noise_seed")
 """The fields of a recipe in which members of one condition differ."""
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -44,6 +48,7 @@ class Seeds(NamedTuple):
     init: int
     data: int
     order: int
+    noise: int
 
 
 _MODEL, _INIT, _OPTIMIZER = (
@@ -51,7 +56,8 @@ _MODEL, _INIT, _OPTIMIZER = (
     Part(initializers, "rate", brief=False),
     Part(optimizers, "adamw", brief=False),
 )
-_ESTIMATOR, _PENALTY = Part(estimators, "plain"), Part(penalties, "l1", brief=False)
+_ESTIMATOR, _PENALTY, _NOISE = Part(estimators, "plain"), Part(penalties, "l1", brief=False), Part(noises, "none")
+_GROWTH = Part(growths, "split", brief=False)
 
 
 class Recipe(Plain):
@@ -69,7 +75,11 @@ class Recipe(Plain):
     estimator: Annotated[Config, _ESTIMATOR] = Field(default_factory=_ESTIMATOR.default)
     """What the optimizer takes for the gradient: by default that of the step's batch."""
     penalties: Annotated[list[Annotated[Config, _PENALTY]], Field(max_length=10)] = []
-    """Terms of the loss that depend on the weights alone."""
+    """Further terms of the loss."""
+    noise: Annotated[Config, _NOISE] = Field(default_factory=_NOISE.default)
+    """Randomness in the forward passes of training; evaluation has none."""
+    growth: Annotated[list[Annotated[GrowthConfig, _GROWTH]], Field(max_length=10)] = []
+    """Events after which the model is larger; `model` is what it begins as."""
     batch: int = Field(default=128, ge=1, le=1_000_000)
     steps: int = Field(default=1800, ge=1, le=MAX_STEPS)
     stop: Literal["end", "settled"] = "end"
@@ -87,6 +97,8 @@ class Recipe(Plain):
     """Seed of the training and evaluation examples; `seed` if not given."""
     order_seed: Seed | None = None
     """Seed of the order in which batches are drawn; `seed` if not given."""
+    noise_seed: Seed | None = None
+    """Seed of the noise in training steps; `seed` if not given."""
 
     @field_validator("task_config")
     @classmethod
@@ -100,10 +112,45 @@ class Recipe(Plain):
         return self
 
     @model_validator(mode="after")
-    def _precision_fits(self) -> "Recipe":
-        if self.precision != "fp32" and not is_gpt(self.model):
-            raise ValueError(f"precision is {self.precision}; allowed for models of kind {self.model.kind!r}: fp32")
+    def _parts_fit(self) -> "Recipe":
+        way = self.optimizer
+        own = (self.model, self.init, way, way.decay, way.schedule, way.clip, self.estimator, self.noise)
+        for part in (*own, *self.penalties, *self.growth):
+            part.require(self)
         return self
+
+    @model_validator(mode="after")
+    def _growth_fits(self) -> "Recipe":
+        steps = [event.at for event in self.growth]
+        if steps and (sorted(set(steps)) != steps or steps[-1] >= self.steps):
+            raise ValueError(f"growth is at {steps}; allowed: steps that increase, all below steps, {self.steps}")
+        if steps and self.estimator.kind != "plain":
+            raise ValueError(f"estimator is {self.estimator.kind!r}, which may keep smaller weights; allowed with growth: 'plain'")
+        self.model_at(self.steps)
+        return self
+
+    def model_at(self, step: int) -> ModelConfig:
+        """The model after `step` steps, as grown by then. Raises ValueError if it cannot grow like that."""
+        shape = self.model
+        for event in self.growth:
+            if event.at <= step:
+                shape = growths[event.kind].grown(event, shape)
+        return shape
+
+    @model_validator(mode="after")
+    def _precision_fits(self) -> "Recipe":
+        if self.precision != "fp32" and self.needs_autograd is not None:
+            raise ValueError(f"precision is {self.precision}; allowed for {self.needs_autograd}: fp32")
+        return self
+
+    @property
+    def needs_autograd(self) -> str | None:
+        """The part, in words, that only automatic differentiation can train; None if the backward pass of the GPT will do."""
+        if not is_gpt(self.model):
+            return f"models of kind {self.model.kind!r}"
+        if self.noise.kind != "none":
+            return f"noise of kind {self.noise.kind!r}"
+        return next((f"penalties of kind {penalty.kind!r}" for penalty in self._penalties_of_activations()), None)
 
     def load_task(self) -> Task:
         """The task that this run trains on. Raises ValueError as `anchorbench.load_task` does."""
@@ -114,15 +161,30 @@ class Recipe(Plain):
         return load_task(self.task, self.variant, **self.task_config).for_seed(self.seed)
 
     def macs_per_step(self) -> int:
-        """Multiply-accumulates in the matmuls of a member's training step, with all passes of its estimator."""
-        task = self.load_task()
-        each = macs_per_step(self.model, self.batch, task.vocab_size, task.seq_len)
-        return round(estimators[self.estimator.kind].passes_of(self.estimator) * each)
+        """Multiply-accumulates in the matmuls of a member's training step, with all passes of its estimator and penalties, on
+        average over its growth.
+        """
+        task, steps = self.load_task(), [0, *(event.at for event in self.growth), self.steps]
+        products = sum(
+            (end - start) * macs_per_step(self.model_at(start), self.batch, task.vocab_size, task.seq_len)
+            for start, end in pairwise(steps)
+        )
+        each = products / self.steps
+        return round(estimators[self.estimator.kind].passes_of(self.estimator) * self.passes * each)
+
+    @property
+    def passes(self) -> float:
+        """Passes over a batch that a gradient takes: one, and those of penalties that depend on activations."""
+        seeing = self._penalties_of_activations()
+        return 1 + sum(penalties[penalty.kind].passes_of(penalty, self.noise) for penalty in seeing)
+
+    def _penalties_of_activations(self) -> list[Config]:
+        return [penalty for penalty in self.penalties if penalties[penalty.kind].of_activations]
 
     @property
     def seeds(self) -> Seeds:
         """The seed of each random stream: its own, or `seed`."""
-        given = (self.init_seed, self.data_seed, self.order_seed)
+        given = (self.init_seed, self.data_seed, self.order_seed, self.noise_seed)
         return Seeds(*(self.seed if seed is None else seed for seed in given))
 
     def canonical(self) -> dict[str, Any]:

@@ -6,11 +6,11 @@ answer does not prove memorizing: some symmetric models compose every ordinary p
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from anchorbench.intervals import wilson
 from anchorbench.task import NO_ANSWER, Examples, Split, Task
@@ -29,10 +29,16 @@ AGREE = 0.5
 
 UNTRAINED: tuple[Split, ...] = ("iid", "ood")
 
-Composition = Literal["unfit", "inferential", "memorizing", "mixed"]
-Exceptional = Literal["unfit", "ordered", "symmetric", "other"]
+Composition = Literal["underfit", "inferential", "memorizing", "mixed"]
+Exceptional = Literal["underfit", "ordered", "symmetric", "other"]
 
 
+def _of_today(word: Any) -> Any:
+    return "underfit" if word == "unfit" else word
+
+
+OfToday = BeforeValidator(_of_today)
+"""Reads a verdict that was recorded when `underfit` was called `unfit`."""
 Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
 
 
@@ -180,7 +186,7 @@ class Behaviour:
         if self.composes is None:
             return None
         if not self.fit:
-            return "unfit"
+            return "underfit"
         if self.composes.above(MOST):
             return "inferential"
         return "memorizing" if self.composes.below(FEW) else "mixed"
@@ -191,7 +197,7 @@ class Behaviour:
         if self.ordered is None or self.symmetric is None:
             return None
         if not self.fit:
-            return "unfit"
+            return "underfit"
         if self.ordered.above(MOST):
             return "ordered"
         return "symmetric" if self.symmetric.above(MOST) else "other"
@@ -210,7 +216,7 @@ class Behaviour:
         """The phase of 2501.08537: 1 poor fit, 2a memorizing without and 2b with commutativity, 3 inferential."""
         if self.composition == "memorizing":
             return "2b" if self.commutes is not None and self.commutes.value > AGREE else "2a"
-        return {"unfit": "1", "inferential": "3"}.get(self.composition or "")
+        return {"underfit": "1", "inferential": "3"}.get(self.composition or "")
 
     @property
     def inferential(self) -> float | None:

@@ -32,6 +32,8 @@ from .sequence import residue_split
 
 PLUS, EQUALS, PAD = 10, 11, 12
 NUMBERS = 1000
+DIGITS = (np.arange(2 * NUMBERS)[:, None] // [1000, 100, 10, 1] % 10).astype(np.int8)
+"""Thousands, hundreds, tens and units of every number and every sum."""
 PLACES = {"units": 1, "tens": 10, "hundreds": 100, "thousands": 1000}
 
 
@@ -95,23 +97,21 @@ class Addition(Task):
 
     def generate(self, rng: np.random.Generator, split: Split, n: int) -> Examples:
         pairs = self._pairs[split]
-        a, b = np.divmod(pairs[rng.integers(len(pairs), size=n, dtype=np.uint32)].astype(np.int64), NUMBERS)
+        pair = pairs.take(rng.integers(len(pairs), size=n, dtype=np.uint32))
+        a = pair // NUMBERS
+        b = pair - NUMBERS * a
         given = rng.integers(4, size=n, dtype=np.uint8).astype(np.int64)
-        whole = np.full((n, 15), PAD)  # three PADs, then everything up to the last digit of the sum
-        for i, power in enumerate((100, 10, 1)):
-            whole[:, 3 + i] = a // power % 10
-            whole[:, 7 + i] = b // power % 10
-        whole[:, 6], whole[:, 10] = PLUS, EQUALS
-        powers = (1, 10, 100, 1000) if self.config.least_first else (1000, 100, 10, 1)
-        for i, power in enumerate(powers):
-            whole[:, 11 + i] = (a + b) // power % 10
+        whole = np.empty((n, 15), np.int8)  # three PADs, then everything up to the last digit of the sum
+        whole[:, 2:6], whole[:, 6:10] = DIGITS.take(a, axis=0), DIGITS.take(b, axis=0)
+        whole[:, :3], whole[:, 6], whole[:, 10] = PAD, PLUS, EQUALS  # overwrites the thousands of a and b
+        whole[:, 11:] = DIGITS.take(a + b, axis=0)[:, :: -1 if self.config.least_first else 1]
         windows = np.lib.stride_tricks.sliding_window_view(whole, self.seq_len, axis=1)
         row = np.arange(n)
-        label = whole[row, 11 + given]
+        label = whole[row, 11 + given].astype(np.int64)
         place = given if self.config.least_first else 3 - given
         none = np.full(n, NO_ANSWER)
         return Examples(
-            tokens=windows[row, given],
+            tokens=windows[row, given].astype(np.int64),
             label=label,
             group=place + (4 if split == "ood" else 0),
             key=none,

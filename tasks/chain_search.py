@@ -21,11 +21,12 @@ hops of `order`, and that noise never enters at the start of a chain, where it w
 distinct.
 """
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 
 from anchorbench.task import (
@@ -44,7 +45,7 @@ from anchorbench.task import (
     register,
 )
 
-from .sequence import read
+from .sequence import read, write
 
 
 class ChainSearchConfig(TaskConfig):
@@ -155,21 +156,18 @@ class ChainSearch(Task):
     def generate(self, rng: np.random.Generator, split: Split, n: int) -> Examples:
         config, rows, each, n_edges = self.config, np.arange(n), self.config.edges + 1, self._edges
         nodes, noise_into = self._draw(rng, split, n)
-        edge = np.array([chain * each + i for chain in range(config.chains) for i in range(config.edges)])
-        heads, tails = nodes[:, edge], nodes[:, edge + 1]
+        edges = [(nodes[i], nodes[i + 1]) for i in range(config.chains * each) if (i + 1) % each]
         if config.noise:
-            heads = np.concatenate([heads, nodes[:, config.chains * each :]], axis=1)
-            tails = np.concatenate([tails, np.take_along_axis(nodes, noise_into, axis=1)], axis=1)
-        order = rng.random((n, n_edges), dtype=np.float32).argsort(1, kind="stable")  # ties sort the same on every machine
+            edges += [(nodes[config.chains * each + i], nodes[into, rows]) for i, into in enumerate(noise_into)]
         tokens = np.empty((n, self.seq_len), int)
-        tokens[:, 0 : 2 * n_edges : 2] = np.take_along_axis(heads, order, axis=1)
-        tokens[:, 1 : 2 * n_edges : 2] = np.take_along_axis(tails, order, axis=1)
+        for place, edge in zip(ranks(rng.random((n, n_edges), dtype=np.float32)), edges, strict=True):
+            write(tokens, 2 * place, *edge)
 
         hops = rng.integers(1, config.hops + 1, size=n) if config.ask_hops else np.full(n, config.hops)
         chain = rng.integers(config.chains, size=n)
         start = rng.integers(each - hops) if config.chains == 1 or config.any_node else config.edges - hops
         query_at, other_end_at = chain * each + start, (config.chains - 1 - chain) * each + config.edges
-        key, label, other_end = (nodes[rows, column].astype(int) for column in (query_at, query_at + hops, other_end_at))
+        key, label, other_end = (nodes[at, rows] for at in (query_at, query_at + hops, other_end_at))
         tokens[:, 2 * n_edges] = key
         if config.ask_hops:
             tokens[:, -1] = hops
@@ -183,30 +181,35 @@ class ChainSearch(Task):
         )
 
     def _draw(self, rng: np.random.Generator, split: Split, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """The nodes, `[n, nodes]`: one chain after the other, then one noise node per chain, all distinct within a row; and the
-        column of the node that each noise node leads to, `[n, chains]`.
+        """The nodes, `[nodes, n]`: one chain after the other, then one noise node per chain, all distinct within a sequence; and
+        the index of the node that each noise node leads to, `[chains, n]`.
         """
         config, each = self.config, self.config.edges + 1
         in_split = [d for d in range(config.modulus) if (d in config.iid_differences) == (split == "iid")]
         differences = np.array(in_split, np.int32)  # small integers are several times faster
         per_residue = (config.key_max - config.key_min + 1) // config.modulus
-        nodes, noise_into = np.empty((n, config.nodes), np.int32), np.empty((n, config.chains), int)
+        nodes, noise_into = np.empty((config.nodes, n), np.int32), np.empty((config.chains, n), int)
         todo = np.arange(n)
-        while len(todo):  # redraw rows that contain a node twice
-            residue = differences[rng.integers(len(differences), size=(len(todo), config.nodes), dtype=np.int32)]
+        while len(todo):  # redraw sequences that contain a node twice
+            which = rng.integers(len(differences), size=(len(todo), config.nodes), dtype=np.int32)
+            residue = np.ascontiguousarray(differences.take(which).T)
             for first in range(0, config.chains * each, each):
-                residue[:, first] = rng.integers(config.modulus, size=len(todo), dtype=np.int32)
-                for column in range(first + 1, first + each):
-                    residue[:, column] += residue[:, column - 1]
-            into = rng.integers(1, each, size=(len(todo), config.chains)) + each * np.arange(config.chains)
+                residue[first] = rng.integers(config.modulus, size=len(todo), dtype=np.int32)
+                for i in range(first + 1, first + each):
+                    residue[i] += residue[i - 1]
+            into = (rng.integers(1, each, size=(len(todo), config.chains)) + each * np.arange(config.chains)).T
             if config.noise:
-                residue[:, config.chains * each :] = np.take_along_axis(residue, into, 1) - residue[:, config.chains * each :]
-            row = rng.integers(per_residue, size=residue.shape, dtype=np.int32)
-            drawn = config.key_min + residue % config.modulus + config.modulus * row
-            nodes[todo], noise_into[todo] = drawn, into
-            ranked = np.sort(drawn, axis=1)
-            todo = todo[(ranked[:, 1:] == ranked[:, :-1]).any(1)]
-        return nodes, noise_into
+                residue[config.chains * each :] = np.take_along_axis(residue, into, 0) - residue[config.chains * each :]
+            residue -= residue // config.modulus * config.modulus  # faster than the remainder
+            row = rng.integers(per_residue, size=residue.T.shape, dtype=np.int32).T
+            drawn = config.key_min + residue + config.modulus * row
+            for values, new in zip((*nodes, *noise_into), (*drawn, *into), strict=True):
+                values[todo] = new
+            repeated = np.zeros(len(todo), bool)
+            for one, other in itertools.combinations(drawn, 2):
+                repeated |= one == other
+            todo = todo[repeated]
+        return nodes.astype(int), noise_into
 
     def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
         config, n_tokens = self.config, 2 * self._edges
@@ -266,3 +269,14 @@ class ChainSearch(Task):
             node = np.where(hop <= hops, read(tails, follows), NO_ANSWER)
             values[f"after_hop_{hop}"] = node
         return values
+
+
+def ranks(values: Float[np.ndarray, "n size"]) -> Int[np.ndarray, "size n"]:
+    """The place of each value in its sorted row; of equal values the first comes first."""
+    columns = np.ascontiguousarray(values.T)
+    place = np.zeros(columns.shape, np.int8)
+    for i, j in itertools.combinations(range(len(columns)), 2):
+        swapped = columns[j] < columns[i]
+        place[i] += swapped
+        place[j] += ~swapped
+    return place

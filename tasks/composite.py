@@ -17,6 +17,7 @@ Variants
 Labels can equal an anchor's id (key 20 with anchors 4, 4 gives 4), as in the papers' own setting: labels are never inputs.
 """
 
+import functools
 import itertools
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
@@ -43,7 +44,7 @@ from anchorbench.task import (
     register,
 )
 
-from .sequence import KeyConfig, KeyTask, add_in_turn, cells, filler, read, residue_split, swap_anchors, write
+from .sequence import KeyConfig, KeyTask, add_in_turn, cells, read, residue_split, swap_anchors, write
 
 
 class Override(NamedTuple):
@@ -149,42 +150,44 @@ class Composite(KeyTask):
         return tuple(Group(f"({a},{b})", role((a, b))) for a, b in self.pairs)
 
     def generate(self, rng: np.random.Generator, split: Split, n: int) -> Examples:
-        config = self.config
-        keys, positions = cells(config.keys, np.arange(self.seq_len - 2), config.modulus, split)
+        keys, positions, groups = self._in_split[split]
         cell = rng.integers(len(keys), size=n, dtype=np.uint32)
-        key, start = keys[cell], positions[cell]
-        in_split = [i for i, group in enumerate(self.groups) if (group.role in ("held_out", "mirror")) == (split == "ood")]
-        group = np.array(in_split)[rng.integers(len(in_split), size=n, dtype=np.uint32)]
-        first, second = np.array(self.pairs).T
-
-        tokens = filler(rng, n, self.seq_len, config.key_min, config.last_filler, np.int16)  # small dtype while writing
-        key_at, anchors_at = (start, start + 1) if config.key_first else (start + 2, start)
-        write(tokens, key_at, key)
-        write(tokens, anchors_at, first[group])
-        write(tokens, anchors_at + 1, second[group])
-
-        composed, trained, symmetric = self._offsets()
+        key, start = keys.take(cell), positions.take(cell)
+        group = groups.take(rng.integers(len(groups), size=n, dtype=np.uint32))
+        first, second, composed, trained, symmetric = (values.take(group) for values in self._by_group)
+        tokens = self.filler(rng, n)
+        key_first = self.config.key_first
+        write(tokens, start, *((key, first, second) if key_first else (first, second, key)))
         return Examples(
-            tokens=tokens.astype(np.int64),
-            label=key + trained[group],
+            tokens=tokens,
+            label=key + trained,
             group=group,
             key=key,
-            position=key_at,
+            position=start if key_first else start + 2,
             foils={
-                "inferential": key + composed[group],
-                "symmetric": np.where(symmetric[group] == NO_OFFSET, NO_ANSWER, key + symmetric[group]),
+                "inferential": key + composed,
+                "symmetric": np.where(symmetric == NO_OFFSET, NO_ANSWER, key + symmetric),
             },
         )
 
-    def _offsets(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Per group, each `[groups]`: composed offset, the label's offset, and the mirror's trained exception."""
+    @functools.cached_property
+    def _in_split(self) -> dict[Split, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Per split: keys and positions, each `[cells]`, and the groups."""
+        unseen = np.array([group.role in ("held_out", "mirror") for group in self.groups])
+        grid = self.config.keys, np.arange(self.seq_len - 2), self.config.modulus
+        return {split: (*cells(*grid, split), np.flatnonzero(unseen == (split == "ood"))) for split in SPLITS}
+
+    @functools.cached_property
+    def _by_group(self) -> tuple[np.ndarray, ...]:
+        """Per group, each `[groups]`: anchors, composed offset, the label's offset, and the mirror's trained exception."""
         exceptions = {override.pair: override.offset for override in self.config.exceptions}
+        first, second = np.array(self.pairs).T
         composed = [self.config.offsets[a] + self.config.offsets[b] for a, b in self.pairs]
         trained = [exceptions.get(pair, offset) for pair, offset in zip(self.pairs, composed, strict=True)]
         symmetric = [
             exceptions[b, a] if group.role == "mirror" else NO_OFFSET for (a, b), group in zip(self.pairs, self.groups, strict=True)
         ]
-        return np.array(composed), np.array(trained), np.array(symmetric)
+        return first, second, np.array(composed), np.array(trained), np.array(symmetric)
 
     def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
         config = self.config

@@ -33,14 +33,15 @@ def draw_keys(rng: np.random.Generator, config: KeyConfig, position: Int[np.ndar
 def place_pairs(rng: np.random.Generator, n: int, length: int, pairs: int) -> Int[np.ndarray, "n pairs"]:
     """Start positions of `pairs` non-overlapping adjacent pairs in `length` positions: ascending, all placements equally likely."""
     places = length - pairs  # shrink each pair to one position: any distinct positions are valid
-    chosen = np.empty((n, pairs), int)
+    chosen: list[np.ndarray] = []
     for i in range(pairs):
         pick = rng.integers(places - i, size=n)
-        for taken in chosen[:, :i].T:  # ascending, so that skipping every taken position gives a free one
+        for taken in chosen:  # ascending, so that skipping every taken position gives a free one
             pick += pick >= taken
-        chosen[:, i] = pick
-        chosen[:, : i + 1].sort(axis=1)
-    return chosen + np.arange(pairs)
+        for j, taken in enumerate(chosen):  # insert it
+            chosen[j], pick = np.minimum(taken, pick), np.maximum(taken, pick)
+        chosen.append(pick)
+    return np.stack(chosen, axis=1) + np.arange(pairs)
 
 
 def draw_groups(rng: np.random.Generator, groups: Iterable[Group], split: Split, n: int) -> Int[np.ndarray, " n"]:

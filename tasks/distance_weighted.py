@@ -67,10 +67,13 @@ class DistanceWeighted(KeyTask):
         steps = np.arange(1, length)  # to the right of the anchor, wrapping around
         probability = 1 / np.minimum(steps, length - steps)
         probability /= probability.sum()
-        target = np.zeros((n, self.vocab_size))
-        for step in steps:
-            target[np.arange(n), read(tokens, (anchor_at + step) % length)] += probability[step - 1]
-        label = read(tokens, (anchor_at + rng.choice(steps, size=n, p=probability)) % length)
+        row = np.arange(n)
+        around = (np.arange(length)[:, None] + steps) % length
+        others = tokens.reshape(-1).take(around.take(anchor_at, axis=0) + length * row[:, None])
+        cell_of = (others + self.vocab_size * row[:, None]).ravel()  # of the target
+        target = np.bincount(cell_of, np.tile(probability, n), minlength=n * self.vocab_size)
+        target = target.reshape(n, self.vocab_size).astype(float, copy=False)  # integers without any rows
+        label = others[row, rng.choice(length - 1, size=n, p=probability)]
         position = (anchor_at + 1) % length
         return Examples(tokens=tokens, label=label, group=np.zeros(n, int), key=key, position=position, target=target)
 

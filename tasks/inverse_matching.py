@@ -39,7 +39,7 @@ from anchorbench.task import (
     register,
 )
 
-from .sequence import filler, read
+from .sequence import filler
 
 FIVES = np.array(list(itertools.permutations(itertools.permutations(range(3)), 5)))
 """All sequences of five of the six orders, `[720, 5, 3]`; a slot is 0, 1, 2, or 3 for the separator."""
@@ -47,7 +47,8 @@ QUERIES = FIVES[:, :, ::-1]
 """The query for each of the five, `[720, 5, 3]`."""
 CLOSED = np.concatenate([FIVES, np.full((720, 5, 1), 3)], axis=2).reshape(720, 20)
 AS_IT_STANDS = (FIVES[:, None] == QUERIES[:, :, None]).all(3)
-"""Whether each query, unreversed, is itself one of the five, `[720, 5, 5]`."""
+SHORTCUTS = np.where(AS_IT_STANDS.any(2), AS_IT_STANDS.argmax(2) + 1, NO_ANSWER)
+"""The place, from 1, of each query, unreversed, among the five, `[720, 5]`."""
 STARTS = range(0, 20, 4)
 
 
@@ -125,25 +126,26 @@ class InverseMatching(Task):
 
     @functools.cached_property
     def _sets(self) -> dict[Split, np.ndarray]:
-        return {split: self.config.sets(split) for split in SPLITS}
+        return {split: self.config.sets(split).astype(np.int16) for split in SPLITS}
 
     def generate(self, rng: np.random.Generator, split: Split, n: int) -> Examples:
         config, sets = self.config, self._sets[split]
-        slots = np.full((n, 4), config.separator)
-        slots[:, :3] = sets[rng.integers(len(sets), size=n, dtype=np.uint32)]
+        slots = np.full((n, 4), config.separator, np.int16)  # small dtype while writing
+        slots[:, :3] = sets.take(rng.integers(len(sets), size=n, dtype=np.uint32), axis=0)
         five, match = rng.integers(len(FIVES), size=n, dtype=np.uint32), rng.integers(5, size=n)
-        tokens = np.empty((n, self.seq_len), int)
-        tokens[:, :20] = np.take_along_axis(slots, CLOSED[five], axis=1)
-        tokens[:, 20:-3] = filler(rng, n, config.gap, config.token_min, config.token_max)
-        tokens[:, -3:] = np.take_along_axis(slots, QUERIES[five, match], axis=1)
-        forward = AS_IT_STANDS[five, match]
+        row = 4 * np.arange(n)[:, None]
+        text = np.empty((n, self.seq_len), np.int16)
+        text[:, :20] = slots.take(row + CLOSED.take(five, axis=0))
+        text[:, 20:-3] = filler(rng, n, config.gap, config.token_min, config.token_max, np.int16)
+        text[:, -3:] = slots.take(row + QUERIES.reshape(-1, 3).take(5 * five + match, axis=0))
+        tokens = text.astype(np.int64)
         return Examples(
             tokens=tokens,
             label=match + 1,
             group=np.full(n, int(split == "ood")),
-            key=read(tokens, 4 * match),
+            key=tokens[:, -1].copy(),
             position=4 * match,
-            foils={"inferential": match + 1, "shortcut": np.where(forward.any(1), forward.argmax(1) + 1, NO_ANSWER)},
+            foils={"inferential": match + 1, "shortcut": SHORTCUTS[five, match]},
         )
 
     def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:

@@ -16,11 +16,12 @@ position have the same residue, else `train`; `ood` holds the held-out groups on
 Within a group and a split, all such sequences are equally likely.
 """
 
+import functools
 import itertools
 from typing import Annotated, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from pydantic import Field, model_validator
 
 from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Group, Parser, Split, register
@@ -100,7 +101,7 @@ class NearestValue(KeyTask):
         for i, (side, its_place) in enumerate(config.combinations):
             here = np.flatnonzero(group == i)
             if len(here):
-                queries, values, weights = self._nearest(side, 2 * (its_place - 1), split)
+                queries, values, weights = self._nearest["iid" if split == "iid" else "train", side, its_place]
                 drawn = rng.choice(len(queries), size=len(here), p=weights)
                 query[here], key[here] = queries[drawn], values[drawn]
 
@@ -119,21 +120,23 @@ class NearestValue(KeyTask):
         foils = {"inferential": label, "shortcut": shortcut}
         return Examples(tokens=tokens, label=label, group=group, key=key, position=2 * place, foils=foils)
 
-    def _nearest(
-        self, side: Side, position: int, split: Split
-    ) -> tuple[Int[np.ndarray, " cells"], Int[np.ndarray, " cells"], Float[np.ndarray, " cells"]]:
-        """All (query, nearest value at `position`) of the split, with their probabilities.
+    @functools.cached_property
+    def _nearest(self) -> dict[tuple[Split, Side, int], tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """All (query, nearest value) for a split, a side and a place, with their probabilities: three arrays `[cells]`.
 
         These are proportional to the number of ways to choose the other values, all of them farther away.
         """
         query, value = (grid.ravel() for grid in np.meshgrid(self.config.keys, self.config.keys))
-        wanted = SPLITS.index("iid" if split == "iid" else "train")
-        on_side = value < query if side == "below" else value > query
-        inside = on_side & (residue_split(value, np.array(position), self.config.modulus) == wanted)
-        query, value = query[inside], value[inside]
         lower, upper = self._farther(query, value)
         weights = ((lower + upper) / len(self.config.keys)) ** (self.config.classes - 1)
-        return query, value, weights / weights.sum()
+        nearest: dict[tuple[Split, Side, int], tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        for side, place in self.config.combinations:
+            split_of = residue_split(value, np.array(2 * (place - 1)), self.config.modulus)
+            on_side = value < query if side == "below" else value > query
+            for split in ("train", "iid"):
+                inside = on_side & (split_of == SPLITS.index(split))
+                nearest[split, side, place] = query[inside], value[inside], weights[inside] / weights[inside].sum()
+        return nearest
 
     def _farther(
         self, query: Int[np.ndarray, " n"], value: Int[np.ndarray, " n"]

@@ -120,31 +120,34 @@ class Ontology(Task):
 
         entity_height = rng.integers(length - hops + 1)
         height = entity_height + hops - 1
-        others = 1 + shuffled(rng, n, len(CONCEPTS) - 1, 2 * length - 1)
-        nodes = np.concatenate([np.zeros((n, 1), np.uint8), others], axis=1)  # cyclic distances to the entity's concept
         row = np.arange(n)
-        nodes[row, 0], nodes[row, entity_height] = nodes[row, entity_height], 0
-        nodes = FIRST_CONCEPT + (concept.astype(np.uint8)[:, None] + nodes) % len(CONCEPTS)
+        nodes = np.zeros((2 * length, n), np.uint8)  # cyclic distances to the entity's concept
+        nodes[1:] = 1 + shuffled(rng, n, len(CONCEPTS) - 1, 2 * length - 1)
+        nodes[0], nodes[entity_height, row] = nodes[entity_height, row], 0
+        nodes += concept.astype(np.uint8)
+        nodes -= len(CONCEPTS) * (nodes >= len(CONCEPTS)).astype(np.uint8)
+        nodes += FIRST_CONCEPT
         positive, claimed = rng.integers(2, size=(2, n), dtype=np.uint8)
 
-        # one [n, 2 * length] array per column of the sentences; each chain's last sentence is about the property
+        # one [2 * length, n] array per column of the sentences; each chain's last sentence is about the property
         last = [length - 1, 2 * length - 1]
-        subject, verb, what = nodes.copy(), np.full_like(nodes, IS_A), np.roll(nodes, -1, axis=1)
-        subject[:, last] = nodes[row[:, None], height[:, None] + [0, length]]
-        verb[:, last] = np.where(positive[:, None] == [1, 0], IS, IS_NOT)
-        what[:, last] = (FIRST_PROPERTY + asked)[:, None]
-        order = shuffled(rng, n, 2 * length, 2 * length).astype(np.int64)
+        subject, verb, what = nodes.copy(), np.full_like(nodes, IS_A), np.roll(nodes, -1, axis=0)
+        subject[last] = nodes[[height, length + height], row]
+        verb[last] = np.where(positive, [[IS], [IS_NOT]], [[IS_NOT], [IS]])
+        what[last] = FIRST_PROPERTY + asked
 
-        tokens = np.full((n, self.seq_len), EVERY)
-        for i, column in enumerate((subject, verb, what)):
-            tokens[:, i + 1 : 8 * length : 4] = np.take_along_axis(column, order, axis=1)
+        text = np.full((n, self.seq_len), EVERY, np.uint8)  # small dtype while writing
+        for i, sentence in enumerate(shuffled(rng, n, 2 * length, 2 * length)):
+            at = n * sentence.astype(np.int64) + row
+            for j, column in enumerate((subject, verb, what), 1):
+                text[:, 4 * i + j] = column.take(at)
         entity = FIRST_ENTITY + rng.integers(len(ENTITIES), size=n, dtype=np.uint8)
         ending = (entity, IS_A, FIRST_CONCEPT + concept, entity, np.where(claimed, IS, IS_NOT), FIRST_PROPERTY + asked, QUERY)
         for i, column in enumerate(ending):
-            tokens[:, 8 * length + i] = column
+            text[:, 8 * length + i] = column
         label = np.where(positive == claimed, TRUE, FALSE)
         return Examples(
-            tokens=tokens,
+            tokens=text.astype(np.int64),
             label=label,
             group=group,
             key=FIRST_CONCEPT + concept,
@@ -241,11 +244,14 @@ class Ontology(Task):
         return values | {"sign": read(verb, stated.argmax(1))}
 
 
-def shuffled(rng: np.random.Generator, n: int, size: int, take: int) -> UInt8[np.ndarray, "n take"]:
-    """The first `take` of `n` random orders of 0..size-1, by a Fisher-Yates shuffle of all rows at once."""
-    order = np.repeat(np.arange(size, dtype=np.uint8)[:, None], n, axis=1)
-    row = np.arange(n)
+def shuffled(rng: np.random.Generator, n: int, size: int, take: int) -> UInt8[np.ndarray, "take n"]:
+    """The first `take` of `n` random orders of 0..size-1, one per column, by a Fisher-Yates shuffle of all columns at once."""
+    order = np.repeat(np.arange(size, dtype=np.uint8), n)
+    column = np.arange(n)
     for i in range(take):
         j = i + rng.integers(size - i, size=n, dtype=np.uint8)
-        order[i], order[j, row] = order[j, row], order[i].copy()
-    return np.ascontiguousarray(order[:take].T)
+        here, there = order[i * n : (i + 1) * n], n * j.astype(np.int64) + column
+        picked = order.take(there)
+        order[there] = here
+        here[:] = picked
+    return order[: take * n].reshape(take, n)

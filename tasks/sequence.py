@@ -169,10 +169,12 @@ def filler(
     return draws.astype(dtype, copy=False)
 
 
-def write(tokens: Int[np.ndarray, "n seq_len"], position: Int[np.ndarray, " n"], value: Int[np.ndarray, " n"] | int) -> None:
-    """Sets `tokens[row, position[row]] = value[row]` in place."""
+def write(tokens: Int[np.ndarray, "n seq_len"], position: Int[np.ndarray, " n"], *values: Int[np.ndarray, " n"] | int) -> None:
+    """Sets `tokens[row, position[row] + i] = values[i][row]` in place, for each of the `values`."""
     flat = tokens.reshape(-1)
-    flat[np.arange(0, flat.size, tokens.shape[1]) + position] = value
+    at = np.arange(0, flat.size, tokens.shape[1]) + position
+    for i, value in enumerate(values):
+        flat[at + i] = value
 
 
 def read(tokens: Int[np.ndarray, "n seq_len"], position: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:

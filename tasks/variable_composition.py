@@ -99,19 +99,19 @@ class VariableComposition(KeyTask):
         counts = np.array(config.held_out if split == "ood" else config.trained)
         count = counts[rng.integers(len(counts), size=n, dtype=np.uint32)]
         tokens = self.filler(rng, n)
-        write(tokens, at, config.marker)
-        write(tokens, at + 1, key)
+        write(tokens, at, config.marker, key)
 
-        order = rng.random((n, self.seq_len), dtype=np.float32)
-        order[np.arange(self.seq_len) <= at[:, None] + 1] = 1  # sorts after all positions behind the key
-        places = order.argsort(1, kind="stable")  # ties sort alike on every machine
+        up_to_key = np.tri(config.starts, self.seq_len, 1, np.float32)  # 1 at positions that come after all those behind the key
+        order = np.maximum(rng.random((n, self.seq_len), dtype=np.float32), up_to_key.take(at, axis=0))
         anchors, offsets = (np.array(list(values)) for values in (config.operations, config.operations.values()))
         label = key.copy()
         for i in range(counts.max()):
             drawn = rng.integers(len(anchors), size=n, dtype=np.uint32)
-            here, place = count > i, places[:, i]
-            write(tokens, place, np.where(here, anchors[drawn], read(tokens, place)))
-            label += np.where(here, offsets[drawn], 0)
+            place = order.argmin(1)  # of equal ones the first
+            order[np.arange(n), place] = 1
+            here = np.flatnonzero(count > i)
+            tokens[here, place[here]] = anchors[drawn[here]]
+            label[here] += offsets[drawn[here]]
         group = np.searchsorted(config.counts, count)
         return Examples(tokens=tokens, label=label, group=group, key=key, position=at + 1, foils={"inferential": label})
 

@@ -50,7 +50,7 @@ class WiderRecipe(Recipe):
     """A recipe of a later version: two more fields, which do nothing at their defaults."""
 
     optimizer: WiderOptimizer = WiderOptimizer()
-    noise: float = 0.0
+    jitter: float = 0.0
 
 
 class Outcome(NamedTuple):

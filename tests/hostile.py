@@ -42,7 +42,7 @@ MACHINE = Machine(
 def honest_entry(
     name: str = "Honest", *, inferential: int = 5, description: str = "As written by hand.", track: str = "laptop", **fields: Any
 ) -> Entry:
-    """A valid entry that no one trained: of each task, so many members compose, one is unfit, and the others memorize.
+    """A valid entry that no one trained: of each task, so many members compose, one is underfit, and the others memorize.
 
     The name is not checked: what is shown has to stand any.
     """
@@ -63,7 +63,9 @@ def honest_entry(
                 hits |= {field: counts[field] // 2 for field in ("accuracy_train", "accuracy_iid", "rule")}
             shares = {field: Share(hits[field], n) if n else None for field, n in counts.items()}
             content = {"task": task.task, "variant": task.variant, "seed": seed, "fingerprint": fingerprint, **shares}
-            row = Row(**content, verdict="unfit", steps=run.steps, settled=1 + run.steps // (number + 2), seconds=2.5 + number / 8)
+            row = Row(
+                **content, verdict="underfit", steps=run.steps, settled=1 + run.steps // (number + 2), seconds=2.5 + number / 8
+            )
             rows.append(row.model_copy(update={"verdict": verdict_of(*seen_and_held_out(task, row))}))
     return Entry.sealed(
         recipe=recipe,

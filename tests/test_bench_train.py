@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from anchorbench.bench import scale
 from anchorbench.bench import train as module
 from anchorbench.bench.train import Case, Row, bench_train, cases, loop_steps, native_macs, paper_days, paper_runs
 from anchorbench.model.gpt import GPT
@@ -165,8 +166,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
         return measured | {"two": Case(other, [("backprop", "fp32", 2)], steps=1)} if large else measured
 
     monkeypatch.setattr(module, "cases", small)
-    monkeypatch.setattr(module, "LARGE", 32)
-    monkeypatch.setattr(module, "peak", lambda threads: 1e9)
+    monkeypatch.setattr(module, "LARGE", 256)
+    monkeypatch.setattr(module, "peak", lambda threads: 1e12)
     monkeypatch.setattr(module, "bench_train", functools.partial(bench_train, turns=1))
     monkeypatch.setattr(module, "time", types.SimpleNamespace(perf_counter=lambda: next(CLOCK)))
 
@@ -177,7 +178,7 @@ def test_the_file_holds_a_row_a_shape_and_stack(cli: Cli, tiny: None, tmp_path: 
     assert (shown.code, shown.err) == (0, "")
     rows = json.loads((tmp_path / "bench.json").read_text())
     assert [(row["shape"], row["k"]) for row in rows] == [("one", 1), ("one", 3), ("two", 2)]
-    rate = 2 * 32**3  # operations a second: one product takes a second
+    rate = 2 * 256**3  # operations a second: one product takes a second
     for row, (steps, recipe) in zip(
         rows, [(10, BASE), (10, BASE), (1, BASE.override({"batch": 200, "model.n_layer": 1}))], strict=True
     ):
@@ -187,15 +188,15 @@ def test_the_file_holds_a_row_a_shape_and_stack(cli: Cli, tiny: None, tmp_path: 
         assert row["member_steps_per_s"] == pytest.approx(steps * row["k"])  # a turn takes a second
         assert row["ratio"] == pytest.approx(row["k"])
         floor = 2 * recipe.macs_per_step() / rate
-        share = 2 * recipe.macs_per_step() * row["member_steps_per_s"] / 1e9
+        share = 2 * recipe.macs_per_step() * row["member_steps_per_s"] / 1e12
         assert row["peak_share"] == (None if row["precision"] == "bf16" else pytest.approx(share))
         assert row["floor_share"] == pytest.approx(floor * row["member_steps_per_s"])
     lines = [line.split() for line in shown.out.splitlines()]
     assert [line for line in lines if line[:1] == ["one"] and "bf16" in line] == [
         ["one", "backprop", "bf16", "3", "33.33", "100.0", "3.0", f"{rows[1]['floor_share']:.0%}"]
     ]
-    # Each evaluation takes a second, and so does a step.
-    evaluations = len(evaluation_steps(BASE)) + 1
+    # Each evaluation takes a second, and so do four steps.
+    evaluations = 4 * (len(evaluation_steps(BASE)) + 1)
     assert f"one: evaluations during {BASE.steps} steps take {evaluations / BASE.steps:.1%} of the time of training" in shown.out
     assert "The 108 runs of paper-neurips would take about" in shown.out
 
@@ -217,6 +218,27 @@ def test_the_large_shape_may_be_left_out(cli: Cli, tiny: None, tmp_path: Path, m
     assert "one" in shown.out
     assert "two" not in shown.out
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["native", "backprop"])
+def test_scale_measures_a_point_along_each_axis(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.setattr(scale, "SECONDS", 1.5)  # of a clock that moves by a second at each look: one step
+    monkeypatch.setattr(scale, "ROUNDS", 1)
+    monkeypatch.setattr(scale, "available", lambda: path == "native")
+    few = {axis: along[:1] for axis, along in scale.points().items()}
+    monkeypatch.setattr(scale, "points", lambda: few)
+    monkeypatch.setattr(scale, "time", types.SimpleNamespace(perf_counter=lambda: next(CLOCK)))
+    shown = cli("bench", "scale", "--json", tmp_path / "scale.json")
+    assert (shown.code, shown.err) == (0, "")
+    rows = json.loads((tmp_path / "scale.json").read_text())
+    assert [row["axis"] for row in rows] == ["threads", "members", "width", "length", "depth"]
+    assert [(row["members"], row["width"], row["length"], row["depth"]) for row in rows] == [
+        (8, 64, 9, 2), (1, 64, 9, 2), (2, 32, 9, 2), (2, 64, 3, 2), (2, 64, 9, 1)
+    ]  # fmt: skip
+    assert {row["path"] for row in rows} == {path}
+    # Key and value of both layers; query, output and feed-forward at 9 positions and at one; attention; answer
+    assert scale.Point(1).macs == 3 * 128 * ((4 * 9 + 9 * 10 + 10) * 64**2 + 2 * 9 * 10 * 64 + 64 * 120)
+    assert {row["seconds"] * row["members"] for row in rows} == {2.0}
 
 
 def test_a_file_that_cannot_be_written_is_one_sentence(cli: Cli, tiny: None, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from anchorbench.sweeps.run_folder import read_run
 from anchorbench.sweeps.runner import Progress, Sweep, SweepFolder, run_sweep
 from anchorbench.train.checkpoint import resume, save
 from anchorbench.train.gradients.backprop import aligned
-from anchorbench.train.gradients.choice import Path
+from anchorbench.train.gradients.choice import Path, gradient_path
+from anchorbench.train.gradients.native import available
 from anchorbench.train.stack import Stack
 
 
@@ -25,7 +26,10 @@ def trained(recipes: list[Recipe], path: Path | None = None) -> list[dict[str, t
     return [stack.named(member) for member in range(len(recipes))]
 
 
-@pytest.mark.parametrize("path", ["native", "backprop"])
+COMPILED = pytest.mark.skipif(not available(), reason="there is no compiled step on this machine")
+
+
+@pytest.mark.parametrize("path", [pytest.param("native", marks=COMPILED), "backprop"])
 @pytest.mark.parametrize("width", range(1, 41))
 def test_a_member_ends_as_it_would_alone_at_every_width(width: int, path: Path) -> None:
     """Matmul libraries choose kernels by the alignment of addresses, which at odd widths differs from member to member."""
@@ -112,11 +116,11 @@ def test_resuming_on_the_same_machine_records_nothing_new(tmp_path: Place, monke
     save(stack, tmp_path / "checkpoint")
     resumed = resume(recipes, tmp_path / "checkpoint")
     assert resumed.machines == stack.machines
-    assert [machine.gradient.partition(" ")[0] for _, machine in resumed.machines] == ["native"]
+    assert [machine.gradient.partition(" ")[0] for _, machine in resumed.machines] == [gradient_path(recipes[0])]
 
 
 def test_threads_make_a_difference_in_torch_alone() -> None:
-    here = this_machine("fp32", gpu=False)
+    here = this_machine("fp32", gpu=False, gradient="backprop")
     threads = here.model_copy(update={"threads": 64})
     assert here.differences(threads) == f"threads {here.threads} there and 64 here"
     one, other = (machine.model_copy(update={"gradient": "native (g++ 12 AVX2)"}) for machine in (here, threads))
@@ -124,6 +128,7 @@ def test_threads_make_a_difference_in_torch_alone() -> None:
     assert one.differences(here) == "gradient native (g++ 12 AVX2) there and backprop here"
 
 
+@COMPILED
 def test_a_stack_goes_on_where_it_began(tmp_path: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """In torch what began in torch; what began on the compiled step is begun anew where there is none."""
     recipes = STACK.runs()

@@ -172,7 +172,7 @@ def test_run(cli: Cli, tmp_path: Path, variant: str) -> None:
     assert [(row["gamma"], row["seed"]) for row in rows] == [(0.5, 0), (0.5, 1), (0.7, 0), (0.7, 1)]
     for row in rows:
         assert row.keys() >= {"run_id", "task", "variant", "gamma", "seed", "steps", "seconds", "verdict"}
-        assert (row["task"], row["variant"], row["steps"], row["verdict"]) == ("composite", variant, TINY.steps, "unfit")
+        assert (row["task"], row["variant"], row["steps"], row["verdict"]) == ("composite", variant, TINY.steps, "underfit")
         assert 0 <= row["accuracy_train"] <= 1
         assert 0 <= row["accuracy_iid"] <= 1
         assert 0 <= row["inferential"] <= 1

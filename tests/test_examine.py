@@ -84,17 +84,17 @@ def test_a_table_with_an_exception(cli: Cli, tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_run_and_its_export_say_their_task_themselves(cli: Cli, run: Run, tmp_path: Path) -> None:
-    """Six steps of training teach nothing: unfit, and no mechanism."""
+    """Six steps of training teach nothing: underfit, and no mechanism."""
     for source in (run.path, export(run, tmp_path / "model")):
         found = json.loads(cli("classify", source, "--json").out)
-        assert found["behaviour"]["verdict"] == "unfit"
+        assert found["behaviour"]["verdict"] == "underfit"
         assert (found["mechanism"]["verdict"], found["mechanism"]["probability"]) == ("undecided", None)
 
 
 def test_a_llama(cli: Cli, tmp_path: Path) -> None:
     shown = cli("classify", checkpoint(llama(), tmp_path / "llama"), *NAME)
     assert shown.code == 0
-    assert "behaviour: unfit" in shown.out
+    assert "behaviour: underfit" in shown.out
     assert "mechanism: undecided (only 0.0" in shown.out
     assert "scale: embed_tokens " in shown.out
 
@@ -110,10 +110,10 @@ def test_each_probe_alone(cli: Cli, run: Run, tmp_path: Path, name: str, monkeyp
     assert list(found["probes"]) == [name]
 
 
-def test_an_unfit_model_gets_no_probe_scores(cli: Cli, run: Run, tmp_path: Path) -> None:
+def test_an_underfit_model_gets_no_probe_scores(cli: Cli, run: Run, tmp_path: Path) -> None:
     for command in (("classify",), ("probe", "condensation")):
         shown = cli(*command, run.path, "--figures", tmp_path / "page.png")
-        assert shown.out.startswith("behaviour: unfit")
+        assert shown.out.startswith("behaviour: underfit")
         assert "probes: not read, as it has not learned the trained pairs (below 90%)" in shown.out
         assert "95% interval" not in shown.out
         assert shown.code == 2  # there is no page of figures

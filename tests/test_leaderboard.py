@@ -121,7 +121,7 @@ def test_the_statistics_of_an_entry_worked_by_hand() -> None:
     # Six tasks of the same counts: nothing is gained over 48 members of one task.
     assert (statistics.inferential.low, statistics.inferential.high) == pytest.approx(Share(30, 48).interval)
     assert [task.verdicts for task in statistics.tasks] == [(5, 0, 2, 1)] * 6
-    assert statistics.unfit == 6 / 48
+    assert statistics.underfit == 6 / 48
     assert statistics.member_steps == 48 * 600
     assert statistics.member_steps_to_verdict == 6 * sum(1 + 600 // (i + 2) for i in range(8))
     assert statistics.seconds == pytest.approx(6 * (8 * 2.5 + 28 / 8))

@@ -56,7 +56,7 @@ def test_a_trained_entry_is_valid_and_says_what_the_runs_say(toy: tuple[Entry, P
         for field in ("accuracy_train", "accuracy_iid", "composes", "ordered", "symmetric"):
             assert getattr(row, field) == getattr(result, field)
         assert row.rule.hits <= row.accuracy_iid.hits
-        assert row.verdict == "unfit"
+        assert row.verdict == "underfit"
     assert entry.machine.reference_seconds > 0
     text = (folder / "out" / "entry.json").read_text()
     assert str(folder) not in text
@@ -64,7 +64,7 @@ def test_a_trained_entry_is_valid_and_says_what_the_runs_say(toy: tuple[Entry, P
 
 
 def test_an_entry_shows_the_attention_of_its_first_member_of_each_verdict(toy: tuple[Entry, Path], tmp_path: Path) -> None:
-    """All are unfit, so the first member is shown: its attention is what transformers computes of the exported checkpoint."""
+    """All are underfit, so the first member is shown: its attention is what transformers computes of the exported checkpoint."""
     entry, folder = toy
     (flow,) = entry.flows
     assert flow.row == 0
@@ -84,7 +84,7 @@ def test_an_entry_of_members_that_diverged_shows_no_attention(tmp_path: Path) ->
     assert [run.result.diverged_at for run in map(read_run, (tmp_path / "out").glob("*/runs/*"))] == [3] * 48
     assert validate_entry((tmp_path / "out" / "entry.json").read_bytes()) == entry
     assert entry.flows == ()
-    assert {row.verdict for row in entry.rows} == {"unfit"}
+    assert {row.verdict for row in entry.rows} == {"underfit"}
 
 
 def test_a_second_call_trains_only_what_is_missing(toy: tuple[Entry, Path], tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_second_call_trains_only_what_is_missing(toy: tuple[Entry, Path], tmp_
     shutil.rmtree(lost)
     told: list[tuple[str, str]] = []
     again = run_entry(folder / "toy.yaml", out, lambda task, message: told.append((task, message)))
-    assert [each for each in told if "unfit" in each[1]] == [("chain-search/single", "1 unfit")]
+    assert [each for each in told if "underfit" in each[1]] == [("chain-search/single", "1 underfit")]
     assert lost.exists()
     without_time = [row.model_dump(exclude={"seconds"}) for row in again.rows]
     assert without_time == [row.model_dump(exclude={"seconds"}) for row in entry.rows]
@@ -154,7 +154,7 @@ CHANCE = {"step": 1, "accuracy_train": 0.1, "accuracy_iid": 0.1, "inferential": 
 @pytest.mark.parametrize(
     ("suite", "fit", "changes", "settled"),
     [
-        (0, {"(1,1)": 1.0, "(1,2)": 0.9}, [(0.0, 2), (0.5, 3), (0.9, 4), (0.8, 5)], 4),  # unfit, memorizing, mixed, inferential
+        (0, {"(1,1)": 1.0, "(1,2)": 0.9}, [(0.0, 2), (0.5, 3), (0.9, 4), (0.8, 5)], 4),  # underfit, memorizing, mixed, inferential
         (0, {"(1,1)": 1.0, "(1,2)": 0.9}, [(0.1, 2), (0.9, 3), (0.2, 4)], 4),  # it forgets
         (0, {"(1,1)": 0.9, "(1,2)": 0.8}, [(0.9, 2), (0.9, 3)], 3),  # never fit
         (0, {"(1,1)": 1.0, "(3,4)": 0.0}, [(0.1, 2), (0.1, 3)], 2),  # (3,4) is held out, and says nothing of fit

@@ -127,7 +127,7 @@ def test_a_cgroup_inside_a_slurm_job(tmp_path: Path) -> None:
 
 def test_a_sweep_is_planned_within_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stacks fit in 60% of what is left, on a machine that has far more; a lone member that does not is refused by name."""
-    recipes = [PRESETS["laptop"].override({"seed": seed}) for seed in range(8)]
+    recipes = [PRESETS["laptop"].override({"seed": seed, "data_size": 500_000}) for seed in range(8)]
     assert [len(stack) for stack in stacks(recipes)] == [8]
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "700")
     planned = [len(stack) for stack in stacks(recipes)]

@@ -335,7 +335,7 @@ def test_text_is_readable_in_light_and_dark(browser: Any, page: Path, scheme: st
     back, panel = luminance("body", "backgroundColor"), luminance("details", "backgroundColor")
     for selector in ("body", "table.board a", "caption", ".note"):
         assert contrast(luminance(selector, "color"), back) >= 4.5, selector
-    for verdict in ("inferential", "memorizing", "unfit"):
+    for verdict in ("inferential", "memorizing", "underfit"):
         assert contrast(luminance(f"details circle.{verdict}", "fill"), panel) >= 3, verdict
     assert (back < 0.5) == (scheme == "dark")
     watched.context.close()

@@ -11,10 +11,10 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from anchorbench.show.figures import SHADES, _phase_panel, attention_flow_figure, clearest, flow_panel, phase_figure
+from anchorbench.show.figures import SHADES, _phase_panel, attention_flow_figure, flow_panel, phase_figure
 from anchorbench.sweeps.run_folder import Run, read_run
 from anchorbench.sweeps.runner import Sweep, SweepFolder, run_sweep
-from anchorbench.sweeps.summary import conditions
+from anchorbench.sweeps.summary import clearest, conditions
 from anchorbench.task import SPLITS
 from anchorbench.verdict import Share
 
@@ -74,14 +74,14 @@ def test_phases_are_shaded_by_the_most_frequent_verdict(runs: dict[str, list[Run
     a, b, c, d = runs["heldout-both"]
     for ended, shades in [
         (("memorizing", "memorizing", "inferential", "inferential"), ("memorizing", "inferential")),
-        (("unfit", "memorizing", "unfit", "unfit"), ("mixed", "unfit")),
+        (("underfit", "memorizing", "underfit", "underfit"), ("mixed", "underfit")),
     ]:
         shown = [with_verdict(run, verdict, 0.5) for run, verdict in zip((a, b, c, d), ended, strict=True)]
         axis = Figure().subplots()
         _phase_panel(axis, conditions(shown))
         assert [to_hex(span.get_facecolor()) for span in axis.patches] == [SHADES[verdict].lower() for verdict in shades]
         assert [span.get_x() for span in axis.patches] == pytest.approx([0.4, 0.6])
-        names = {"mixed": "seeds differ", "unfit": "poor fit"}  # a seed apart is not the verdict `mixed`
+        names = {"mixed": "seeds differ", "underfit": "poor fit"}  # a seed apart is not the verdict `mixed`
         assert [text.get_text() for text in axis.texts] == [names.get(shade, shade) for shade in shades]
         dots = np.concatenate([dots.get_offsets() for dots in axis.collections if len(dots.get_offsets()) == 2])
         assert len(dots) == 2 * 4  # every seed's iid and held-out accuracy
@@ -127,7 +127,7 @@ def test_a_flow_panel_draws_what_reaches_the_answer(runs: dict[str, list[Run]]) 
 
 def test_the_clearest_members(runs: dict[str, list[Run]]) -> None:
     a, b, c, d = runs["heldout-both"]
-    assert clearest([a, b, c, d]) == []  # all unfit
+    assert clearest([a, b, c, d]) == []  # all underfit
     ended = [with_verdict(a, "mixed", 0.4), with_verdict(b, "inferential", 0.9), with_verdict(c, "memorizing", 0.1), d]
     assert clearest(ended) == [ended[1], ended[2]]
     assert clearest([with_verdict(a, "mixed", 0.4), d]) == [with_verdict(a, "mixed", 0.4)]

@@ -28,7 +28,7 @@ def grid(finished_sweep: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
                 for seed in (0, 1):
                     fields = {"init.gamma": gamma, "optimizer.weight_decay": decay, "model.norm": norm, "seed": seed}
                     inferential = gamma == 0.7 and (decay > 0 or seed == 0)
-                    verdict = "inferential" if inferential else "memorizing" if norm == "pre" else "unfit"
+                    verdict = "inferential" if inferential else "memorizing" if norm == "pre" else "underfit"
                     told = {"verdict": verdict, "inferential": 0.75 if inferential else 0.25, "deviations": {0: 3, -6: 1, 40: 4}}
                     result = one.result.model_copy(update=told)
                     runs.append(Run(path=one.path, recipe=one.recipe.override(fields), result=result))
@@ -54,7 +54,7 @@ def test_a_cell_is_the_members_at_its_place(grid: list[Run], tmp_path: Path) -> 
         ("2 memorizing", "memorizing", "25%"),
         ("2 inferential", "inferential", "75%"),
     ]
-    assert found[8][0] == "2 unfit"
+    assert found[8][0] == "2 underfit"
 
 
 def test_axes_that_are_not_shown_are_pooled_and_named(grid: list[Run], tmp_path: Path) -> None:

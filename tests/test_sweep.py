@@ -273,8 +273,8 @@ def test_a_folder_is_opened_by_a_version_with_another_field(sweep: Path, monkeyp
     runs = run_sweep(wide, SweepFolder(sweep, wide))
     assert [run.result.run_id for run in runs] == [recipe.run_id for recipe in narrow.runs()]
     assert bytes_of(sweep / "runs") == before
-    other = Sweep(wide.base.model_copy(update={"noise": 0.5}), narrow.axes)
-    with pytest.raises(ValueError, match=r"belongs to another recipe \(noise: 0.0 there, 0.5 here\)"):
+    other = Sweep(wide.base.model_copy(update={"jitter": 0.5}), narrow.axes)
+    with pytest.raises(ValueError, match=r"belongs to another recipe \(jitter: 0.0 there, 0.5 here\)"):
         SweepFolder(sweep, other)
 
 
@@ -290,15 +290,16 @@ def test_a_folder_of_other_run_ids_is_refused(sweep: Path, cli: Cli) -> None:
 def test_seeds_are_streams_of_their_own(tmp_path: Path) -> None:
     """Each seed changes what it is the seed of and nothing else; members that differ in it are one condition."""
     base = TINY.override({"variant": "heldout-both", "seed": 5})
-    names = ("seed", "init_seed", "data_seed", "order_seed")
+    names = ("seed", "init_seed", "data_seed", "order_seed", "noise_seed")
     recipes = [base, *(base.override({name: 7}) for name in names)]
     stack = Stack(recipes)
     initial = [weights.tobytes() for weights in stack.weights.numpy()]
-    assert [one == initial[0] for one in initial] == [True, False, False, True, True]
+    assert [one == initial[0] for one in initial] == [True, False, False, True, True, True]
     batches = [set(map(tuple, tokens.tolist())) for tokens in stack._batches.batch(1)[0]]
-    assert [batch == batches[0] for batch in batches] == [True, False, True, False, False]
+    assert [batch == batches[0] for batch in batches] == [True, False, True, False, False, True]
     examples = [{tuple(row) for row in stack._batches._examples[draw.source][0].tolist()} for draw in stack._batches._draws]
-    assert [one == examples[0] for one in examples] == [True, False, True, False, True]
+    assert [one == examples[0] for one in examples] == [True, False, True, False, True, True]
+    assert [recipe.seeds.noise for recipe in recipes] == [5, 7, 5, 5, 5, 7]
     sweep = Sweep(base, {"init_seed": (0, 1), "data_seed": (0, 1)})
     runs = run_sweep(sweep, SweepFolder(tmp_path / "out", sweep))
     [condition] = conditions(runs)

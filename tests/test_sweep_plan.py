@@ -88,6 +88,14 @@ def test_values_that_are_equal_as_numbers_are_one_run(write: Write, laptop: None
     assert len(load_sweep(write(text), ()).runs()) == 1
 
 
+def test_the_intrinsic_rate_sets_the_weight_decay(write: Write, laptop: None) -> None:
+    path = write("axes: {optimizer.intrinsic_lr: [1e-4, 0], optimizer.lr: [1e-3, 3e-3, 0.01]}")
+    found = [(run.optimizer.lr, run.optimizer.weight_decay) for run in load_sweep(path, ()).runs()]
+    assert found == [(0.001, 0.1), (0.003, 0.0333333333333), (0.01, 0.01), (0.001, 0), (0.003, 0), (0.01, 0)]
+    [run] = load_sweep(write("optimizer: {lr: 0.003}"), ["optimizer.intrinsic_lr=6e-4"]).runs()
+    assert run.run_id == BASE.override({"optimizer.lr": 0.003, "optimizer.weight_decay": 0.2}).run_id
+
+
 def test_parse_axis() -> None:
     assert parse_axis("model.n_layer=2,3") == ("model.n_layer", (2, 3))
     assert parse_axis("model.norm=pre, post") == ("model.norm", ("pre", "post"))
@@ -130,6 +138,12 @@ BAD_FILES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "an unknown axis": ("axes: {init.delta: [1]}", ("'init.delta'",)),
     "an axis below a field": ("axes: {optimizer.lr.peak: [1]}", ("'optimizer.lr.peak'",)),
     "an axis with one bad value": ("axes: {init.gamma: [0.5, big]}", ("init.gamma is 'big'", "number")),
+    "an intrinsic rate in words": ("axes: {optimizer.intrinsic_lr: [high]}", ("optimizer.intrinsic_lr is 'high'", "a number")),
+    "an intrinsic rate too high": ("axes: {optimizer.intrinsic_lr: [1e9]}", ("optimizer.weight_decay is 1", "1000")),
+    "an intrinsic rate and a decay": (
+        "axes: {optimizer.intrinsic_lr: [0.1], optimizer.weight_decay: [0.1]}",
+        ("optimizer.weight_decay and optimizer.intrinsic_lr", "one of them"),
+    ),
     "a list for a seed": ("axes: {seed: [[1]]}", ("seed is [1]", "integer")),
     "fewer than no seeds": ("axes: {seed: -1}", ("axis seed is -1", "allowed")),
     "a billion seeds": ("axes: {seed: 1000000000}", ("1000000000", "allowed")),

@@ -227,7 +227,7 @@ def test_a_member_ends_as_it_would_alone(norm: str) -> None:
             assert member.diverged_at == 50
             assert member.trajectory[-1].loss is None
             assert not all(weight.isfinite().all() for weight in member.weights.values())
-            assert member.behaviour.verdict == "unfit"
+            assert member.behaviour.verdict == "underfit"
         else:
             [alone] = train([base.override(each)])
             assert same_bits(member.weights, alone.weights), each
@@ -381,7 +381,7 @@ def test_three_calm_evaluations_of_one_verdict_settle(verdict: str) -> None:
     assert not settled_stack([("mixed", 0.009), *[(verdict, 0.009)] * 2])
 
 
-@pytest.mark.parametrize("verdict", ["mixed", "unfit", "other", None])
+@pytest.mark.parametrize("verdict", ["mixed", "underfit", "other", None])
 def test_no_other_verdict_settles(verdict: str | None) -> None:
     assert not settled_stack([(verdict, 0.009)] * 3)
 
@@ -556,19 +556,23 @@ RUN = ("run", "--gamma", "0.5", "--seeds", "1")
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "expected"),
+    ("name", "compiled", "options", "expected"),
     [
-        ("AMX", (), "bf16"),
-        ("neither", (), "fp32"),
-        ("AVX-512", ("--precision", "auto"), "bf16"),
-        ("AMX", ("--precision", "fp32"), "fp32"),
-        ("neither", ("--precision", "bf16"), "bf16"),
+        ("AMX", True, (), "fp32"),
+        ("AMX", False, (), "bf16"),
+        ("neither", False, (), "fp32"),
+        ("AVX-512", False, ("--precision", "auto"), "bf16"),
+        ("AMX", False, ("--precision", "fp32"), "fp32"),
+        ("neither", True, ("--precision", "bf16"), "bf16"),
     ],
 )
-def test_the_precision_is_what_is_asked_for_or_what_the_processor_has(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, options: tuple[str, ...], expected: str
+def test_the_precision_is_what_is_asked_for_or_what_trains_fastest(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, compiled: bool, options: tuple[str, ...], expected: str
 ) -> None:
+    """Without being asked, bf16 only where there is no compiled step and the processor has it."""
     set_processor(monkeypatch, CAPABILITIES[name][0])
+    if not compiled:
+        monkeypatch.setattr("anchorbench.train.gradients.native.available", lambda: False)
     shown = cli(*RUN, *options, "--out", tmp_path / "out")
     assert (shown.code, shown.err) == (0, "")
     [folder] = (tmp_path / "out" / "runs").iterdir()

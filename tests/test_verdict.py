@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from anchorbench import Task, list_tasks, load_task
 from anchorbench.task import NO_ANSWER
+from anchorbench.train.trajectory import Verdict
 from anchorbench.verdict import Behaviour, EvalSet, Share
 
 N = 200
@@ -72,8 +74,8 @@ def behaviour(
         ({"composes": 223, "commutes": 501}, "memorizing", "2b"),
         ({"composes": 0}, "memorizing", "2a"),
         ({"composes": 777, "iid": 900}, "inferential", "3"),
-        ({"composes": 777, "iid": 899}, "unfit", "1"),
-        ({"composes": 0, "iid": 899}, "unfit", "1"),
+        ({"composes": 777, "iid": 899}, "underfit", "1"),
+        ({"composes": 0, "iid": 899}, "underfit", "1"),
         ({}, None, None),
     ],
 )
@@ -91,7 +93,7 @@ def test_composition(counts: dict[str, int], composition: str | None, phase: str
         ({"ordered": 0, "symmetric": 776}, "other", "other"),
         ({"ordered": 500, "symmetric": 500}, "other", "other"),
         ({"ordered": 0, "symmetric": 0}, "other", "other"),
-        ({"ordered": 1000, "symmetric": 0, "iid": 899}, "unfit", "unfit"),
+        ({"ordered": 1000, "symmetric": 0, "iid": 899}, "underfit", "underfit"),
         ({"ordered": 1000, "symmetric": 0, "iid": 900}, "ordered", "inferential"),
     ],
 )
@@ -166,16 +168,16 @@ ASKED = ("composes", "ordered", "symmetric", "commutes")
         ("heldout-both", composer, (1, None, None, 1), "inferential", None, "inferential", "3"),
         ("heldout-both", memorizer, (0, None, None, 1), "memorizing", None, "memorizing", "2b"),
         ("heldout-both", ordered_memorizer, (0, None, None, 0), "memorizing", None, "memorizing", "2a"),
-        ("heldout-both", constant, (None, None, None, 1), "unfit", None, "unfit", "1"),
+        ("heldout-both", constant, (None, None, None, 1), "underfit", None, "underfit", "1"),
         ("conflict", composer, (None, 1, 0, 0), None, "ordered", "inferential", None),
         ("conflict", symmetric_composer, (None, 0, 1, 1), None, "symmetric", "symmetric", None),
         ("conflict", memorizer, (None, 0, 0, 0), None, "other", "other", None),
-        ("conflict", constant, (None, None, None, 1), None, "unfit", "unfit", None),
+        ("conflict", constant, (None, None, None, 1), None, "underfit", "underfit", None),
         ("conflict-control", composer, (1, 1, 0, 1), "inferential", "ordered", "inferential", "3"),
         ("conflict-control", symmetric_composer, (1, 0, 1, 1), "inferential", "symmetric", "inferential", "3"),
         ("conflict-control", symmetric_memorizer, (0, 0, 1, 1), "memorizing", "symmetric", "memorizing", "2b"),
         ("conflict-control", ordered_memorizer, (0, 0, 0, 0), "memorizing", "other", "memorizing", "2a"),
-        ("conflict-control", constant, (None, None, None, 1), "unfit", "unfit", "unfit", "1"),
+        ("conflict-control", constant, (None, None, None, 1), "underfit", "underfit", "underfit", "1"),
     ],
 )
 @pytest.mark.parametrize("seed", [0, 3])
@@ -323,3 +325,14 @@ def test_an_empty_set_has_no_behaviour() -> None:
     eval_set = EvalSet.of(load_task("composite"), 0, 0)
     with pytest.raises(ValueError, match=r"^the evaluation set is empty; allowed: at least one example a split$"):
         eval_set.behaviour(np.zeros(0, int))
+
+
+def test_earlier_results_say_unfit() -> None:
+    """Verdicts that were recorded under the former name are read under today's; no other word changes."""
+    reader = TypeAdapter(Verdict)
+    assert [reader.validate_python(word) for word in ("unfit", "underfit", "mixed", None)] == [
+        "underfit",
+        "underfit",
+        "mixed",
+        None,
+    ]

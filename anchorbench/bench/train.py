@@ -69,17 +69,24 @@ def cases(*, large: bool) -> dict[str, Case]:
     """Name -> benchmark case: in fp32, compiled if this machine can, and in bf16 if the processor supports it."""
     bf16, native = native_bf16(), find_library().library is not None
     laptop = PRESETS["laptop"]
-    sizes: list[tuple[Path, str, int]] = [("backprop", "fp32", 1), ("backprop", "fp32", 8)]
-    sizes += [("native", "fp32", k) for k in (1, 8) if native]
-    sizes += [("backprop", "bf16", k) for k in (1, 2, 4, 8, 16) if bf16]
+    sizes = _stacks("backprop", "fp32", 1, 8)
+    # One head as wide as the model, since GPT-2 has no other; the paper's is half as wide.
+    wide = laptop.override({"model": ModelConfig(d_model=400, d_head=400, d_ff=1200).model_dump(), "batch": 2048})
+    pairs = _stacks("backprop", "fp32", 2)
+    if native:
+        sizes += _stacks("native", "fp32", 1, 8)
+        pairs += _stacks("native", "fp32", 2)
+    if bf16:
+        sizes += _stacks("backprop", "bf16", 1, 2, 4, 8, 16)
+        pairs += _stacks("backprop", "bf16", 2)
     found = {"A": Case(laptop, sizes, steps=16)}
     if large:
-        # One head as wide as the model, since GPT-2 has no other; the paper's is half as wide.
-        wide = laptop.override({"model": ModelConfig(d_model=400, d_head=400, d_ff=1200).model_dump(), "batch": 2048})
-        pairs: list[tuple[Path, str, int]] = [("backprop", "fp32", 2)]
-        pairs += [("native", "fp32", 2)] * native + [("backprop", "bf16", 2)] * bf16
         found["B"] = Case(wide, pairs, steps=1)
     return found
+
+
+def _stacks(path: Path, precision: str, *members: int) -> list[tuple[Path, str, int]]:
+    return [(path, precision, k) for k in members]
 
 
 def bench_train(console: Console, *, large: bool = True, turns: int = TURNS) -> list[Row]:

@@ -55,7 +55,7 @@ def run(
     seeds: Annotated[int | None, typer.Option(help="Seeds a condition; 4, or 3 in the papers' presets.")] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16, or auto (laptop): bf16 where the processor has it.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16, or auto (laptop): what trains fastest here.")] = None,
     axis: Annotated[list[str] | None, typer.Option(help="Another axis, as FIELD=VALUE,...: model.n_layer=2,3.")] = None,
     keep_steps: KeepSteps = None,
     strict_bits: StrictBits = False,
@@ -67,6 +67,7 @@ def run(
     """Train a sweep over the initialization rate, and name each member's solution."""
     from anchorbench.cli.run import make_sweep, run_and_show
     from anchorbench.show.canvas import parse_formats
+    from anchorbench.sweeps.make import default_folder
 
     formats = parse_formats(figures)
     sweep = make_sweep(
@@ -82,7 +83,7 @@ def run(
         axes=axis or (),
     )
     _use(threads)
-    folder = out if out is not None else Path("anchorbench-out") / f"{sweep.base.task}-{sweep.base.variant}-{preset}"
+    folder = out if out is not None else default_folder(sweep, preset)
     run_and_show(sweep, folder, memory=_bytes(memory), keep_steps=_steps(keep_steps), strict_bits=strict_bits, figures=formats)
 
 
@@ -272,6 +273,26 @@ def export(
 
 
 @app.command()
+def rates(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of a finished run of the optimizer grafting: OUT/runs/RUN_ID.")],
+    out: Annotated[Path, typer.Argument(help="JSON file to write.")],
+    step: Annotated[int, typer.Option(help="The step that was kept (--keep-steps), after those that were measured.")],
+) -> None:
+    """Write the rate of each tensor that grafting measured, for the optimizer grafted-sgd (rates: FILE)."""
+    from rich.console import Console
+
+    from anchorbench.files import require_place, visible
+    from anchorbench.sweeps.run_folder import read_run
+    from anchorbench.train.optimizers.grafted_sgd import write_rates
+
+    require_place(out, "OUT", (".json",))
+    run = read_run(run_dir)
+    written = write_rates(out, run.result.run_id, run.state(step), step)
+    sentence = f"rates: {visible(out)}, of {len(written.rates)} tensors, each the median over {written.steps} steps"
+    Console(markup=False, highlight=False).print(sentence, soft_wrap=True)
+
+
+@app.command()
 def tasks(
     name: Annotated[str | None, typer.Argument(help="Task, or TASK-VARIANT, to explain; all are listed if not given.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Write the whole catalogue as Markdown: tasks/README.md.")] = False,
@@ -293,10 +314,16 @@ def tasks(
 def parts(
     part: Annotated[str | None, typer.Argument(help="Part of a way of training; all are listed if not given.")] = None,
     kind: Annotated[str | None, typer.Argument(help="Kind to explain; the part's kinds are listed if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Markdown file to write with all kinds explained.")] = None,
 ) -> None:
-    """List the parts that a way of training is composed of, or explain one with its fields, bounds and source."""
-    from anchorbench.show.parts import explanation, listing
+    """List the parts that a way of training is composed of, or explain one with its fields, bounds and source; draw a schedule."""
+    from anchorbench.files import require_place, write_atomically
+    from anchorbench.show.parts import explanation, listing, page
 
+    if out is not None:
+        require_place(out, "--out", (".md",))
+        write_atomically(out, page().encode())
+        return
     sys.stdout.write(listing(part) if part is None or kind is None else explanation(part, kind) + "\n")
 
 
@@ -421,6 +448,25 @@ def bench_train_(
     rows = bench_train(Console(highlight=False), large=not small)
     if json_file is not None:
         write_atomically(json_file, (json.dumps(as_json(rows), indent=1) + "\n").encode())
+
+
+@bench_app.command("scale")
+def bench_scale_(
+    json_file: Annotated[Path | None, typer.Option("--json", help="File to write the measurements to, one row per point.")] = None,
+) -> None:
+    """How the time of a step grows with threads, members, width, length and depth."""
+    import json
+
+    from rich.console import Console
+
+    from anchorbench.bench.scale import bench_scale
+    from anchorbench.files import require_place, write_atomically
+
+    if json_file is not None:
+        require_place(json_file, "--json")
+    rows = bench_scale(Console(highlight=False))
+    if json_file is not None:
+        write_atomically(json_file, (json.dumps(rows, indent=1) + "\n").encode())
 
 
 def main() -> None:

@@ -29,8 +29,8 @@ def load_sweep(path: Path, axes: Sequence[str]) -> Sweep:
         optimizer: {weight_decay: 0.1}
         axes: {init.gamma: [0.5, 0.7], model.n_layer: [2, 3], seed: 8}
 
-    A number for `seed` (or `init_seed`, `data_seed`, `order_seed`) means so many seeds. Raises ValueError with one sentence for
-    anything that makes no sense.
+    A number for `seed` (or `init_seed`, `data_seed`, `order_seed`, `noise_seed`) means so many seeds. Raises ValueError with one
+    sentence for anything that makes no sense.
     """
     content = read_yaml(path)
     if not isinstance(content, dict):
@@ -100,7 +100,8 @@ def plan(sweep: Sweep, out: Path, memory: float | None) -> None:
         for _ in range(TIMED_STEPS):
             trained.advance()
         each = (time.perf_counter() - start) / TIMED_STEPS
-        seconds = each * recipe.steps * len(alike)
+        grown = recipe.macs_per_step() / recipe.override({"growth": []}).macs_per_step()  # what is timed is the model at first
+        seconds = each * grown * recipe.steps * len(alike)
         total += seconds
         table.add_row(
             *(str(n) for n in (len(alike), members, recipe.model.n_layer, recipe.model.d_model, recipe.batch, recipe.steps)),

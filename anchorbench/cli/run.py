@@ -15,73 +15,27 @@ from rich.table import Table
 
 from anchorbench.cli.plan import parse_axis
 from anchorbench.files import visible
-from anchorbench.presets import AXES, PRESETS
 from anchorbench.show.canvas import draw_all
+from anchorbench.sweeps import make
 from anchorbench.sweeps.run_folder import Run
-from anchorbench.sweeps.runner import MAX_RUNS, Sweep, SweepFolder, run_sweep
 from anchorbench.sweeps.runner import Progress as Event
-from anchorbench.sweeps.summary import Condition, Mean, conditions
+from anchorbench.sweeps.runner import Sweep, SweepFolder, run_sweep
+from anchorbench.sweeps.summary import Condition, Mean, clearest, conditions
 
-PRECISIONS = ("auto", "fp32", "bf16")
 
-
-def make_sweep(
-    *,
-    task: str,
-    variant: str | None,
-    preset: str,
-    gamma: str | None,
-    norm: str | None,
-    seeds: int | None,
-    steps: int | None,
-    weight_decay: float | None,
-    precision: str | None = None,
-    axes: Sequence[str] = (),
-) -> Sweep:
+def make_sweep(*, gamma: str | None, norm: str | None, axes: Sequence[str] = (), **options: Any) -> Sweep:
     """The sweep that command-line options describe. Raises ValueError with one sentence for a value that makes no sense."""
-    if preset not in PRESETS:
-        raise ValueError(f"unknown preset {preset!r}; allowed: {', '.join(PRESETS)}")
-    base = PRESETS[preset]
-    fields: dict[str, object] = {"task": task}
-    if task != base.task:
-        fields |= {"task_config": {}, "variant": None}
-    if variant is not None:
-        fields["variant"] = variant
-    if steps is not None:
-        fields["steps"] = steps
-        fields["optimizer.warmup"] = min(base.optimizer.warmup, steps // 4) if steps > 0 else 0
-    if precision is None:
-        precision = "auto" if preset == "laptop" else base.precision
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}; allowed: {', '.join(PRECISIONS)}")
-    if precision == "auto":
-        from anchorbench.machine import native_bf16
-
-        precision = "bf16" if native_bf16() else "fp32"
-    fields["precision"] = precision
-    base = base.override(fields)
-    loaded = base.load_task()
-    base = base.override({"variant": loaded.variant})
-    chosen: dict[str, tuple[Any, ...]] = {}
-    if norm is not None:
-        chosen["model.norm"] = tuple(text.strip() for text in norm.split(","))
-    if weight_decay is not None:
-        chosen["optimizer.weight_decay"] = (weight_decay,)
-    if gamma is not None:
-        chosen["init.gamma"] = tuple(_number(text) for text in gamma.split(","))
-    if seeds is not None:
-        if not 1 <= seeds <= MAX_RUNS:
-            raise ValueError(f"seeds is {seeds}; allowed: 1 to {MAX_RUNS}")
-        chosen["seed"] = tuple(range(seeds))
+    parsed: dict[str, tuple[Any, ...]] = {}
     for path, values in map(parse_axis, axes):
-        if path in chosen:
+        if path in parsed:
             raise ValueError(f"axis {path} is given twice; allowed: once")
-        chosen[path] = values
-    swept = {"model.norm": (base.model.norm,), **AXES[preset], **chosen}
-    order = sorted(swept, key=lambda path: (path == "seed", path == "init.gamma"))  # gamma and seed vary fastest
-    sweep = Sweep(base, {path: swept[path] for path in order})
-    sweep.runs()
-    return sweep
+        parsed[path] = values
+    return make.make_sweep(
+        gamma=None if gamma is None else [_number(text) for text in gamma.split(",")],
+        norm=None if norm is None else [text.strip() for text in norm.split(",")],
+        axes=parsed,
+        **options,
+    )
 
 
 def _number(text: str) -> float:
@@ -132,7 +86,7 @@ def run_and_show(
 
 
 def _draw(runs: list[Run], out: Path, formats: Sequence[str], console: Console) -> None:
-    from anchorbench.show.figures import attention_flow_figure, clearest, phase_figure
+    from anchorbench.show.figures import attention_flow_figure, phase_figure
 
     shown = clearest(runs)
     flows = [out / f"attention_flow.{kind}" for kind in formats]

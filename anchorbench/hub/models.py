@@ -181,7 +181,8 @@ def load_member(run: Run, step: int | None = None) -> GPT:
     """
     task = run.recipe.load_task()
     with plain_session():
-        model = new_model(run.recipe.model, members=1, vocab_size=task.vocab_size, seq_len=task.seq_len)
+        shape = run.recipe.model_at(run.result.steps_trained if step is None else step)
+        model = new_model(shape, members=1, vocab_size=task.vocab_size, seq_len=task.seq_len)
     try:
         model.load_state_dict({name: tensor[None] for name, tensor in run.weights(step).items()})
     except RuntimeError as error:

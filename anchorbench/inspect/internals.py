@@ -136,19 +136,21 @@ def stack_internals(model: GPT, inits: Sequence[InitConfig] | None = None) -> In
     device = model.token_embedding.device
 
     def forward(tokens: Tensor, edits: Edits) -> Activations:
-        shape = (*tokens.shape, -1)
+        shape, inside = (*tokens.shape[:2], model.length, -1), model.inside
         patterns, resid_mid, resid_post = [], [], []
         with plain_session(device):
             x = model.embed(tokens.to(device))
             for layer, block in enumerate(model.layers):
-                x, pattern = block.attend(x, model.seq_len)
-                patterns.append(pattern)
-                resid_mid.append(x.view(shape))
-                x = block.feed_forward(x)
+                x, pattern = block.attend(x, model.length)
+                patterns.append(pattern[..., inside, inside])
+                resid_mid.append(x.view(shape)[:, :, inside])
+                x = block.feed_forward(x).view(shape)
                 if layer in edits:
-                    x = edits[layer](x.view(shape)).reshape(x.shape)
-                resid_post.append(x.view(shape))
-            return Activations(model.unembed(resid_post[-1][:, :, -1]), patterns, resid_mid, resid_post)
+                    x = x.clone()
+                    x[:, :, inside] = edits[layer](x[:, :, inside])
+                resid_post.append(x[:, :, inside])
+                x = x.flatten(1, 2)
+            return Activations(model.unembed(x.view(shape)[:, :, -1]), patterns, resid_mid, resid_post)
 
     def untrained(seed: int) -> Internals:
         with plain_session():

@@ -19,7 +19,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from anchorbench import machine
 from anchorbench.files import require_place, visible, write_atomically
 from anchorbench.inspect.internals import runs_internals, side_by_side, stack_internals
 from anchorbench.inspect.mechanism import (
@@ -43,6 +42,7 @@ from anchorbench.seeds import stream_seed
 from anchorbench.sweeps.run_folder import Run, read_run
 from anchorbench.sweeps.runner import Progress, Sweep, SweepFolder, run_sweep
 from anchorbench.task import Task, load_task
+from anchorbench.train.gradients.choice import auto_precision
 from anchorbench.verdict import FIT
 
 KEEP_STEPS = (150, 300, 600, 900, 1200, 1500, 2000, 2500)
@@ -66,7 +66,7 @@ MEMBERS = 8
 
 def sweeps(*, quick: bool) -> dict[str, Sweep]:
     """Name -> sweep: pre- and post-LN, over gamma, weight decay, learning rate, depth and seeds; 280 runs, or 6 if `quick`."""
-    pre = PRESETS["laptop"].override({"precision": "bf16" if machine.native_bf16() else "fp32"})
+    pre = PRESETS["laptop"].override({"precision": auto_precision()})
     post = pre.override({"model.norm": "post", "steps": 3000, "optimizer.warmup": 500, "optimizer.weight_decay": 0.01})
     if quick:
         return {
@@ -439,7 +439,7 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, dict[str, float] | None]]:
     return [
         (f"planted circuits named right, noise to {STATED_NOISE}", found["planted_accuracy"]),
         ("planted circuits named wrong, any noise", found["planted_wrong"]),
-        ("unfit (untrained, shuffled labels): undecided, by the accuracy gate", found["null_undecided"]),
+        ("underfit (untrained, shuffled labels): undecided, by the accuracy gate", found["null_undecided"]),
         ("held-out recipes: verdict agrees", found["heldout_agreement"]),
         ("    verdict is the opposite", found["heldout_opposite"]),
         ("    AUROC", found["heldout_auroc"]),

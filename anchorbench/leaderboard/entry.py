@@ -35,7 +35,7 @@ from anchorbench.parts import MAX_STEPS
 from anchorbench.probes.attention_flow import central
 from anchorbench.recipe import MAX_EXAMPLES, Recipe, parse_recipe
 from anchorbench.task import Task
-from anchorbench.verdict import Behaviour, Composition, Counts, Share
+from anchorbench.verdict import Behaviour, Composition, Counts, OfToday, Share
 
 SEEDS = 8
 """Members per task."""
@@ -196,7 +196,7 @@ class SubmittedRecipe(Plain):
     steps: int = Field(default=2500, ge=1, le=MAX_STEPS)
     """Training steps per member."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Precision of matmuls in training; auto is bf16 where the machine supports it natively, and never appears in an entry."""
+    """Precision of matmuls in training; auto is what trains fastest on the machine, and never appears in an entry."""
     data_size: int = Field(default=100_000, ge=1, le=MAX_EXAMPLES)
     """Training examples, drawn once."""
 
@@ -273,13 +273,13 @@ class Row(Plain):
     """The mirror of a trained exception, answered by composing."""
     symmetric: Counts | None
     """The mirror of a trained exception, answered as the exception was trained."""
-    verdict: Composition
+    verdict: Annotated[Composition, OfToday]
     """Derived from the shares."""
     steps: int = Field(ge=1, le=10_000_000)
     """Steps trained, as in the recipe."""
     settled: int = Field(ge=1, le=10_000_000)
     """First evaluated step from which on the member fitted and its held-out share stayed between the same two thresholds of the
-    verdict; the last step of a member that ends unfit."""
+    verdict; the last step of a member that ends underfit."""
     seconds: float = Field(ge=1e-6, le=1e9)
     """Training time: the stack's time divided by its number of members."""
 
@@ -309,7 +309,7 @@ class TaskStatistics(Plain):
         Annotated[int, Field(ge=0, le=SEEDS)],
         Annotated[int, Field(ge=0, le=SEEDS)],
     ]
-    """Numbers of members that are inferential, mixed, memorizing and unfit."""
+    """Numbers of members that are inferential, mixed, memorizing and underfit."""
 
 
 class Statistics(Plain):
@@ -331,12 +331,12 @@ class Statistics(Plain):
     tasks: Annotated[tuple[TaskStatistics, ...], Field(max_length=20)]
 
     @property
-    def unfit(self) -> float:
+    def underfit(self) -> float:
         """Share of members that did not fit what was trained: they lower the score without having memorized."""
         return sum(task.verdicts[3] for task in self.tasks) / (SEEDS * len(self.tasks))
 
 
-VERDICTS: tuple[Composition, ...] = ("inferential", "mixed", "memorizing", "unfit")
+VERDICTS: tuple[Composition, ...] = ("inferential", "mixed", "memorizing", "underfit")
 
 
 Percent = Annotated[int, Field(ge=0, le=100)]

@@ -41,8 +41,8 @@ RANKS = (
     " rank need not be equal. Within a rank, entries are sorted by score."
 )
 LIMITS = (
-    f"A run below {FIT:.0%} accuracy on seen groups is unfit and counts as not inferential, even if it answers the held-out groups"
-    " correctly: the score measures fit as well, and a task on which no run memorizes measures only fit. In"
+    f"A run below {FIT:.0%} accuracy on seen groups is underfit and counts as not inferential, even if it answers the held-out"
+    " groups correctly: the score measures fit as well, and a task on which no run memorizes measures only fit. In"
     " conflict-control the held-out pair follows from the seed, so entries are asked about different mixes of pairs. Inferential"
     " means inferential within the entry's own training steps. Time is reported by the submitter."
 )
@@ -237,7 +237,7 @@ def markdown_table(entries: Sequence[Entry]) -> str:
             *([""] if lines else []),
             f"Track {name}. {RANKS}",
             "",
-            "| rank | recipe | score | 95% interval | held-out | seen | unfit | TFLOP to the verdict | time, of the reference's |",
+            "| rank | recipe | score | 95% interval | held-out | seen | underfit | TFLOP to the verdict | time, of the reference's |",  # noqa: E501
             "|---:|---|---:|---:|---:|---:|---:|---:|---:|",
         ]
         for rank, entry in ranked:
@@ -250,7 +250,7 @@ def markdown_table(entries: Sequence[Entry]) -> str:
                 f"{percent(score.low)} to {percent(score.high)}",
                 percent(statistics.held_out.value),
                 percent(statistics.seen.value),
-                percent(statistics.unfit),
+                percent(statistics.underfit),
                 f"{statistics.flops_to_verdict / 1e12:,.1f}",
                 f"{statistics.seconds / (entry.machine.reference_seconds * len(entry.rows)):.2f}",
             ]

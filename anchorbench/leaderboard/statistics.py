@@ -50,7 +50,7 @@ def statistics_of(recipe: SubmittedRecipe, rows: Sequence[Row]) -> Statistics:
                 inferential=Interval(value=inferential.value, low=low, high=high),
                 held_out=_mean([held_out for _, held_out in shares]),
                 seen=_mean([seen for seen, _ in shares]),
-                verdicts=(count["inferential"], count["mixed"], count["memorizing"], count["unfit"]),
+                verdicts=(count["inferential"], count["mixed"], count["memorizing"], count["underfit"]),
             )
         )
         per_step = 2.0 * recipe.recipe(task, 0).macs_per_step()

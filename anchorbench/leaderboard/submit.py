@@ -118,14 +118,9 @@ def _teller(task: SuiteTask, report: Callable[[str, str], None]) -> Callable[[Pr
 
 def resolve(recipe: SubmittedRecipe) -> SubmittedRecipe:
     """The recipe with `auto` resolved to this machine's precision."""
+    from anchorbench.train.gradients.choice import auto_precision
+
     return recipe.model_copy(update={"precision": auto_precision()}) if recipe.precision == "auto" else recipe
-
-
-def auto_precision() -> str:
-    """bf16 if the machine supports it in hardware, else fp32."""
-    from anchorbench.machine import native_bf16
-
-    return "bf16" if native_bf16() else "fp32"
 
 
 def row_of(suite: SuiteTask, run: Run) -> Row:
@@ -219,6 +214,7 @@ def this_machine() -> Machine:
 
 def reference_seconds() -> float:
     """Seconds per member of the laptop preset on this machine, in a stack of SEEDS: median time of TIMED_STEPS, times its steps."""
+    from anchorbench.train.gradients.choice import auto_precision
     from anchorbench.train.stack import Stack
 
     recipe = PRESETS["laptop"].override({"precision": auto_precision()})

@@ -6,7 +6,8 @@ operation is batched over the member axis.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -20,6 +21,17 @@ from anchorbench.parts import Config, models
 
 EPSILON = 1e-5
 """Added to the variance in LayerNorm."""
+MAX_D_FF = 1_048_576
+Site = Literal["embedding", "attention", "residual", "mlp", "final"]
+"""Where noise can act: on the embedded tokens, the attention pattern, what a sublayer adds to the residual stream, the hidden
+layer of the feed-forward layer, and what the unembedding reads."""
+Disturbance = Callable[[Site, Tensor], Tensor]
+"""(site, activations `[members, ...]`) -> what takes their place."""
+
+
+def undisturbed(site: Site, x: Tensor) -> Tensor:
+    """The activations as they are."""
+    return x
 
 
 class ModelConfig(Config):
@@ -34,7 +46,7 @@ class ModelConfig(Config):
     """Width of the residual stream."""
     d_head: int = Field(default=64, ge=1, le=65_536)
     """Width of a head."""
-    d_ff: int = Field(default=256, ge=1, le=1_048_576)
+    d_ff: int = Field(default=256, ge=1, le=MAX_D_FF)
     """Width of the feed-forward layer."""
     norm: Literal["pre", "post"] = "pre"
     """Where LayerNorm sits: before each sublayer, with one more at the end (GPT-2), or after each residual sum."""
@@ -102,6 +114,7 @@ class Block(nn.Module):
     def __init__(self, members: int, shape: ModelConfig) -> None:
         super().__init__()
         self.shape = shape
+        self.disturb: Disturbance = undisturbed
         d, width = shape.d_model, shape.n_head * shape.d_head
         self.norm_1 = type(self).make_norm(members, d)
         self.query = Linear(members, d, width, bias=shape.bias)
@@ -132,18 +145,18 @@ class Block(nn.Module):
         if last_only:
             x, attended = (t.view(members, rows // seq, seq, d)[:, :, -1] for t in (x, attended))
         mixed, pattern = self._attention(attended, source, seq)
-        x = x + self.output(mixed)
+        x = x + self.disturb("residual", self.output(mixed))
         return (x if pre else self.norm_1(x)), pattern
 
     def feed_forward(self, x: Float[Tensor, "members rows d"]) -> Float[Tensor, "members rows d"]:
         """The second half: the stream after the feed-forward layer."""
         pre = self.shape.norm == "pre"
-        x = x + self.mlp(self.norm_2(x) if pre else x)
+        x = x + self.disturb("residual", self.mlp(self.norm_2(x) if pre else x))
         return x if pre else self.norm_2(x)
 
     def mlp(self, x: Float[Tensor, "members rows d"]) -> Float[Tensor, "members rows d"]:
         """The feed-forward layer alone."""
-        return self.ff_out(self.activation(self.ff_in(x)))
+        return self.ff_out(self.disturb("mlp", self.activation(self.ff_in(x))))
 
     def activation(self, x: Float[Tensor, "members rows d_ff"]) -> Float[Tensor, "members rows d_ff"]:
         """The non-linearity of the feed-forward layer."""
@@ -165,7 +178,8 @@ class Block(nn.Module):
         mask = torch.full((length, seq), -math.inf, device=query.device, dtype=query.dtype).triu(seq - length + 1)
         scores = torch.bmm(query, key.transpose(1, 2)) * (1 / math.sqrt(d_head)) + mask
         pattern = self.pattern(scores)
-        mixed = torch.bmm(pattern, value).view(members * batch, head, length, d_head).transpose(1, 2)
+        used = self.disturb("attention", pattern.view(members, -1, length, seq)).view_as(pattern)
+        mixed = torch.bmm(used, value).view(members * batch, head, length, d_head).transpose(1, 2)
         return mixed.reshape(members, batch * length, head * d_head), pattern.view(members, batch, head, length, seq)
 
 
@@ -189,10 +203,16 @@ class GPT(nn.Module):
     Config: ClassVar[type[ModelConfig]] = ModelConfig
     block: ClassVar[type[Block]] = Block
     """What its layers are."""
+    tables: ClassVar[tuple[str, ...]] = ("token_embedding", "position_embedding")
+    """Parameters whose rows enter the residual stream."""
 
     def __init__(self, shape: ModelConfig, *, members: int, vocab_size: int, seq_len: int) -> None:
         super().__init__()
         self.shape, self.members, self.vocab_size, self.seq_len = shape, members, vocab_size, seq_len
+        self.disturb: Disturbance = undisturbed
+        self.length = self.positions(shape, seq_len)
+        self.inside = slice(0, seq_len)
+        """Where the tokens lie among the positions of the residual stream."""
         self.token_embedding = nn.Parameter(torch.empty(members, vocab_size, shape.d_model))
         self.position_embedding = nn.Parameter(torch.empty(members, seq_len, shape.d_model))
         self.blocks = nn.ModuleList(self.block(members, shape) for _ in range(shape.n_layer))
@@ -202,6 +222,11 @@ class GPT(nn.Module):
     def like(self, *, members: int) -> "GPT":
         """An uninitialized stack of the same kind and shape with other members."""
         return type(self)(self.shape, members=members, vocab_size=self.vocab_size, seq_len=self.seq_len)
+
+    @classmethod
+    def positions(cls, shape: ModelConfig, seq_len: int) -> int:
+        """Positions of the residual stream for so many tokens."""
+        return seq_len
 
     @classmethod
     def forward_macs(cls, shape: ModelConfig, vocab_size: int, seq_len: int) -> int:
@@ -218,7 +243,7 @@ class GPT(nn.Module):
         found: dict[str, Role] = {}
         for name, parameter in self.named_parameters():
             _, owner, leaf = f"..{name}".rsplit(".", 2)
-            if leaf in ("token_embedding", "position_embedding"):
+            if leaf in self.tables:
                 found[name] = Role("embedding", "matrix", self.shape.d_model, residual=False)
             elif "norm" in owner:
                 found[name] = Role("norm", "gain" if leaf == "weight" else "bias", 1, residual=False)
@@ -237,7 +262,20 @@ class GPT(nn.Module):
 
     @property
     def layers(self) -> list[Block]:
+        """The block of each layer."""
         return cast(list[Block], list(self.blocks))
+
+    @contextmanager
+    def disturbed(self, disturb: Disturbance) -> Generator[None]:
+        """Within it, the activations at all sites are replaced."""
+        places = [self, *self.layers]
+        for place in places:
+            place.disturb = disturb
+        try:
+            yield
+        finally:
+            for place in places:
+                place.disturb = undisturbed
 
     def forward(self, tokens: Int[Tensor, "members batch seq"]) -> Float[Tensor, "members batch vocab"]:
         """Logits at the last position, `[members, batch, vocab]`, of `tokens [members, batch, seq]`."""
@@ -246,15 +284,15 @@ class GPT(nn.Module):
     def answer(self, x: Float[Tensor, "members batch_seq d"]) -> Float[Tensor, "members batch vocab"]:
         """Logits at the last position, from embedded tokens."""
         for number, block in enumerate(self.layers, 1):
-            x, _ = block(x, self.seq_len, last_only=number == len(self.blocks))
+            x, _ = block(x, self.length, last_only=number == self.shape.n_layer)
         return self.unembed(x)
 
     def attention(self, tokens: Int[Tensor, "members batch seq"]) -> list[Float[Tensor, "members batch head seq seq"]]:
         """The attention pattern of each layer, `[members, batch, head, query, key]`."""
         x, patterns = self.embed(tokens), []
         for block in self.layers:
-            x, pattern = block(x, self.seq_len, last_only=False)
-            patterns.append(pattern)
+            x, pattern = block(x, self.length, last_only=False)
+            patterns.append(pattern[..., self.inside, self.inside])
         return patterns
 
     def embed(self, tokens: Int[Tensor, "members batch seq"]) -> Float[Tensor, "members batch_seq d"]:
@@ -262,8 +300,9 @@ class GPT(nn.Module):
         members, batch, seq = tokens.shape
         first_row = torch.arange(members, device=tokens.device).view(-1, 1, 1) * self.vocab_size
         embedded = F.embedding(tokens + first_row, self.token_embedding.flatten(0, 1))
-        return (embedded + self.position_embedding[:, None]).view(members, batch * seq, self.shape.d_model)
+        x = (embedded + self.position_embedding[:, None]).view(members, batch * seq, self.shape.d_model)
+        return self.disturb("embedding", x)
 
     def unembed(self, x: Float[Tensor, "members rows d"]) -> Float[Tensor, "members rows vocab"]:
         """Logits of the rows of the last block's output."""
-        return self.unembedding(x if self.final_norm is None else self.final_norm(x))
+        return self.unembedding(self.disturb("final", x if self.final_norm is None else self.final_norm(x)))

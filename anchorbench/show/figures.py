@@ -1,9 +1,11 @@
 """Figures: phase diagram over gamma, and attention flow."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from anchorbench.hub.models import open_model
 from anchorbench.probes.attention_flow import central, links
@@ -23,7 +25,7 @@ COLORS = {
     "filler": "#999999",
 }
 SHADES = {
-    "unfit": "#bbbbbb",
+    "underfit": "#bbbbbb",
     "memorizing": "#56B4E9",
     "mixed": "#ffffff",
     "inferential": "#F0E442",
@@ -31,7 +33,7 @@ SHADES = {
     "other": "#ffffff",
 }
 POOR_FIT, NO_MAJORITY = "poor fit", "seeds differ"
-"""Labels of shaded regions: for `unfit`, as in the papers, and where no verdict holds for more than half of the seeds."""
+"""Labels of shaded regions: for `underfit`, as in the papers, and where no verdict holds for more than half of the seeds."""
 
 
 @plain_matplotlib()
@@ -76,7 +78,7 @@ def _phase_panel(axis: Any, grouped: list[Condition]) -> None:
         most, count = condition.verdicts.most_common(1)[0]
         agreed = count * 2 > condition.verdicts.total()
         axis.axvspan(left, right, color=SHADES[most if agreed else "mixed"], alpha=0.28, lw=0)
-        label = NO_MAJORITY if not agreed else POOR_FIT if most == "unfit" else most
+        label = NO_MAJORITY if not agreed else POOR_FIT if most == "underfit" else most
         start = phases.pop()[1] if phases and phases[-1][0] == label else left
         phases.append((label, start, right))
     for number, (label, left, right) in enumerate(phases):
@@ -111,16 +113,6 @@ def _phase_panel(axis: Any, grouped: list[Condition]) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def clearest(runs: list[Run]) -> list[Run]:
-    """The clearest inferential run, and the clearest memorizing one (symmetric, where only the exception is tested)."""
-    fit = [run for run in runs if run.result.verdict not in (None, "unfit") and run.result.inferential is not None]
-    if not fit:
-        return []
-    most = max(fit, key=lambda run: (run.result.inferential or 0.0, run.result.accuracy_iid.value))
-    least = min(fit, key=lambda run: (run.result.inferential or 0.0, -run.result.accuracy_iid.value))
-    return [most, least] if most is not least else [most]
-
-
 @plain_matplotlib()
 def attention_flow_figure(runs: list[Run], path: Path) -> Path:
     """Where attention moves information in each run's model on a held-out sequence: line width is attention, one panel per run."""
@@ -143,6 +135,47 @@ def attention_flow_figure(runs: list[Run], path: Path) -> Path:
     note = "width: attention, heads averaged, of one sequence; colour: where it reads; pale: cannot reach the answer"
     figure.supxlabel(note, fontsize=8.5, color="#444444")
     return save(figure, path)
+
+
+def plot_phase(runs: Sequence[Run], ax: Any = None) -> Any:
+    """Draws held-out and iid accuracy against gamma on `ax` (a matplotlib Axes, the current one if None), and returns it.
+
+        runs = anchorbench.sweep(task="composite", gamma=[0.5, 0.7], seeds=4)
+        anchorbench.plot_phase(runs)
+
+    One dot per seed; line: mean; band: 95% interval over seeds; shade: verdict of most seeds. Raises ValueError with one sentence
+    if the runs differ in anything else than gamma and seeds.
+    """
+    grouped = conditions(runs)
+    panels = list(dict.fromkeys(condition.others for condition in grouped))
+    if len(panels) > 1:
+        raise ValueError(f"the runs differ in more than gamma and seeds: {'; '.join(panels)}; allowed: one of these at a time")
+    axes = _axes(ax)
+    _phase_panel(axes, grouped)
+    axes.set_ylabel("share of answers")
+    axes.legend(frameon=False, fontsize=8)
+    return axes
+
+
+def plot_flow(run: Run, ax: Any = None, tokens: Int[np.ndarray, " seq"] | None = None) -> Any:
+    """Draws where attention moves information in a run's model on `ax` (a matplotlib Axes, the current one if None); returns it.
+
+    `tokens` is the sequence, a held-out one if None. Width: attention, heads averaged; pale: what cannot reach the answer.
+    """
+    task = run.recipe.load_task()
+    split = "ood" if "ood" in task.splits else "iid"
+    shown = central(task, task.sample(split, 200, seed=0).tokens)[0] if tokens is None else tokens
+    axes = _axes(ax)
+    flow_panel(axes, open_model(run).attention(shown[None]), task, shown)
+    return axes
+
+
+def _axes(ax: Any) -> Any:
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.gca()
 
 
 def flow_panel(axis: Any, patterns: list[np.ndarray], task: Task, tokens: np.ndarray) -> None:

@@ -52,7 +52,7 @@ class Entry(Plain):
     def of(cls, claim: type[Claim], scale: Scale, findings: Findings, seconds: float) -> "Entry":
         """What a run of the claim gave."""
         measures = {name: rounded(findings.measures[name]) for name in claim.measures}  # the first is the claim's figure
-        machine = this_machine("fp32", gpu=False).model_dump()
+        machine = this_machine("fp32", gpu=False, gradient="backprop").model_dump()
         made_by = {"anchorbench": anchorbench.__version__} | {
             name: str(machine[name]) for name in ("torch", "numpy", "python", "system", "cpu", "threads")
         }

@@ -16,10 +16,10 @@ from anchorbench.files import require_place
 from anchorbench.probes import Score, list_probes
 from anchorbench.show.canvas import draw_all
 from anchorbench.show.examine import examine, mechanism_in_words
-from anchorbench.show.figures import attention_flow_figure, clearest
+from anchorbench.show.figures import attention_flow_figure
 from anchorbench.show.html import write_page
 from anchorbench.sweeps.run_folder import DamagedRunError, Run, read_run
-from anchorbench.sweeps.summary import Condition, conditions
+from anchorbench.sweeps.summary import Condition, clearest, conditions
 
 FARTHEST = 15
 """Deviations beyond this are pooled."""

@@ -15,8 +15,9 @@ import torch
 from rich.console import Console
 
 from anchorbench.files import visible
-from anchorbench.machine import this_machine
 from anchorbench.sweeps.run_folder import DamagedRunError, Run, read_run
+from anchorbench.train.gradients.choice import Path as GradientPath
+from anchorbench.train.gradients.choice import continued_path, gradient_path
 from anchorbench.train.stack import Stack, digests
 
 WORDS = {True: "holds", False: "FAILS", None: "unknown"}
@@ -42,7 +43,7 @@ def check(folder: Path, steps: int) -> list[Finding]:
     run = read_run(folder)
     found = [Finding("files", True, "every file has the digest recorded when the run was written"), _identity(run)]
     with _threads(run.result.machines[-1][1].threads):
-        stack = Stack([run.recipe])
+        stack = Stack([run.recipe], path=_path(run))
         found.append(_initial(run, stack))
         found += _trained_again(run, stack, steps)
         found.append(_answers(run, stack))
@@ -80,7 +81,7 @@ def _initial(run: Run, stack: Stack) -> Finding:
     different = [name for name in drawn if drawn[name] != recorded.get(name)] or sorted(recorded.keys() - drawn.keys())
     if not different:
         return Finding("initial weights", True, f"all {len(drawn)} redrawn parameters match step 0")
-    return _differs(run, 0, 0, "initial weights", f"{different[0]}, redrawn, does not match step 0")
+    return _differs(run, stack, 0, 0, "initial weights", f"{different[0]}, redrawn, does not match step 0")
 
 
 def _trained_again(run: Run, stack: Stack, steps: int) -> Iterator[Finding]:
@@ -100,12 +101,14 @@ def _trained_again(run: Run, stack: Stack, steps: int) -> Iterator[Finding]:
         except (KeyError, RuntimeError):
             raise DamagedRunError(f"{run.path} keeps weights at step {start} that do not fit its recipe") from None
         while stack.step < end:
-            stack.advance()
+            stack.advance(end)
         reached = digests(stack.named(0))
         expected = digests(run.weights(None if end == run.result.steps_trained else end))
         different = [name for name in reached if reached[name] != expected.get(name)]
         if different:
-            yield _differs(run, start, end, "training", f"steps {start} to {end}, retrained, end with a different {different[0]}")
+            yield _differs(
+                run, stack, start, end, "training", f"steps {start} to {end}, retrained, end with a different {different[0]}"
+            )
         else:
             yield Finding("training", True, f"steps {start} to {end}, retrained, end with the same bits")
 
@@ -121,20 +124,27 @@ def _answers(run: Run, stack: Stack) -> Finding:
     different = [name for name in names if getattr(behaviour, name) != getattr(run.result, name)]
     if different:
         claimed, asked = getattr(run.result, different[0]), getattr(behaviour, different[0])
-        return _differs(run, last, last, "answers", f"evaluated again, {different[0]} is {asked}, not {claimed}")
+        return _differs(run, stack, last, last, "answers", f"evaluated again, {different[0]} is {asked}, not {claimed}")
     return Finding("answers", True, "accuracies, held-out answers and verdict match when evaluated again")
 
 
-def _differs(run: Run, start: int, end: int, what: str, why: str) -> Finding:
+def _differs(run: Run, stack: Stack, start: int, end: int, what: str, why: str) -> Finding:
     """A failed finding if the run was trained on a machine like this one from `start` to `end`, else an inconclusive one."""
     machines = run.result.machines
     begun = next((machine for step, machine in reversed(machines) if step <= start), machines[0][1])
     if any(start < step < end for step, _ in machines):
         return Finding(what, None, f"{why}; inconclusive, as training moved to another machine in between")
-    here = this_machine(run.recipe.precision, gpu=torch.cuda.is_available())
-    if difference := begun.differences(here):
+    if difference := begun.differences(stack.machines[0][1]):
         return Finding(what, None, f"{why}; inconclusive, as results may differ in the last bits here ({difference})")
     return Finding(what, False, why)
+
+
+def _path(run: Run) -> GradientPath:
+    """The gradient path that trained the run; where it is not to be had, that of this machine."""
+    try:
+        return continued_path(run.result.machines[-1][1].gradient, run.recipe)
+    except ValueError:
+        return gradient_path(run.recipe)
 
 
 @contextmanager

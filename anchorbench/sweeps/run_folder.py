@@ -30,7 +30,7 @@ from anchorbench.files import (
 )
 from anchorbench.recipe import Recipe, flatten, parse_recipe
 from anchorbench.task import Offset, first_sentence
-from anchorbench.train.trajectory import Machines, Rate, Step, TrajectoryPoint, Word
+from anchorbench.train.trajectory import Machines, Rate, Step, TrajectoryPoint, Verdict, Word
 from anchorbench.verdict import Count, Counts
 
 if TYPE_CHECKING:
@@ -67,9 +67,9 @@ class Result(Plain):
     deviations: dict[Offset, Count]
     """Answer minus composed answer -> count, over the held-out examples."""
     inferential: Rate | None
-    verdict: Word | None
-    composition: Word | None
-    exception: Word | None
+    verdict: Verdict
+    composition: Verdict
+    exception: Verdict
     phase: Word | None
     diverged_at: Step | None
     steps_trained: Step

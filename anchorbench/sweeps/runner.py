@@ -39,6 +39,9 @@ LEFTOVERS = (
     ".boundary.json.*",
 )
 """Names of temporary files in an output folder: if one is still there, the process that wrote it was killed."""
+INTRINSIC = "optimizer.intrinsic_lr"
+"""An axis: the intrinsic learning rate (2010.02916), peak learning rate times weight decay, which sets the pace at which training
+of scale-invariant weights reaches its equilibrium. Beside an axis `optimizer.lr`, both vary along a constant product."""
 POLL_SECONDS = 2.0
 """How often to poll for runs that another process is training."""
 
@@ -47,7 +50,8 @@ POLL_SECONDS = 2.0
 class Sweep:
     """A base recipe and the values of its axes; the runs are all combinations.
 
-    An axis is a recipe field, given by its dotted path: `init.gamma`, `model.n_layer`, `optimizer.weight_decay`, `seed`, ...
+    An axis is a recipe field, given by its dotted path: `init.gamma`, `model.n_layer`, `optimizer.weight_decay`, `seed`, ...; or
+    INTRINSIC, which is no field: it sets the weight decay to its value divided by the learning rate.
     """
 
     base: Recipe
@@ -64,9 +68,23 @@ class Sweep:
                 raise ValueError(f"axis {path} has no values; allowed: at least 1")
         if (count := math.prod(map(len, self.axes.values()))) > MAX_RUNS:
             raise ValueError(f"the axes make {count} runs; allowed: at most {MAX_RUNS}")
+        if INTRINSIC in self.axes and "optimizer.weight_decay" in self.axes:
+            raise ValueError(
+                f"axes are optimizer.weight_decay and {INTRINSIC}; allowed: one of them, as each sets the weight decay"
+            )
         combinations = itertools.product(*self.axes.values())
-        recipes = [self.base.override(dict(zip(self.axes, values, strict=True))) for values in combinations]
+        recipes = [self._recipe(dict(zip(self.axes, values, strict=True))) for values in combinations]
         return tuple({recipe.run_id: recipe for recipe in recipes}.values())
+
+    def _recipe(self, fields: dict[str, Any]) -> Recipe:
+        if INTRINSIC not in fields:
+            return self.base.override(fields)
+        product = fields.pop(INTRINSIC)
+        if not isinstance(product, int | float) or isinstance(product, bool):
+            raise ValueError(f"{INTRINSIC} is {product!r}; allowed: a number")
+        recipe = self.base.override(fields)
+        # Rounded, so that 0.0001 at a rate of 0.001 has the weight decay 0.1, and the run id of that.
+        return recipe.override({"optimizer.weight_decay": float(f"{product / recipe.optimizer.lr:.12g}")})
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,16 @@ def conditions(runs: Iterable[Run]) -> list[Condition]:
     return sorted(found, key=lambda condition: (order[condition.others], condition.gamma))
 
 
+def clearest(runs: Sequence[Run]) -> list[Run]:
+    """The clearest inferential run, and the clearest memorizing one (symmetric, where only the exception is tested)."""
+    fit = [run for run in runs if run.result.verdict not in (None, "underfit") and run.result.inferential is not None]
+    if not fit:
+        return []
+    most = max(fit, key=lambda run: (run.result.inferential or 0.0, run.result.accuracy_iid.value))
+    least = min(fit, key=lambda run: (run.result.inferential or 0.0, -run.result.accuracy_iid.value))
+    return [most, least] if most is not least else [most]
+
+
 def _words(path: str, value: Any) -> str:
     if path == "model.norm":
         return f"{value}-LN"

@@ -13,8 +13,7 @@ from torch import Tensor
 from anchorbench.files import Plain, parse_json, require_plain, write_atomically
 from anchorbench.recipe import Recipe
 from anchorbench.train.evaluation import Point
-from anchorbench.train.gradients.choice import Path as GradientPath
-from anchorbench.train.gradients.choice import gradient_path
+from anchorbench.train.gradients.choice import continued_path
 from anchorbench.train.stack import Stack
 from anchorbench.train.trajectory import Machines, Step, TrajectoryPoint, Word
 
@@ -75,7 +74,7 @@ def resume(recipes: Sequence[Recipe], path: Path) -> Stack:
         if metadata["digest"] != _digest(metadata["anchorbench"], state):
             raise KeyError("digest")
         about = CheckpointState.read(metadata["anchorbench"], path)
-        stack = Stack(recipes, path=_path(about.machines[-1][1].gradient, recipes[0]))
+        stack = Stack(recipes, path=continued_path(about.machines[-1][1].gradient, recipes[0]))
         if about.run_ids != stack.run_ids:
             raise ValueError(f"checkpoint {path} belongs to another stack")
         if len(about.seconds) != len(stack.seconds) or about.step > recipes[0].steps:
@@ -90,16 +89,6 @@ def resume(recipes: Sequence[Recipe], path: Path) -> Stack:
     except (SafetensorError, OSError, KeyError, TypeError, RuntimeError):
         raise ValueError(f"checkpoint {path} is damaged") from None
     return stack
-
-
-def _path(gradient: str, recipe: Recipe) -> GradientPath:
-    """The gradient path on which a stack goes on: that of before. Raises ValueError if it cannot."""
-    before, chosen = gradient.partition(" ")[0], gradient_path(recipe)
-    if before == "backprop" and chosen == "native":
-        return "backprop"
-    if before != chosen:
-        raise ValueError(f"it was trained by {before}, and would go on by {chosen}; allowed: one gradient path a stack")
-    return chosen
 
 
 def _digest(about: str, state: dict[str, Tensor]) -> str:

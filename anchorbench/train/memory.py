@@ -12,7 +12,7 @@ import psutil
 import torch
 
 from anchorbench.model.gpt import ModelConfig, new_model
-from anchorbench.parts import estimators, optimizers, penalties
+from anchorbench.parts import estimators, models, optimizers, penalties
 from anchorbench.recipe import Recipe
 from anchorbench.train import evaluation
 from anchorbench.train.batches import ORDER_BLOCK
@@ -94,21 +94,22 @@ def memory_of_member(recipe: Recipe) -> float:
 
     Worked out on shapes alone, without allocating. A quarter is added for what an operation needs while it runs.
     """
-    task, shape = recipe.load_task(), recipe.model
+    task, shape = recipe.load_task(), recipe.model_at(recipe.steps)
     with torch.device("meta"):
-        size = sum(Layout.of(new_model(shape, members=1, vocab_size=task.vocab_size, seq_len=task.seq_len)).sizes)
+        layout = Layout.of(new_model(shape, members=1, vocab_size=task.vocab_size, seq_len=task.seq_len))
+        row = torch.empty(1, size := sum(layout.sizes))
     chosen = ((optimizers, recipe.optimizer), (estimators, recipe.estimator), *((penalties, one) for one in recipe.penalties))
-    one, row = Layout(("weight",), (torch.Size((1,)),), (1,)), torch.zeros(1, 1)  # the parts' state per weight
-    state = sum(rows.numel() for registry, config in chosen for rows in registry[config.kind]([config], one, row).state.values())
+    state = sum(rows.numel() for registry, config in chosen for rows in registry[config.kind]([config], layout, row).state.values())
     width = 2 if recipe.precision == "bf16" else 4
-    step = width * (size + step_elements(shape, recipe.batch, task.vocab_size, task.seq_len))
+    length = models[shape.kind].positions(shape, task.seq_len)
+    step = width * (size + recipe.passes * step_elements(shape, recipe.batch, task.vocab_size, length))
     if gradient_path(recipe) == "native":  # its arrays are those of a thread, not of a member
         step = 0
     # Data once as drawn, once as int16; the order of a block of steps; evaluation sets with the foils of each example.
     data = 10 * recipe.data_size * (task.seq_len + 1) + 8 * ORDER_BLOCK * recipe.batch
     data += 8 * evaluation.FINAL_SIZE * (len(task.splits) + 1) * (task.seq_len + 4)
     # Weights and gradients, the state of the parts, and what the step works on
-    return 1.25 * (4 * (2 + state) * size + step + data)
+    return 1.25 * (4 * (2 * size + state) + step + data)
 
 
 def step_elements(shape: ModelConfig, batch: int, vocab_size: int, seq_len: int) -> int:

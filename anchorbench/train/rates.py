@@ -11,6 +11,12 @@ def learning_rate(optimizer: OptimizerConfig, step: int, steps: int) -> float:
     return optimizer.lr * schedule.factor(step - optimizer.warmup, steps - optimizer.warmup, optimizer.end)
 
 
+def shrinkage(optimizer: OptimizerConfig, rate: float) -> float:
+    """The share of the weights that decay takes away in a step of gradient descent at this rate, whenever it acts."""
+    into_gradient, from_weights = decays[optimizer.decay.kind](optimizer.decay).amounts(optimizer.weight_decay, rate)
+    return from_weights + rate * into_gradient
+
+
 def decay_amounts(optimizer: OptimizerConfig, step: int, rate: float) -> tuple[float, float]:
     """What is added to the gradient per unit of weight, and the share of the weights that is removed, at `step` of rate `rate`."""
     inside = optimizer.decay_from < step and (optimizer.decay_until is None or step <= optimizer.decay_until)

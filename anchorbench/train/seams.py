@@ -2,15 +2,18 @@
 members never mix.
 
     losses, gradient = estimator(oracle, weights, t)
-    clip(gradient, weights)
-    gradient, weights changed by penalties and decay
+    gradient changed by penalties
+    clip(gradient, weights, rate, shrinkage)
+    gradient, weights changed by decay
     optimizer.step(weights, gradient, weights, rate, t)
+    the stack grows if an event is due
 
 Every part is one file that registers one class; what it is configured by is its `Config` (anchorbench.parts).
 """
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anchorbench import parts
-from anchorbench.model.gpt import GPT
+from anchorbench.model.gpt import GPT, ModelConfig, Site
 
 ALIGNED = 32
 """Consecutive arrays whose sizes are multiples of this many elements are all aligned to 64 bytes, in bf16 too."""
@@ -34,13 +37,16 @@ class Layout:
     """Without the member axis."""
     sizes: tuple[int, ...]
     """The places in a row: as large as the parameter or larger, filled up with zeros."""
+    hidden: frozenset[str] = frozenset()
+    """The matrices between embedding and unembedding."""
 
     @classmethod
     def of(cls, model: GPT) -> "Layout":
         """That of a stack: zeros fill each parameter's place up, so that the members' weights are equally aligned."""
         shapes = {name: parameter.shape[1:] for name, parameter in model.named_parameters()}
         sizes = tuple(-(-shape.numel() // ALIGNED) * ALIGNED for shape in shapes.values())
-        return cls(tuple(shapes), tuple(shapes.values()), sizes)
+        hidden = (name for name, role in model.roles().items() if role.what == "matrix" and role.part != "embedding")
+        return cls(tuple(shapes), tuple(shapes.values()), sizes, frozenset(hidden))
 
     def views(self, rows: Float[Tensor, "members size"]) -> list[Tensor]:
         """The part of each parameter, `[members, *shape]`."""
@@ -50,6 +56,14 @@ class Layout:
     def norms(self, rows: Float[Tensor, "members size"]) -> Float[Tensor, "members parameters"]:
         """The norm of each parameter."""
         return torch.stack([torch.linalg.vector_norm(part, dim=1) for part in rows.split(self.sizes, dim=1)], 1)
+
+    def rms(self, rows: Float[Tensor, "members size"]) -> Float[Tensor, "members parameters"]:
+        """The root mean square of each parameter."""
+        return self.norms(rows) / rows.new_tensor([math.sqrt(shape.numel()) for shape in self.shapes])
+
+    def largest(self, rows: Float[Tensor, "members size"]) -> Float[Tensor, "members parameters"]:
+        """The largest absolute value of each parameter."""
+        return torch.stack([part.abs().amax(1) for part in rows.split(self.sizes, dim=1)], 1)
 
     def scale(self, rows: Float[Tensor, "members size"], factors: Float[Tensor, "members parameters"]) -> Tensor:
         """Multiplies each parameter by its factor, in place; returns `rows`."""
@@ -94,16 +108,60 @@ class Clip(RowPart):
     """A bound on the gradients of a step."""
 
     @abstractmethod
-    def __call__(self, gradient: Float[Tensor, "members size"], weights: Float[Tensor, "members size"]) -> None:
-        """Changes `gradient` in place."""
+    def __call__(
+        self,
+        gradient: Float[Tensor, "members size"],
+        weights: Float[Tensor, "members size"],
+        rate: Float[Tensor, "members 1"],
+        shrinkage: Float[Tensor, "members 1"],
+    ) -> None:
+        """Changes `gradient` in place. `rate` is the step's learning rate, and `shrinkage` the share of the weights that weight
+        decay takes away at it where it acts; both are in float64 and on the CPU.
+        """
 
 
 class Penalty(RowPart):
-    """A term of the loss that depends on the weights alone."""
+    """A term of the loss that depends on the weights alone. It works on any gradient path."""
+
+    of_activations: ClassVar[bool] = False
 
     @abstractmethod
     def add(self, gradient: Float[Tensor, "members size"], weights: Float[Tensor, "members size"]) -> None:
         """Adds the term's gradient to `gradient` in place; the loss that is reported stays that of the data."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A forward pass of some members on the step's batch, to be differentiated."""
+
+    losses: Float[Tensor, " members"]
+    """Mean cross-entropy at the last position."""
+    logits: Float[Tensor, "members batch vocab"]
+    final: Float[Tensor, "members batch d"]
+    """What the unembedding reads, before noise."""
+    unembedding: Float[Tensor, "members d vocab"]
+    parameters: Sequence[Tensor]
+    """All parameters, `[members, ...]` each."""
+
+
+Forward = Callable[[Sequence[Any] | None], Pass]
+"""`forward(noise)`: a pass with the noise that these configurations describe, one for each of the members, or with none. What it
+draws is what the step's own noise of the same kind draws. Equal passes are computed once."""
+
+
+class ActivationPenalty(RowPart):
+    """A term of the loss that depends on activations; the recipe is trained by automatic differentiation."""
+
+    of_activations: ClassVar[bool] = True
+
+    @classmethod
+    @abstractmethod
+    def passes_of(cls, config: Any, noise: Any) -> float:
+        """Passes over a batch that it adds to a step with this noise."""
+
+    @abstractmethod
+    def term(self, forward: Forward, members: slice) -> Float[Tensor, " members"]:
+        """The term of each of these members; the loss that is reported stays that of the data."""
 
 
 Oracle = Callable[..., tuple[Tensor, Tensor]]
@@ -122,6 +180,43 @@ class Estimator(RowPart):
     @abstractmethod
     def __call__(self, oracle: Oracle, weights: Float[Tensor, "members size"], t: int) -> tuple[Tensor, Tensor]:
         """Losses `[members]` on the batch of step `t`, and the estimate `[members, size]`."""
+
+
+class Noise(ABC):
+    """Randomness in one forward pass of training; evaluation has none."""
+
+    Config: ClassVar[type[parts.Config]]
+
+    def __init__(self, configs: Sequence[Any], generators: Sequence[torch.Generator]) -> None:
+        """Each member's configuration, and the generator that it draws from: seeded by its noise seed and the step."""
+        self.configs, self.generators = configs, generators
+
+    @abstractmethod
+    def __call__(self, site: Site, x: Tensor) -> Tensor:
+        """What takes the place of the activations `[members, ...]` at a site; sites come in the order of the forward pass."""
+
+
+class Growth(ABC):
+    """An event after which the models of a stack are larger."""
+
+    Config: ClassVar[type[parts.GrowthConfig]]
+
+    def __init__(self, configs: Sequence[Any]) -> None:
+        """`configs` has one configuration per member, all of one structure."""
+        self.configs = configs
+
+    @classmethod
+    @abstractmethod
+    def grown(cls, config: Any, shape: ModelConfig) -> ModelConfig:
+        """What a model of this shape becomes. Raises ValueError with one sentence if it cannot grow like that."""
+
+    @abstractmethod
+    def weights(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The larger models' weights from those of the smaller ones: parameter -> `[members, ...]`."""
+
+    @abstractmethod
+    def state(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same for numbers that an optimizer keeps of each weight, if they are to be copied."""
 
 
 class Schedule(ABC):

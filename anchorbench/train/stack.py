@@ -18,9 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from anchorbench.machine import Machine, this_machine
-from anchorbench.model.gpt import new_model
+from anchorbench.model.gpt import GPT, new_model
 from anchorbench.model.initialize import initialize
-from anchorbench.parts import clips, estimators, optimizers, penalties
+from anchorbench.parts import clips, estimators, growths, optimizers, penalties
 from anchorbench.recipe import Recipe
 from anchorbench.seeds import stream_seed
 from anchorbench.task import Task
@@ -30,11 +30,12 @@ from anchorbench.train.clips.none import Unclipped
 from anchorbench.train.clips.norm import Norm
 from anchorbench.train.estimators.plain import Plain
 from anchorbench.train.evaluation import Point
+from anchorbench.train.gradients.autograd import Autograd
 from anchorbench.train.gradients.choice import Path, batched, gradient_path, make_gradient
 from anchorbench.train.gradients.compiled import find_library
 from anchorbench.train.gradients.native import Native, Steps, kind_of
-from anchorbench.train.rates import decay_amounts, learning_rate
-from anchorbench.train.seams import Layout, RowPart
+from anchorbench.train.rates import decay_amounts, learning_rate, shrinkage
+from anchorbench.train.seams import ActivationPenalty, Layout, Penalty, RowPart
 from anchorbench.verdict import Behaviour, EvalSet
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -74,7 +75,8 @@ def structure(recipe: Recipe) -> tuple[Any, ...]:
     evaluated = (task.name, task.splits, min(recipe.data_size, evaluation.FINAL_SIZE))  # evaluation sets of one size
     way = (
         gradient_path(recipe),
-        *(part.structure for part in (recipe.model, recipe.optimizer, recipe.estimator, *recipe.penalties)),
+        *(part.structure for part in (recipe.model, recipe.optimizer, recipe.estimator, recipe.noise)),
+        *(part.structure for part in (*recipe.penalties, *recipe.growth)),
     )
     return (*way, recipe.batch, recipe.steps, recipe.stop, recipe.precision, task.seq_len, task.vocab_size, evaluated)
 
@@ -93,11 +95,12 @@ class Stack:
             raise ValueError(f"a stack holds recipes of one structure; these have {len(structures)}")
         self.requested = len(recipes)
         first, task = recipes[0], recipes[0].load_task()
-        sizes = {"vocab_size": task.vocab_size, "seq_len": task.seq_len}
+        self._sizes = {"vocab_size": task.vocab_size, "seq_len": task.seq_len}
         self.path: Path = path or gradient_path(first)
-        self._batched = batched(first, **sizes)
+        shapes = [first.model_at(step) for step in (0, *(event.at for event in first.growth))]
         # A batched matmul of one is another kernel, with other roundings: a lone member is trained beside a copy of itself.
-        twice = self.requested == 1 and self._batched and self.path != "native"
+        once = self.path == "native" or not any(batched(first, shape, **self._sizes) for shape in shapes)
+        twice = self.requested == 1 and not once
         self.recipes = recipes = [*recipes, *recipes] if twice else list(recipes)
         self.tasks = [recipe.load_task() for recipe in recipes]
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -110,37 +113,47 @@ class Stack:
         told = f"native ({find_library().about})" if self.path == "native" else self.path
         self.machines = [(0, this_machine(first.precision, gpu=self.device.type == "cuda", gradient=told))]
 
-        self.model = new_model(first.model, members=len(recipes), **sizes)
-        initialize(self.model, [recipe.init for recipe in recipes], [recipe.seeds.init for recipe in recipes])
-        self.model.to(self.device)
-        self._parameters = dict(self.model.named_parameters())
-        self.layout = Layout.of(self.model)
-        self.weights, self.gradients = (torch.zeros(len(recipes), sum(self.layout.sizes), device=self.device) for _ in range(2))
-        for parameter, view in zip(self._parameters.values(), self.layout.views(self.weights), strict=True):
-            view.copy_(parameter.data)
-        self._point_at(self.weights)
+        model = self._new_model(0)
+        initialize(model, [recipe.init for recipe in recipes], [recipe.seeds.init for recipe in recipes])
+        self._take(model)
         self.initial = [digests(self.named(member)) for member in range(len(recipes))]
-
-        self._native = Native(self.model, self.layout, first.batch) if self.path == "native" else None
-        self._gradient = None if self._native else make_gradient(first, self.model)
-        self._gradient_views = self.layout.views(self.gradients)
-        self._decayed = self._decay_mask()
-        self._clip = self._part(clips, [recipe.optimizer.clip for recipe in recipes])
-        self._optimizer = self._part(optimizers, [recipe.optimizer for recipe in recipes])
-        self._estimator = self._part(estimators, [recipe.estimator for recipe in recipes])
-        self._penalties = [
-            self._part(penalties, [recipe.penalties[number] for recipe in recipes]) for number in range(len(first.penalties))
-        ]
         self._batches = Batches(self.recipes, self.tasks, self.device, evaluation.FINAL_SIZE)
         self._eval_sets = [
             EvalSet.of(task, evaluation.FINAL_SIZE, stream_seed(recipe.seeds.data, "evaluation"), train=head)
             for recipe, task, head in zip(recipes, self.tasks, self._batches.heads, strict=True)
         ]
         self._small_sets = [eval_set.head(evaluation.EVALUATION_SIZE) for eval_set in self._eval_sets]
+        self._step_seconds = np.inf
+
+    def _new_model(self, step: int) -> GPT:
+        """An uninitialized stack of the models that the members have after this step."""
+        return new_model(self.recipes[0].model_at(step), members=len(self.recipes), **self._sizes)
+
+    def _take(self, model: GPT) -> None:
+        """Trains this model from here on, with new parts."""
+        recipes, first = self.recipes, self.recipes[0]
+        self.model = model.to(self.device)
+        self._parameters = dict(self.model.named_parameters())
+        self.layout = Layout.of(self.model)
+        self.weights, self.gradients = (torch.zeros(len(recipes), sum(self.layout.sizes), device=self.device) for _ in range(2))
+        for parameter, view in zip(self._parameters.values(), self.layout.views(self.weights), strict=True):
+            view.copy_(parameter.data)
+        self._point_at(self.weights)
+        self._batched = batched(first, model.shape, **self._sizes)
+        self._native = Native(self.model, self.layout, first.batch) if self.path == "native" else None
+        self._gradient_views = self.layout.views(self.gradients)
+        self._decayed = self._decay_mask()
+        self._clip = self._part(clips, [recipe.optimizer.clip for recipe in recipes])
+        self._optimizer = self._part(optimizers, [recipe.optimizer for recipe in recipes])
+        self._estimator = self._part(estimators, [recipe.estimator for recipe in recipes])
+        self._penalties: list[Penalty | ActivationPenalty] = [
+            self._part(penalties, [recipe.penalties[number] for recipe in recipes]) for number in range(len(first.penalties))
+        ]
+        seeing = [penalty for penalty in self._penalties if isinstance(penalty, ActivationPenalty)]
+        self._gradient = None if self._native else make_gradient(recipes, self.model, seeing)
         known = kind_of(self._optimizer) is not None and isinstance(self._clip, (Norm, Unclipped))
         self._whole_steps = self._native is not None and known and type(self._estimator) is Plain and not self._penalties
         """Whether the compiled step does all that a step of this stack does."""
-        self._step_seconds = np.inf
 
     def _part(self, registry: Any, configs: Sequence[Any]) -> Any:
         return registry[configs[0].kind](configs, self.layout, self.weights)
@@ -150,15 +163,54 @@ class Stack:
         for parameter, view in zip(self._parameters.values(), self.layout.views(rows), strict=True):
             parameter.data = view
 
+    def _layout_at(self, step: int) -> Layout:
+        """Where the parameters lay or will lie after this step."""
+        if not self.recipes[0].growth:
+            return self.layout
+        with torch.device("meta"):
+            return Layout.of(self._new_model(step))
+
+    def _fit(self, step: int) -> None:
+        """Makes room for the weights and the state of this step: those that are there are lost if the model has another size."""
+        if self.layout != self._layout_at(step):
+            self._take(self._new_model(step))
+
+    def _grow(self, number: int) -> None:
+        """The event of growth with this number."""
+        configs = [recipe.growth[number] for recipe in self.recipes]
+        event, layout, before = growths[configs[0].kind](configs), self.layout, self.state()
+        model = self._new_model(self.step)
+        with torch.no_grad():
+            for name, value in event.weights(dict(zip(layout.names, layout.views(self.weights), strict=True))).items():
+                model.get_parameter(name).copy_(value)
+        self._take(model)
+        if configs[0].state == "reset":
+            return
+        for name, rows in self.state().items():
+            if rows.shape[-1] != sum(self.layout.sizes):  # no number for each weight
+                if rows.shape != before[name].shape:
+                    raise ValueError(f"{name} cannot be copied to a larger model; allowed: growth with state 'reset'")
+                rows.copy_(before[name])
+            elif name != "weights":
+                old, new = before[name].flatten(0, -2), rows.flatten(0, -2)
+                larger = event.state(dict(zip(layout.names, layout.views(old), strict=True)))
+                for parameter, view in zip(self.layout.names, self.layout.views(new), strict=True):
+                    view.copy_(larger[parameter])
+
+    def _counted_from(self, step: int) -> int:
+        """Where the optimizer begins to count steps, for this one: at the last event before it that reset its state."""
+        return max((event.at for event in self.recipes[0].growth if event.state == "reset" and event.at < step), default=0)
+
     @property
     def run_ids(self) -> list[str]:
         """Run ids of the requested members."""
         return [recipe.run_id for recipe in self.recipes[: self.requested]]
 
-    def named(self, member: int, rows: Tensor | None = None) -> dict[str, Tensor]:
+    def named(self, member: int, rows: Tensor | None = None, layout: Layout | None = None) -> dict[str, Tensor]:
         """The member's weights, or its part of another buffer `[members, size]`: parameter name -> tensor."""
-        views = self.layout.views(self.weights if rows is None else rows)
-        return {name: view[member].cpu().clone() for name, view in zip(self.layout.names, views, strict=True)}
+        layout = layout or self.layout
+        views = layout.views(self.weights if rows is None else rows)
+        return {name: view[member].cpu().clone() for name, view in zip(layout.names, views, strict=True)}
 
     def state(self) -> dict[str, Tensor]:
         """The weights, and the state of all parts (`optimizer.exp_avg`, ...), `[members, ...]` each."""
@@ -178,6 +230,7 @@ class Stack:
 
         Raises KeyError or RuntimeError if they are another shape's.
         """
+        self._fit(step)
         for name, view in zip(self.layout.names, self.layout.views(self.weights), strict=True):
             view.copy_(weights[name].expand(view.shape))
         for name, rows in self.state().items():
@@ -208,7 +261,7 @@ class Stack:
         assert self._gradient is not None  # noqa: S101 - for the type checker
         if at is not None:
             self._point_at(at)
-        losses = self._gradient(tokens, labels)
+        losses = self._gradient(tokens, labels, step) if isinstance(self._gradient, Autograd) else self._gradient(tokens, labels)
         if at is not None:
             self._point_at(self.weights)
         for parameter, view in zip(self._parameters.values(), self._gradient_views, strict=True):
@@ -216,19 +269,32 @@ class Stack:
         return losses, self.gradients
 
     def advance(self, until: int | None = None) -> Float[Tensor, " members"]:
-        """One training step, or several where one call can do them, at most to step `until`; returns each member's last loss."""
+        """One training step, or several where one call can do them, at most to step `until`; returns each member's last loss.
+
+        If an event of growth is due after it, the stack is the larger one.
+        """
+        events = [event.at for event in self.recipes[0].growth]
         if self._native is None or not self._whole_steps:
-            return self._advance()
-        most = 1 if until is None else min(until - self.step, max(1, int(CALL_SECONDS / self._step_seconds)))
-        first = self.step + 1
-        last = min(self.step + most, first - first % ORDER_BLOCK + ORDER_BLOCK - 1)
-        start = time.perf_counter()
-        losses = self._advance_native(self._native, range(first, last + 1))
-        self._step_seconds = (time.perf_counter() - start) / (last + 1 - first)
-        self.step = last
+            losses = self._advance()
+        else:
+            last = min(step for step in (until or self.step + 1, *events) if step > self.step)
+            losses = self._advance_native(self._native, last)
+        if self.step in events:
+            self._grow(events.index(self.step))
         return losses
 
-    def _advance_native(self, native: Native, steps: range) -> Tensor:
+    def _advance_native(self, native: Native, until: int) -> Tensor:
+        """Steps in one call, at most to step `until`."""
+        first = self.step + 1
+        most = max(1, int(CALL_SECONDS / self._step_seconds))
+        steps = range(first, min(until, self.step + most, first - first % ORDER_BLOCK + ORDER_BLOCK - 1) + 1)
+        start = time.perf_counter()
+        losses = self._train_native(native, steps)
+        self._step_seconds = (time.perf_counter() - start) / len(steps)
+        self.step = steps[-1]
+        return losses
+
+    def _train_native(self, native: Native, steps: range) -> Tensor:
         rates = [[learning_rate(recipe.optimizer, step, recipe.steps) for recipe in self.recipes] for step in steps]
         amounts = np.array(
             [
@@ -237,7 +303,10 @@ class Stack:
             ]
         )
         work = Steps(
-            steps[0], self._batches.examples(), self._batches.orders(steps), np.array(rates), amounts[..., 0], amounts[..., 1]
+            steps[0] - self._counted_from(steps[0]),
+            self._batches.examples(),
+            self._batches.orders(steps),
+            *(np.array(rates), amounts[..., 0], amounts[..., 1]),
         )
         clips = [getattr(recipe.optimizer.clip, "most", np.inf) for recipe in self.recipes]
         return native.train(self.weights, self.gradients, self._optimizer, clips, self._decayed, work)
@@ -246,12 +315,14 @@ class Stack:
         self.step += 1
         losses, gradients = self._estimator(self.oracle, self.weights, self.step)
         for penalty in self._penalties:
-            penalty.add(gradients, self.weights)
-        self._clip(gradients, self.weights)
+            if isinstance(penalty, Penalty):
+                penalty.add(gradients, self.weights)
         rates = [learning_rate(recipe.optimizer, self.step, recipe.steps) for recipe in self.recipes]
+        shrunk = [shrinkage(recipe.optimizer, each) for recipe, each in zip(self.recipes, rates, strict=True)]
+        rate, share = (torch.tensor(column, dtype=torch.float64)[:, None] for column in (rates, shrunk))
+        self._clip(gradients, self.weights, rate, share)
         self._decay(gradients, rates)
-        rate = torch.tensor(rates, dtype=torch.float64)[:, None]
-        self._optimizer.step(self.weights, gradients, self.weights, rate, self.step)
+        self._optimizer.step(self.weights, gradients, self.weights, rate, self.step - self._counted_from(self.step))
         return losses
 
     def _decay(self, gradients: Tensor, rates: list[float]) -> None:
@@ -289,7 +360,7 @@ class Stack:
                 recipe=recipe,
                 task=task,
                 weights=self.named(member),
-                kept={step: self.named(member, parts["weights"]) for step, parts in self.kept.items()},
+                kept={step: self.named(member, parts["weights"], self._layout_at(step)) for step, parts in self.kept.items()},
                 states={step: self.state_of(member, parts) for step, parts in self.kept.items()},
                 initial=self.initial[member],
                 machines=self.machines,
@@ -330,6 +401,7 @@ class Stack:
 
     def restore(self, saved: Mapping[str, Tensor], seen: Mapping[str, list[Any]], step: int) -> None:
         """Takes over what `saved` and `seen` gave at `step`. Raises KeyError or RuntimeError if they are another stack's."""
+        self._fit(step)
         for name, rows in self.state().items():
             if saved[name].shape != rows.shape or saved[name].dtype != rows.dtype:
                 raise KeyError(name)
@@ -338,7 +410,10 @@ class Stack:
         for name, rows in saved.items():
             if name.startswith("kept."):
                 _, kept_step, part = name.split(".", 2)
-                if rows.shape != self.state()[part].shape:
+                wanted = [*self.state()[part].shape]
+                if wanted[-1] == sum(self.layout.sizes):
+                    wanted[-1] = sum(self._layout_at(int(kept_step)).sizes)
+                if [*rows.shape] != wanted:
                     raise KeyError(name)
                 self.kept.setdefault(int(kept_step), {})[part] = rows.to(self.device, copy=True)
         self.seconds, self.diverged_at, self.initial = seen["seconds"], seen["diverged_at"], seen["initial"]

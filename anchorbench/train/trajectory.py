@@ -7,10 +7,12 @@ from pydantic import ConfigDict, Field
 from anchorbench.files import Plain
 from anchorbench.machine import Machine
 from anchorbench.parts import MAX_STEPS
+from anchorbench.verdict import OfToday
 
 Step = Annotated[int, Field(ge=0, le=MAX_STEPS)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 Word = Annotated[str, Field(max_length=100, pattern=r"^[ -~]*$")]
+Verdict = Annotated[Word | None, OfToday]
 """ASCII only, as it is printed on terminals."""
 
 
@@ -24,7 +26,7 @@ class TrajectoryPoint(Plain):
 
     step: int = Field(ge=1, le=MAX_STEPS)
     loss: float | None = Field(ge=-1e300, le=1e300)
-    verdict: Word | None
+    verdict: Verdict
     accuracy_train: Rate
     accuracy_iid: Rate
     inferential: Rate | None

@@ -15,5 +15,5 @@ class Unclipped(Clip):
     class Config(Config):
         kind: Literal["none"] = "none"
 
-    def __call__(self, gradient: Tensor, weights: Tensor) -> None:
+    def __call__(self, gradient: Tensor, weights: Tensor, rate: Tensor, shrinkage: Tensor) -> None:
         """See `Clip`."""

@@ -20,7 +20,7 @@ class Norm(Clip):
         most: float = Field(default=1.0, gt=0, le=1e9)
         """The largest norm of a member's whole gradient."""
 
-    def __call__(self, gradient: Tensor, weights: Tensor) -> None:
+    def __call__(self, gradient: Tensor, weights: Tensor, rate: Tensor, shrinkage: Tensor) -> None:
         """See `Clip`."""
         norms = torch.linalg.vector_norm(gradient, dim=1)
         gradient.mul_((self.column("most")[:, 0] / (norms + 1e-6)).clamp(max=1.0)[:, None])

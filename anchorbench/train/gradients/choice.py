@@ -1,16 +1,19 @@
 """Which gradient path trains a recipe: chosen by the recipe and the machine, never by what it is trained beside."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from anchorbench.model.gpt import GPT, is_gpt
+from anchorbench import machine
+from anchorbench.model.gpt import GPT, ModelConfig
+from anchorbench.parts import models
 from anchorbench.recipe import Recipe
 from anchorbench.train.gradients import native
 from anchorbench.train.gradients.autograd import Autograd
 from anchorbench.train.gradients.backprop import Backprop, OneByOne, aligned
+from anchorbench.train.seams import ActivationPenalty
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 """Precision -> data type of activations and matmuls; None stands for that of the weights."""
@@ -32,23 +35,46 @@ class Gradient(Protocol):
 
 def gradient_path(recipe: Recipe) -> Path:
     """Of the family that they know, `native` (compiled) in fp32 on a processor that can, else `backprop` (written out in torch);
-    of any other model `autograd`.
+    of anything else `autograd`.
     """
-    if not is_gpt(recipe.model):
+    if recipe.needs_autograd is not None:
         return "autograd"
     single = recipe.precision == "fp32" and torch.get_default_dtype() == torch.float32
     return "native" if single and not torch.cuda.is_available() and native.available() else "backprop"
 
 
-def make_gradient(recipe: Recipe, model: GPT) -> Gradient:
-    """The recipe's gradient path in torch on a stack of its model."""
+def continued_path(recorded: str, recipe: Recipe) -> Path:
+    """The path on which training goes on that `Machine.gradient` recorded; a stack is trained on one.
+
+    Raises ValueError if this machine does not have it.
+    """
+    before, chosen = recorded.partition(" ")[0], gradient_path(recipe)
+    if before == "backprop" and chosen == "native":
+        return "backprop"
+    if before != chosen:
+        raise ValueError(f"it was trained by {before}, and would go on by {chosen}; allowed: one gradient path a stack")
+    return chosen
+
+
+def auto_precision() -> str:
+    """The precision that trains fastest here: fp32 by the compiled step, else bf16 where the processor has it."""
+    return "bf16" if machine.native_bf16() and (torch.cuda.is_available() or not native.available()) else "fp32"
+
+
+def make_gradient(recipes: Sequence[Recipe], model: GPT, penalties: Sequence[ActivationPenalty]) -> Gradient | Autograd:
+    """The gradient path in torch of recipes of one structure, on a stack of their model, with the penalties of activations."""
+    recipe = recipes[0]
+    together = batched(recipe, model.shape, model.vocab_size, model.seq_len)
+    if recipe.needs_autograd is not None:
+        return Autograd(model, recipes, penalties, together=together)
 
     def path(model: GPT) -> Gradient:
-        return Backprop(model, recipe.batch, PRECISIONS[recipe.precision]) if is_gpt(recipe.model) else Autograd(model)
+        return Backprop(model, recipe.batch, PRECISIONS[recipe.precision])
 
-    return path(model) if batched(recipe, model.vocab_size, model.seq_len) else OneByOne(model, path)
+    return path(model) if together else OneByOne(model, path)
 
 
-def batched(recipe: Recipe, vocab_size: int, seq_len: int) -> bool:
-    """Whether a batched matmul treats all members alike: see `aligned`."""
-    return aligned(recipe.model, recipe.batch, vocab_size, seq_len, bf16=recipe.precision == "bf16")
+def batched(recipe: Recipe, shape: ModelConfig, vocab_size: int, seq_len: int) -> bool:
+    """Whether a batched matmul treats all members alike while the recipe's model has this shape: see `aligned`."""
+    length = models[shape.kind].positions(shape, seq_len)
+    return aligned(shape, recipe.batch, vocab_size, length, bf16=recipe.precision == "bf16")

@@ -20,12 +20,15 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from anchorbench.files import write_atomically
+from anchorbench.files import read_bytes, write_atomically
 from anchorbench.train.gradients.compile import FLAGS, SECONDS, SOURCE, compile_step, find_compiler
 
 SHIPPED = Path(__file__).with_name("step.so")
 """Compiled when the package was built, for every x86-64 processor with AVX2; there only if it was built where a compiler was."""
 HERE = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
+
+MAX_BYTES = 2**24
+"""More than a library has."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def cache_folder() -> Path:
 
 
 def _compiled(compiler: str, version: str) -> ctypes.CDLL:
-    key = _digest(SOURCE.read_bytes(), " ".join([*FLAGS, HERE, compiler, version, _processor()]).encode())
+    key = _digest(read_bytes(SOURCE, most=MAX_BYTES), " ".join([*FLAGS, HERE, compiler, version, _processor()]).encode())
     try:
         folder = cache_folder()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -104,8 +107,8 @@ def _compiled(compiler: str, version: str) -> ctypes.CDLL:
 def _kept(folder: Path, key: str) -> ctypes.CDLL | None:
     """What the folder holds, if it is what was written there: a truncated library would end the process."""
     for path in sorted(folder.glob(f"step-{key}-*.so")):
-        if path.name == f"step-{key}-{_digest(path.read_bytes())}.so":
-            with suppress(OSError):
+        with suppress(OSError, ValueError):
+            if path.name == f"step-{key}-{_digest(read_bytes(path, most=MAX_BYTES))}.so":
                 return _loaded(path)
     return None
 
@@ -114,7 +117,7 @@ def _kept_now(folder: Path, key: str, compiler: str) -> ctypes.CDLL:
     with tempfile.TemporaryDirectory(prefix="anchorbench-") as making:
         out = Path(making, "step.so")
         compile_step(compiler, out, HERE)
-        content = out.read_bytes()
+        content = read_bytes(out, most=MAX_BYTES)
     path = folder / f"step-{key}-{_digest(content)}.so"
     write_atomically(path, content)
     return _loaded(path)

@@ -1,0 +1,1 @@
+"""Events after which a model is larger, one kind per file."""

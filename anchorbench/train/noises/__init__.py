@@ -1,0 +1,1 @@
+"""Randomness inside training steps, one kind per file."""

@@ -1,0 +1,78 @@
+"""Learning-rate grafting: AdaGraft (2002.11803, algorithm 2), also "Learning Rate Grafting" (OpenReview FpKgG31Z_i9).
+
+Both optimizers see the same gradients at the same weights, and each keeps its own state. Rate, decay and clipping are those of the
+whole, so that decay is in neither length.
+
+With `measure`, the ratios of lengths are kept for the first steps; `anchorbench rates` writes their medians to a file, from which
+`grafted-sgd` takes one rate per tensor.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from anchorbench.parts import OptimizerConfig, Part, changes, optimizers
+from anchorbench.train.seams import Layout, Optimizer
+
+RATIO = "ratio."
+"""With the name of a tensor after it, where the state keeps that tensor's ratios."""
+_MAGNITUDE, _DIRECTION = Part(optimizers, "adamw"), Part(optimizers, "sgd")
+
+
+@optimizers.register
+class Grafting(Optimizer):
+    """A step is as long as that of one optimizer, in the direction of another's (2002.11803, algorithm 2)."""
+
+    class Config(OptimizerConfig):
+        kind: Literal["grafting"] = "grafting"
+        structural: ClassVar[tuple[str, ...]] = ("by", "measure")
+        magnitude: Annotated[OptimizerConfig, _MAGNITUDE] = Field(default_factory=_MAGNITUDE.default)
+        """The optimizer whose steps give the length: its kind and own fields; rate, decay and clipping are those of the whole."""
+        direction: Annotated[OptimizerConfig, _DIRECTION] = Field(default_factory=_DIRECTION.default)
+        """The optimizer whose steps give the direction."""
+        by: Literal["tensor", "global"] = "tensor"
+        """Whether lengths are those of each tensor, or of all weights together."""
+        eps: float = Field(default=1e-16, gt=0, le=1)
+        """Added to the length that is divided by."""
+        measure: int = Field(default=0, ge=0, le=100_000)
+        """First steps whose ratio of lengths is kept for every tensor."""
+
+        @field_validator("magnitude", "direction")
+        @classmethod
+        def _rule_alone(cls, config: OptimizerConfig) -> OptimizerConfig:
+            if common := changes(config).keys() & OptimizerConfig.model_fields.keys() - {"kind"}:
+                raise ValueError(f"sets {min(common)}; allowed: fields of {config.kind} alone, as others are those of the whole")
+            return config
+
+        @property
+        def structure(self) -> tuple[Any, ...]:
+            """See `Config`; that of both optimizers as well."""
+            return (*super().structure, self.magnitude.structure, self.direction.structure)
+
+    def __init__(self, configs: Sequence[Any], layout: Layout, like: Tensor) -> None:
+        super().__init__(configs, layout, like)
+        first = configs[0]
+        self.magnitude = optimizers[first.magnitude.kind]([config.magnitude for config in configs], layout, like)
+        self.direction = optimizers[first.direction.kind]([config.direction for config in configs], layout, like)
+        self.state = {f"magnitude.{name}": rows for name, rows in self.magnitude.state.items()}
+        self.state |= {f"direction.{name}": rows for name, rows in self.direction.state.items()}
+        if first.measure:
+            self.state |= {RATIO + name: like.new_zeros(len(like), first.measure) for name in layout.names}
+
+    def step(self, into: Tensor, gradient: Tensor, weights: Tensor, rate: Tensor, t: int) -> None:
+        """See `Optimizer`."""
+        length, step = torch.zeros_like(into), torch.zeros_like(into)
+        self.magnitude.step(length, gradient, weights, rate, t)
+        self.direction.step(step, gradient, weights, rate, t)
+        if self.configs[0].by == "tensor":
+            ratios = self.layout.norms(length) / (self.layout.norms(step) + self.column("eps"))
+        else:
+            whole = torch.linalg.vector_norm(length, dim=1) / (torch.linalg.vector_norm(step, dim=1) + self.column("eps")[:, 0])
+            ratios = whole[:, None].expand(-1, len(self.layout.names))
+        if t <= self.configs[0].measure:
+            for name, column in zip(self.layout.names, ratios.unbind(1), strict=True):
+                self.state[RATIO + name][:, t - 1] = column
+        into.add_(self.layout.scale(step, ratios))
