@@ -62,7 +62,7 @@ def test_the_texts_are_complete(name: str) -> None:
     assert re.fullmatch(r"[^.]+(\.\d[^.]*)*\.", claim.statement), "one sentence"
     assert "It replicates if" in claim.rule
     assert "cannot be told" in claim.rule
-    assert 0 < claim.seconds <= 300
+    assert 0 < claim.seconds <= 600, "five minutes on two cores"
     assert list(claim.scales) == list(SCALES)
     for settings in claim.scales.values():
         again = type(settings).model_validate(json.loads(settings.model_dump_json()))

@@ -133,6 +133,14 @@ class AdaShift(Claim):
         " end is below -0.9 (arrived), end_adam above 0 (the wrong half) and end_amsgrad above -0.9 (not arrived). It does not"
         " if one of the six lies on the other side; else it cannot be told."
     )
+    reading = (
+        "Adam fails, AMSGrad is slow: it moves the right way at three quarters of AdaShift's drift in the stochastic game, and"
+        " is barely past the middle when AdaShift has arrived in the periodic one; that it fails would be too much to say, as in"
+        " more steps it arrives. The jump of both at the start, which the measure leaves out, is the same bias: as long as no"
+        " large gradient has come, the small ones are divided by their own small scale. In the stochastic game the drift is"
+        " small against the noise of a path (the band), so that the difference between optimizers on the same gradients is told"
+        " far better than either drift."
+    )
     seconds = 25
     scales = {"laptop": settings_of(steps=(6060, 20_000)), "paper": settings_of(steps=(60_600, 200_000))}
     settings: Settings

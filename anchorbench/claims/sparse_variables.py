@@ -214,7 +214,7 @@ class SparseVariables(Claim):
         " would tell, or the strings of up to 512 bits of the paper scale with fewer. Weight norms, which the paper's bound"
         " holds fixed, are free here."
     )
-    seconds = 300
+    seconds = 420
     scales = {
         "laptop": Settings(
             seeds=8,

@@ -349,6 +349,8 @@ def draw(panels: Sequence[Panel], path: Path) -> Path:
             axes.set_xticks(panel.curves[0].x)
             axes.xaxis.set_major_formatter(ScalarFormatter())
             axes.xaxis.set_minor_locator(NullLocator())
+        else:
+            axes.locator_params(axis="x", nbins=6)
         if panel.level is not None:
             axes.axhline(panel.level, color="#999999", lw=0.8)
         for curve, color in zip(panel.curves, COLORS * 2, strict=False):
