@@ -16,7 +16,7 @@ from scipy import stats
 from anchorbench import load_task
 from anchorbench.hub.models import to_transformers
 from anchorbench.inspect.internals import Activations, Internals, open_internals, runs_internals
-from anchorbench.probes import Result, Score, commutativity, condensation_over_training, list_probes, run_probe
+from anchorbench.probes import ON_REQUEST, Result, Score, commutativity, condensation_over_training, list_probes, run_probe
 from anchorbench.probes.commutativity import agreement
 from anchorbench.probes.reading import open_one, read
 from anchorbench.probes.score import draw_scores, jackknife_scores, mean_score, mean_scores
@@ -110,6 +110,39 @@ class TestEveryProbe:
     def test_what_is_no_model_is_refused(self, name: str) -> None:
         with pytest.raises(ValueError, match=r"^int is not a model; allowed: "):
             run_probe(name, 3, TASK)
+
+
+@pytest.mark.parametrize("name", [probe.__name__ for probe in ON_REQUEST])
+class TestEveryProbeOnRequest:
+    def test_it_is_run_by_name_alone(self, name: str) -> None:
+        assert name not in list_probes()
+        assert name in list_probes(on_request=True)
+
+    def test_a_run_folder(self, name: str, run: Run) -> None:
+        """Twice, with the same scores and a figure."""
+        result, again = (run_probe(name, run.path, TASK) for _ in range(2))
+        require_result(result)
+        require_figure(result.size, result.draw)
+        assert result.scores() == again.scores()
+
+    @pytest.mark.parametrize("shape", [{"norm": "post", "bias": False, "unembed_bias": True, "activation": "relu"}, {"n_layer": 1}])
+    def test_other_shapes_and_variants(self, name: str, shape: dict[str, Any]) -> None:
+        task = load_task("composite", "conflict")
+        require_result(run_probe(name, random_gpt(**{"n_head": 1, "d_model": 8, "d_head": 8, "d_ff": 16} | shape), task))
+
+    @pytest.mark.parametrize("origin", ["gpt2", "llama"])
+    def test_a_model_of_another_origin_is_refused(self, name: str, origin: str, opened: dict[str, Internals]) -> None:
+        with pytest.raises(ValueError, match=rf"^probe {name} changes or differentiates weights, which it can of"):
+            run_probe(name, opened[origin], TASK)
+
+    def test_what_is_not_one_model_of_the_task_is_refused(self, name: str) -> None:
+        two = random_gpt(members=2, n_head=1, d_model=8, d_head=8, d_ff=16)
+        with pytest.raises(ValueError, match=r"^the stack has 2 members; allowed: 1, pick one first$"):
+            run_probe(name, two, TASK)
+        with pytest.raises(ValueError, match=r"^int is not a model; allowed: "):
+            run_probe(name, 3, TASK)
+        with pytest.raises(ValueError, match=r"^the model's vocabulary is 0\.\.59, but task composite also uses "):
+            run_probe(name, random_gpt(vocab_size=60, n_head=1, d_model=8, d_head=8, d_ff=16), TASK)
 
 
 def require_figure(size: tuple[float, float], draw: Callable[[Any], None]) -> None:

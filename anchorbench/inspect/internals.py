@@ -77,6 +77,8 @@ class Internals:
     """seed -> models with the same config and freshly initialized weights."""
     max_length: int = ANY_LENGTH
     min_length: int = 1
+    stack: GPT | None = None
+    """The models themselves if they are ours, for probes that change or differentiate their weights; else None."""
 
     def weight(self, name: str) -> Float[Tensor, "members d_in d_out"]:
         """The weight matrix `name`. Raises ValueError if the model has no such matrix, or none that can be read."""
@@ -162,7 +164,8 @@ def stack_internals(model: GPT, inits: Sequence[InitConfig] | None = None) -> In
     for layer, block in enumerate(model.layers):
         for name in ("query", "key", "value", "ff_in"):
             weights[f"{name}.{layer}"] = getattr(block, name).weight.detach()
-    return Internals(len(model.layers), model.members, model.vocab_size, forward, weights, untrained, model.seq_len, model.seq_len)
+    lengths = {"max_length": model.seq_len, "min_length": model.seq_len}
+    return Internals(len(model.layers), model.members, model.vocab_size, forward, weights, untrained, **lengths, stack=model)
 
 
 def _of_bridge(model: nn.Module) -> Internals:
