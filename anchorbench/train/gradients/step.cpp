@@ -1109,18 +1109,21 @@ double peak(int32_t threads, double seconds) {
   auto work = [&] {
     long rounds = 0;
     vf a[12];
+#pragma GCC unroll 12
     for (int i = 0; i < 12; i++) a[i] = all(1.f + i);
     const vf b = all(0.999f), c = all(0.001f);
     while (since() < seconds) {
       for (int k = 0; k < 100000; k++) {
 #pragma GCC unroll 12
-        for (int i = 0; i < 12; i++) {
-          a[i] = a[i] * b + c;
-          asm volatile("" : "+" REGISTER (a[i]));
-        }
+        for (int i = 0; i < 12; i++) a[i] = a[i] * b + c;
+        asm volatile("" : "+" REGISTER (a[0]), "+" REGISTER (a[1]), "+" REGISTER (a[2]));
       }
       rounds += 100000;
     }
+    vf end = a[0];
+#pragma GCC unroll 12
+    for (int i = 1; i < 12; i++) end += a[i];
+    asm volatile("" : "+" REGISTER (end));
     total += rounds * 12 * 2 * VL;
   };
   std::vector<std::thread> others;
