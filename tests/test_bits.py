@@ -140,5 +140,5 @@ def test_a_stack_goes_on_where_it_began(tmp_path: Place, monkeypatch: pytest.Mon
     assert resume(recipes, tmp_path / "native").path == "native"
     monkeypatch.setattr("anchorbench.train.gradients.native.available", lambda: False)
     assert resume(recipes, tmp_path / "backprop").path == "backprop"
-    with pytest.raises(ValueError, match="trained by native, and would go on by backprop"):
+    with pytest.raises(ValueError, match="its gradient path is native, and backprop here"):
         resume(recipes, tmp_path / "native")

@@ -41,7 +41,7 @@ class Settings(Experiment):
     """Sample sizes, tried from the smallest on."""
     relevant: int = Field(ge=1, le=5)
     width: int = Field(ge=1, le=4096)
-    """Of the transformer's residual stream."""
+    """Width of the transformer's residual stream."""
     heads: int = Field(ge=1, le=64)
     hidden: int = Field(ge=1, le=16_384)
     """Hidden neurons of the MLP, and of the transformer's own."""
@@ -313,6 +313,6 @@ class SparseVariables(Claim):
 
 
 def slope(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
-    """Of the least-squares line."""
+    """Slope of the least-squares line through the points."""
     centered = x - x.mean()
     return float(centered @ y / (centered @ centered))

@@ -35,7 +35,7 @@ class Entry(Plain):
     claim: Text
     scale: Scale
     version: int = Field(ge=1, le=1_000_000)
-    """Of the claim."""
+    """Version of the claim."""
     statement: Text
     rule: Text
     settings: dict[str, Any]
@@ -44,7 +44,7 @@ class Entry(Plain):
     panels: Annotated[list[Panel], Field(max_length=4)]
     passes: int = Field(ge=0, le=10**15)
     seconds: float = Field(ge=0, le=1e9)
-    """Of processor time, all threads: what else the machine did meanwhile does not count."""
+    """Processor time of all threads, so that other load on the machine does not count."""
     made_by: dict[str, Text]
     """anchorbench, libraries and processor."""
 

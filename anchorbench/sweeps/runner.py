@@ -19,6 +19,7 @@ from anchorbench.recipe import SCHEMA, Recipe, parse_recipe
 from anchorbench.sweeps.lock import STALE, RunLock, nobody_inside
 from anchorbench.sweeps.run_folder import DamagedRunError, Run, read_run, write_run, write_tables
 from anchorbench.train.checkpoint import CheckpointState
+from anchorbench.train.gradients.choice import suits_native
 from anchorbench.train.gradients.compiled import announce
 from anchorbench.train.memory import free_memory
 
@@ -250,7 +251,7 @@ def run_sweep(
             report(Progress([], message=sentence))
         warnings.add(sentence)
 
-    if len(done) < len(recipes):
+    if any(suits_native(recipe) for recipe in recipes if recipe.run_id not in done):
         announce(warn)
     waiting = 0
     while missing := [recipe for recipe in recipes if recipe.run_id not in done]:

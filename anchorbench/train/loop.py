@@ -25,9 +25,9 @@ def train(
     """Trains the recipes as one stack and returns its members in the same order.
 
     `progress` is called with the number of steps done, after every step or a few, `finished` with each member as soon as it has
-    ended. With `checkpoint`, the state is saved there every 15 seconds, and training goes on from what is found there; a file that
-    is damaged or lacks one of `keep_steps`, the steps whose weights are kept as well, is ignored. `warn` is told when the state
-    cannot be saved, and when training is resumed on a machine where its bits may differ; with `strict_bits` it is restarted
+    ended. With `checkpoint`, the state is saved there every 15 seconds, and training goes on from what is found there; one that
+    is damaged or lacks one of `keep_steps`, the steps whose weights are kept as well, is not used. `warn` is told of damage, of a
+    state that cannot be saved, and of training resumed on a machine where its bits may differ; with `strict_bits` it is restarted
     instead. Raises ValueError if the recipes differ in structure.
     """
     stack = _resumed(recipes, checkpoint, keep_steps, warn, strict_bits=strict_bits) or Stack(recipes)
@@ -79,7 +79,8 @@ def _resumed(
         return None
     try:
         stack = checkpoints.resume(recipes, checkpoint)
-    except ValueError:
+    except ValueError as error:
+        warn(f"starting over: {error}")
         return None
     if not {step for step in keep_steps if step <= stack.step} <= stack.kept.keys():
         return None

@@ -151,7 +151,7 @@ class Stack:
         ]
         seeing = [penalty for penalty in self._penalties if isinstance(penalty, ActivationPenalty)]
         self._gradient = None if self._native else make_gradient(recipes, self.model, seeing)
-        known = kind_of(self._optimizer) is not None and isinstance(self._clip, (Norm, Unclipped))
+        known = kind_of(self._optimizer) is not None and type(self._clip) in (Norm, Unclipped)
         self._whole_steps = self._native is not None and known and type(self._estimator) is Plain and not self._penalties
         """Whether the compiled step does all that a step of this stack does."""
 

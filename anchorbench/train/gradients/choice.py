@@ -34,13 +34,18 @@ class Gradient(Protocol):
 
 
 def gradient_path(recipe: Recipe) -> Path:
-    """Of the family that they know, `native` (compiled) in fp32 on a processor that can, else `backprop` (written out in torch);
-    of anything else `autograd`.
+    """`autograd` for every recipe that needs it; else `native`, the compiled step, for fp32 on a CPU that can run it, and
+    `backprop`, the hand-written backward in torch, for the rest.
     """
     if recipe.needs_autograd is not None:
         return "autograd"
+    return "native" if suits_native(recipe) and native.available() else "backprop"
+
+
+def suits_native(recipe: Recipe) -> bool:
+    """Whether the compiled step would train the recipe if this machine has it; nothing is compiled to find out."""
     single = recipe.precision == "fp32" and torch.get_default_dtype() == torch.float32
-    return "native" if single and not torch.cuda.is_available() and native.available() else "backprop"
+    return single and recipe.needs_autograd is None and not torch.cuda.is_available()
 
 
 def continued_path(recorded: str, recipe: Recipe) -> Path:
@@ -52,7 +57,7 @@ def continued_path(recorded: str, recipe: Recipe) -> Path:
     if before == "backprop" and chosen == "native":
         return "backprop"
     if before != chosen:
-        raise ValueError(f"it was trained by {before}, and would go on by {chosen}; allowed: one gradient path a stack")
+        raise ValueError(f"its gradient path is {before}, and {chosen} here; a stack is trained on one path throughout")
     return chosen
 
 

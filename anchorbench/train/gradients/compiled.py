@@ -37,7 +37,9 @@ class Found:
 
     library: ctypes.CDLL | None
     about: str
-    """Compiler and instruction set, on which the last bits of a result depend; without a library, what would bring it."""
+    """Compiler and instruction set, on which the last bits of a result depend; without a library, the reason."""
+    compiled_in: float = 0.0
+    """Seconds that this process spent on compiling it."""
 
 
 def capability() -> str:
@@ -67,20 +69,19 @@ def find_library() -> Found:
         return Found(None, "there is no C++ compiler; with one (Debian: apt-get install g++) training takes about half the time")
     try:
         version = _version(compiler)
-        return Found(_compiled(compiler, version), f"{version} {instructions}")
+        library, seconds = _compiled(compiler, version)
+        return Found(library, f"{version} {instructions}", seconds)
     except (OSError, subprocess.SubprocessError) as error:
         return Found(None, f"{compiler} could not compile it ({_reason(error)})")
 
 
 def announce(say: Callable[[str], None]) -> None:
-    """Loads the library, and tells in one line what was compiled, or why training is slower than it could be."""
-    start = time.perf_counter()
+    """Loads the library, and says in one line that it was compiled, or why training is slower than it could be."""
     found = find_library()
-    seconds = time.perf_counter() - start
     if found.library is None:
         say(f"training runs on PyTorch, without the compiled step: {found.about}")
-    elif seconds > 1:
-        say(f"compiled the training step in {seconds:.0f} s, once for this machine")
+    elif found.compiled_in > 0:
+        say(f"compiled the training step in {found.compiled_in:.0f} s, once for this machine")
 
 
 def cache_folder() -> Path:
@@ -89,19 +90,22 @@ def cache_folder() -> Path:
     return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anchorbench"
 
 
-def _compiled(compiler: str, version: str) -> ctypes.CDLL:
+def _compiled(compiler: str, version: str) -> tuple[ctypes.CDLL, float]:
+    """The library, and the seconds that compiling it took; 0 if it was kept."""
+    start = time.perf_counter()
     key = _digest(read_bytes(SOURCE, most=MAX_BYTES), " ".join([*FLAGS, HERE, compiler, version, _processor()]).encode())
     try:
         folder = cache_folder()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _require_own(folder)
         with FileLock(folder / f"step-{key}.lock", timeout=2 * SECONDS):  # another process may be compiling it
-            return _kept(folder, key) or _kept_now(folder, key, compiler)
+            kept = _kept(folder, key)
+            return (kept, 0.0) if kept else (_kept_now(folder, key, compiler), time.perf_counter() - start)
     except (OSError, RuntimeError):  # a folder that cannot be written, or no home: for this process alone
         with tempfile.TemporaryDirectory(prefix="anchorbench-") as folder:
             out = Path(folder, "step.so")
             compile_step(compiler, out, HERE)
-            return _loaded(out)
+            return _loaded(out), time.perf_counter() - start
 
 
 def _kept(folder: Path, key: str) -> ctypes.CDLL | None:
