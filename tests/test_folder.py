@@ -102,7 +102,9 @@ def test_a_checkpoint_that_cannot_be_saved_is_said_once(
     trained, said, steps = finish(out, begin)
     assert trained == weights
     assert steps == 2 * TINY.steps
-    [sentence] = said
+    damaged = [sentence for sentence in said if sentence.startswith("starting over: ")]
+    assert len(damaged) == (hinder is folders)  # the second stack finds a folder where its checkpoint would be
+    [sentence] = [sentence for sentence in said if sentence not in damaged]
     assert sentence.startswith(f"training continues without checkpoints: {out / 'checkpoints'} cannot be written (")
 
 
