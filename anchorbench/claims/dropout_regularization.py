@@ -7,6 +7,7 @@ condensation, that its minima are flat its theorem 2 and the slices of the loss;
 is the second paper's, of which we know reviews and excerpts only.
 
 Nets are stacked over seeds. A net is a vector theta: input weights, the last row of which are biases, and then output weights.
+Pilot runs on other seeds chose initial scale, learning rate and steps: with those, nets condense within minutes.
 """
 
 from collections.abc import Mapping

@@ -16,7 +16,7 @@ sigma'(b) mean_i e_i x_i, and zeros for the rest. Inertia is kept by a change of
 
 Critical points are of two kinds. Drawn ones cost no training: for any weights, a random error vector orthogonal to all columns of
 the Jacobian makes the gradient zero once the labels are the outputs less the errors. Trained ones are minima of nets too small for
-their labels.
+their labels. Pilot runs on other seeds chose the number of points and of starts.
 """
 
 import itertools
