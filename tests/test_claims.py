@@ -657,7 +657,7 @@ def test_a_split_neuron_by_hand() -> None:
 
 
 def test_eigenvalues_are_counted() -> None:
-    matrix = torch.diag(torch.tensor([-2.0, 1e-12, 0.0, 1.0, 1e-4], dtype=torch.float64))
+    matrix = torch.diag(torch.tensor([-2.0, 1e-14, 0.0, 1.0, 1e-6], dtype=torch.float64))
     assert embedding_principle.inertia(matrix) == (1, 2, 2)
     assert embedding_principle.gap(matrix) == pytest.approx(8)
 
