@@ -273,13 +273,13 @@ class DropoutRegularization(Claim):
     )
     reading = (
         "All but flatness replicates. R1 without noise condenses more than dropout does, and noise without R1 hardly at all; the"
-        " identity holds to 0.3%. Whether minima are flatter depends on the measure: along slices that are scaled"
-        " by the norm of each layer the loss rises a 28th as much as at plain minima of the same loss, while the Hessian's trace is"
-        " the same, and its largest eigenvalue four times as large (told with certainty, though it decides nothing). R1 makes"
-        " output weights small and leaves input weights larger: we believe that the slices show this change of norms rather than"
-        " of curvature. The paper's theorem on the trace is for ReLU, on which we did not try it. R1 without noise is not shown to"
-        " be flatter even in slices, so that noise has a part in that. The noise lies along curved directions at plain minima"
-        " nearly as much, so alignment belongs to the noise and not to where it leads."
+        " identity holds to 0.3%. Whether minima are flatter depends on the measure: along slices that are scaled by the norm of"
+        " each layer the loss rises a 28th as much as at plain minima of the same loss, while the Hessian's trace is the same, and"
+        " its largest eigenvalue four times as large (told with certainty, though it decides nothing). R1 makes output weights"
+        " small and leaves input weights larger: we believe that the slices show this change of norms rather than of curvature. The"
+        " paper's theorem on the trace is for ReLU, on which we did not try it. R1 without noise is not shown to be flatter even in"
+        " slices, so that noise has a part in that. The noise lies along curved directions at plain minima nearly as much, so"
+        " alignment belongs to the noise and not to where it leads."
     )
     seconds = 200
     scales = {

@@ -401,7 +401,7 @@ class EmbeddingPrinciple(Claim):
         errors: list[float] = []
         gaps: list[float] = []
         rises: list[dict[tuple[int, float], Counts]] = []
-        """Of each point, (width, alpha) -> how its counts rise."""
+        """Of each point, (width, alpha) -> how its counts rise; a width of 1 stands for the null embedding."""
         for seed, point in enumerate(points):
             others = self.other_labels(point, seed)
             narrow = hessian(point.net, point.data)
