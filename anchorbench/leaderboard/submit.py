@@ -17,7 +17,7 @@ import torch
 from scipy.stats import binom
 
 from anchorbench.files import Plain, read_json, write_atomically
-from anchorbench.inspect.internals import open_internals
+from anchorbench.inspect.open_model import open_model
 from anchorbench.leaderboard.check import read_recipe
 from anchorbench.leaderboard.entry import (
     SEEDS,
@@ -152,7 +152,7 @@ def flow_of(number: int, suite: SuiteTask, run: Run) -> Flow | None:
     """Attention of the member in row `number`; None if it diverged."""
     tokens = flow_example(suite, run.recipe.load_task())
     try:
-        layers = attention(open_internals(run), tokens)
+        layers = attention(open_model(run), tokens)
     except ValueError:  # non-finite output
         return None
     percents = [np.rint(100 * layer[0, 0]).astype(int).tolist() for layer in layers]
