@@ -54,6 +54,7 @@ def test_the_inside_is_read_right_or_not_at_all(name: str) -> None:
         with pytest.raises(ValueError, match=r"^probes cannot look inside \w+: TransformerLens does not ") as refused:
             open_model(model).look_inside()
         assert "\n" not in str(refused.value)
+        assert run_probe("commutativity", model, TASK).scores(), "answers are all that this probe asks for"
         return
     inside = open_model(model)
     seen = inside.run(TOKENS)
