@@ -89,6 +89,8 @@ class OpenModel(ABC):
     def untrained(self, seed: int) -> "OpenModel":
         """Models with the same config and fresh initial weights. Raises ValueError if the config alone does not make one."""
 
+    # What a family of models brings; the tokens, `[members, batch, seq]`, are known to fit.
+
     @abstractmethod
     def _logits(self, tokens: Tensor) -> Tensor: ...
 
