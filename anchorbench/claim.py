@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from anchorbench.files import Plain
-from anchorbench.intervals import half_width
+from anchorbench.intervals import mean_and_half_width
 from anchorbench.registry import MAX_NAME, Registry, did_you_mean
 
 Verdict = Literal["replicates", "does not replicate", "cannot be told at this scale"]
@@ -45,8 +45,7 @@ class Measure(Plain):
     @classmethod
     def of(cls, values: Sequence[float] | np.ndarray) -> "Measure":
         """The mean over units with Student's interval."""
-        values = np.asarray(values, float)
-        mean, half = float(values.mean()), half_width(float(values.std(ddof=1) / np.sqrt(len(values))), len(values))
+        mean, half = mean_and_half_width(values)
         return cls(value=mean, low=mean - half, high=mean + half, n=len(values))
 
     @classmethod

@@ -1,13 +1,16 @@
 """95% intervals."""
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
+
+import numpy as np
 
 Z = NormalDist().inv_cdf(0.975)
 
 
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """Wilson's interval (1927) of a share of `hits` in `n`."""
+def wilson(hits: float, n: float) -> tuple[float, float]:
+    """Wilson's interval (1927) of a share of `hits` in `n`; both may be effective numbers."""
     share, per = hits / n, Z * Z / n
     center = (share + per / 2) / (1 + per)
     half = Z * math.sqrt(share * (1 - share) / n + per / (4 * n)) / (1 + per)
@@ -19,3 +22,9 @@ def half_width(error: float, n: int) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(n - 1, 0.975)) * error
+
+
+def mean_and_half_width(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """The mean over two or more units, `values [n]`, and half of its Student's interval."""
+    x = np.asarray(values, float)
+    return float(x.mean()), half_width(float(x.std(ddof=1) / np.sqrt(len(x))), len(x))

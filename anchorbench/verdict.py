@@ -73,6 +73,19 @@ Counts = Annotated[Share, AfterValidator(_counts)]
 """A share read from an untrusted source."""
 
 
+def composition_of(seen: float, held_out: tuple[float, float]) -> Composition:
+    """The one verdict from shares: accuracy on `seen` groups, and the interval of the share of held-out answers that compose.
+
+    Its bounds come from the number of answers (`Share.interval`); where that is not recorded, both are the share itself.
+    """
+    low, high = held_out
+    if seen < FIT:
+        return "underfit"
+    if low > MOST:
+        return "inferential"
+    return "memorizing" if high < FEW else "mixed"
+
+
 @dataclass(frozen=True)
 class EvalSet:
     """The sequences on which behaviour is measured: `n` per split, and the held-out ones with their anchors swapped."""
@@ -183,13 +196,7 @@ class Behaviour:
     @property
     def composition(self) -> Composition | None:
         """Composition verdict: does the model compose? None if the task has no held-out group without a trained mirror."""
-        if self.composes is None:
-            return None
-        if not self.fit:
-            return "underfit"
-        if self.composes.above(MOST):
-            return "inferential"
-        return "memorizing" if self.composes.below(FEW) else "mixed"
+        return None if self.composes is None else composition_of(self.accuracy_iid.value, self.composes.interval)
 
     @property
     def exception(self) -> Exceptional | None:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from anchorbench.inspect.internals import Internals
+from anchorbench.inspect.open_model import OpenModel, open_one
 from anchorbench.task import Task
 
 from .pair_grid import (
@@ -27,7 +27,7 @@ from .pair_grid import (
     trained_keys_and_pairs,
     write_grid,
 )
-from .reading import open_one, read, trained_examples
+from .reading import read, trained_examples
 from .score import Score, mean_scores
 
 PROBE = "anchor_value"
@@ -110,7 +110,7 @@ def anchor_value(model: object, task: Task, n: int = 16, seed: int = 0) -> Ancho
     )
 
 
-def values_at_first_anchor(opened: Internals, grid: Grid) -> Float[np.ndarray, "members base key anchor d"]:
+def values_at_first_anchor(opened: OpenModel, grid: Grid) -> Float[np.ndarray, "members base key anchor d"]:
     """The value vectors of all members."""
     at = np.repeat(grid.first_anchor, grid.label[0].size)
     [stream] = read(opened, grid.flat, lambda a: [a.resid_post[0]])

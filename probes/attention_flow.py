@@ -15,10 +15,10 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from anchorbench.inspect.internals import Internals
+from anchorbench.inspect.open_model import OpenModel, open_one
 from anchorbench.task import Task
 
-from .reading import open_one, read, trained_examples
+from .reading import read, trained_examples
 from .score import Score, mean_scores
 
 LAST = "last position"
@@ -93,7 +93,7 @@ def attention_flow(model: object, task: Task, n: int = 500, seed: int = 0) -> At
     )
 
 
-def attention(opened: Internals, tokens: Int[np.ndarray, "n seq"]) -> list[Float[np.ndarray, "members n query key"]]:
+def attention(opened: OpenModel, tokens: Int[np.ndarray, "n seq"]) -> list[Float[np.ndarray, "members n query key"]]:
     """Attention pattern of each layer, averaged over heads."""
     return read(opened, tokens, lambda a: [pattern.mean(2) for pattern in a.patterns])
 

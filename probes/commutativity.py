@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Int
 
-from anchorbench.inspect.internals import Internals
+from anchorbench.inspect.open_model import open_one
 from anchorbench.task import Examples, Task
 from anchorbench.verdict import Share
 
-from .reading import open_one, read, trained_examples
+from .reading import trained_examples
 from .score import Score, draw_scores
 
 HELD_OUT, TRAINED = "held_out", "trained"
@@ -56,7 +56,7 @@ def commutativity(model: object, task: Task, n: int = 1000, seed: int = 0) -> Co
         if mirrored is None:
             raise ValueError(f"probe commutativity needs a task whose two anchors can be swapped; those of {task.name} cannot")
         if len(examples):
-            table[name] = agreement(*(_answers(opened, tokens) for tokens in (examples.tokens, mirrored)))
+            table[name] = agreement(*(opened.answers(tokens)[0] for tokens in (examples.tokens, mirrored)))
     if not table:
         raise ValueError(
             f"probe commutativity needs a task with a pair of two different anchors and its mirror; {task.name} has none"
@@ -86,8 +86,3 @@ def _asked(task: Task, n: int, seed: int) -> dict[str, Examples]:
         examples = examples[with_rule & (mirrored != examples.tokens).any(1)]
     asked[TRAINED] = examples
     return asked
-
-
-def _answers(opened: Internals, tokens: Int[np.ndarray, "n seq"]) -> Int[np.ndarray, " n"]:
-    [logits] = read(opened, tokens, lambda a: [a.logits])
-    return logits[0].argmax(-1)

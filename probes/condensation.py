@@ -16,11 +16,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from anchorbench.inspect.internals import Internals
+from anchorbench.inspect.open_model import OpenModel, open_one
 from anchorbench.task import Task
 
 from .pair_grid import cosines
-from .reading import open_one
 from .score import COLORS, Score, jackknife_scores
 
 ALIKE = 0.7
@@ -157,8 +156,8 @@ class CondensationOverTraining:
             axes.spines[["top", "right"]].set_visible(False)
 
 
-def condensation_over_training(steps: Mapping[int, Internals], matrix: str = "query.0") -> CondensationOverTraining:
-    """The measures of `matrix` at each step; `steps` may hold several members as one stack, as opened by `runs_internals`."""
+def condensation_over_training(steps: Mapping[int, OpenModel], matrix: str = "query.0") -> CondensationOverTraining:
+    """The measures of `matrix` at each step; `steps` may hold several members as one stack, as opened by `open_runs`."""
     weights = [_matrix(steps[step], matrix) for step in sorted(steps)]
     return CondensationOverTraining(
         matrix=matrix,
@@ -173,5 +172,5 @@ def _words(matrix: str) -> str:
     return f"{name}, layer {int(layer) + 1}" if layer else name
 
 
-def _matrix(opened: Internals, name: str) -> Float[Tensor, "members d_in d_out"]:
+def _matrix(opened: OpenModel, name: str) -> Float[Tensor, "members d_in d_out"]:
     return opened.weight(name).detach().cpu()

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float, Int
 
+from anchorbench.inspect.open_model import open_one
 from anchorbench.task import NO_ANSWER, Task
 
 from .pair_grid import FIRST, SECOND, cosines
-from .reading import open_one
 from .score import COLORS, Score, jackknife_scores
 
 FOLDS = 4

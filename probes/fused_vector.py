@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float, Int
 
-from anchorbench.inspect.internals import Internals
+from anchorbench.inspect.open_model import OpenModel, open_one
 from anchorbench.task import Task
 
 from .pair_grid import (
@@ -31,7 +31,7 @@ from .pair_grid import (
     trained_keys_and_pairs,
     write_grid,
 )
-from .reading import open_one, read, trained_examples
+from .reading import read, trained_examples
 from .score import Score, jackknife_scores, mean_scores
 
 PROBE = "fused_vector"
@@ -124,7 +124,7 @@ def fused_vector(model: object, task: Task, n: int = 16, seed: int = 0) -> Fused
     )
 
 
-def mean_similarities(opened: Internals, task: Task, n: int, seed: int) -> dict[str, Float[np.ndarray, " members"]]:
+def mean_similarities(opened: OpenModel, task: Task, n: int, seed: int) -> dict[str, Float[np.ndarray, " members"]]:
     """The mean cosines defined in FusedVector, for every member of a stack, over `n` base sequences."""
     grid = _grid(task, n, seed)
     [last] = read(opened, grid.flat, lambda a: [a.resid_mid[-1][:, :, -1]])

@@ -13,12 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from anchorbench.hub.models import NOT_FINITE
-from anchorbench.inspect.internals import Internals
+from anchorbench.inspect.open_model import NOT_FINITE, StackModel, open_one
 from anchorbench.model.gpt import GPT
 from anchorbench.task import Task
-
-from .reading import open_one
 
 MOST_WEIGHTS = 10_000_000
 """Largest model of which the probes keep dozens of vectors of its size: 40 of them take 3 GB."""
@@ -40,10 +37,10 @@ class Sequences:
 Loss = Callable[[Vector, Sequences], Float[Tensor, ""]]
 
 
-def open_own(probe: str, model: object, task: Task) -> tuple[Internals, Task]:
+def open_own(probe: str, model: object, task: Task) -> tuple[StackModel, Task]:
     """Opens one model of this package and its task. Raises ValueError as `open_one` does, and for a model of another origin."""
     opened, task = open_one(model, task)
-    if opened.stack is None:
+    if not isinstance(opened, StackModel):
         raise ValueError(f"probe {probe} changes or differentiates weights, which it can of this package's runs only; give a run")
     return opened, task
 
@@ -55,9 +52,9 @@ def require_small(probe: str, model: GPT) -> None:
         raise ValueError(f"probe {probe} keeps dozens of gradients at once; the model has {size} weights; allowed: {MOST_WEIGHTS}")
 
 
-def copy_of(opened: Internals) -> GPT:
+def copy_of(opened: StackModel) -> GPT:
     """The stack of one in double precision on the CPU; the model that was opened is not changed by what is done to it."""
-    return copy.deepcopy(cast(GPT, opened.stack)).double().cpu().requires_grad_(False)
+    return copy.deepcopy(opened.module).double().cpu().requires_grad_(False)
 
 
 def training_sequences(task: Task, n: int, seed: int) -> Sequences:

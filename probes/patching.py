@@ -23,12 +23,12 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from anchorbench.inspect.internals import Internals
+from anchorbench.inspect.open_model import OpenModel, open_one
 from anchorbench.task import SPLITS, Task
 from anchorbench.verdict import Share
 
 from .pair_grid import FIRST, SECOND, SURVEY, require_pairs, trained_keys_and_pairs
-from .reading import open_one, trained_examples
+from .reading import trained_examples
 from .score import COLORS, Score, draw_scores, mean_scores
 
 PROBE = "patching"
@@ -137,7 +137,7 @@ Patch = tuple[Int[np.ndarray, " n"], list[Tensor]]
 
 
 def answers_after(
-    opened: Internals, tokens: Int[np.ndarray, "n seq"], layer: int, patches: Sequence[Patch], noise: int | None = None
+    opened: OpenModel, tokens: Int[np.ndarray, "n seq"], layer: int, patches: Sequence[Patch], noise: int | None = None
 ) -> Int[np.ndarray, "members n"]:
     """Answers to `tokens` with the patches applied after `layer`; with `noise`, a seed, by random directions of the same norm."""
     rows = torch.arange(len(tokens), device="cpu")
@@ -157,13 +157,13 @@ def answers_after(
     return opened.run(torch.from_numpy(tokens), {layer: edit}).answers.cpu().numpy()
 
 
-def streams(opened: Internals, tokens: Int[np.ndarray, "n seq"]) -> list[Tensor]:
+def streams(opened: OpenModel, tokens: Int[np.ndarray, "n seq"]) -> list[Tensor]:
     """resid_post of each layer, as a source of patches."""
     return opened.run(torch.from_numpy(tokens)).resid_post
 
 
 def followed(
-    opened: Internals, swaps: Swaps, *, at_filler: bool = False, noise: int | None = None
+    opened: OpenModel, swaps: Swaps, *, at_filler: bool = False, noise: int | None = None
 ) -> dict[str, Bool[np.ndarray, "members layer n"]]:
     """Whether each answer follows the patch, for every patch after every layer but the last.
 
@@ -193,7 +193,7 @@ def followed(
 
 
 def exception_in_order(
-    opened: Internals, task: Task, swaps: Swaps, seed: int, *, at_filler: bool = False
+    opened: OpenModel, task: Task, swaps: Swaps, seed: int, *, at_filler: bool = False
 ) -> Float[np.ndarray, "members layer asked"] | None:
     """How far a trained exception (a1, a2) depends on what the second anchor knows of the first; None if the task has none.
 

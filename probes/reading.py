@@ -1,4 +1,4 @@
-"""Shared by the probes: opening one model with its own task, reading activations in batches, sequences of trained groups."""
+"""Shared by the probes: reading activations in batches, and sequences of trained groups."""
 
 from collections.abc import Callable
 
@@ -7,29 +7,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from anchorbench.hub.models import require_vocabulary, with_own_task
-from anchorbench.inspect.internals import Activations, Internals, open_internals
+from anchorbench.inspect.open_model import Activations, OpenModel
 from anchorbench.task import Examples, Task
 
 BATCH = 1024
 """Sequences per batch, over all members."""
 
 
-def open_one(model: object, task: Task) -> tuple[Internals, Task]:
-    """Opens one model and the task that it was trained on.
-
-    Raises ValueError as `anchorbench.classify` does, and for a stack of several members.
-    """
-    model, task = with_own_task(model, task)
-    opened = open_internals(model)
-    if opened.members != 1:
-        raise ValueError(f"the stack has {opened.members} members; allowed: 1, pick one first")
-    require_vocabulary(opened.vocab_size, task)
-    return opened, task
-
-
 def read(
-    opened: Internals, tokens: Int[np.ndarray, "n seq"], pick: Callable[[Activations], list[Tensor]]
+    opened: OpenModel, tokens: Int[np.ndarray, "n seq"], pick: Callable[[Activations], list[Tensor]]
 ) -> list[Float[np.ndarray, "members n ..."]]:
     """What `pick` selects from the activations, each `[members, batch, ...]`, concatenated over all `n` sequences."""
     batches = torch.from_numpy(tokens).split(max(1, BATCH // opened.members))

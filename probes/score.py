@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int
 
-from anchorbench.intervals import half_width
+from anchorbench.intervals import half_width, mean_and_half_width
 
 COLORS = {"trained": "#0072B2", "control": "#8a8a8a", "key": "#009E73", "anchor": "#D55E00"}
 """Colours from Okabe and Ito's palette, and a grey."""
@@ -53,7 +53,8 @@ def mean_score(values: Float[np.ndarray, " units"], control: float) -> Score:
     """Mean over independent units, with its t-interval. Raises ValueError for fewer than two units."""
     if len(values) < 2:
         raise ValueError(f"{len(values)} sequences or keys; allowed: at least 2, so that there is an interval")
-    return _score(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))), len(values), control)
+    mean, half = mean_and_half_width(values)
+    return Score(mean, mean - half, mean + half, control)
 
 
 def mean_scores(
@@ -73,14 +74,9 @@ def jackknife_scores(
     without = [statistic(everyone[everyone % blocks != block]) for block in range(blocks)]
     scores: dict[str, Score] = {}
     for name, value in statistic(everyone).items():
-        error = np.sqrt((blocks - 1) * np.var([left[name] for left in without]))
-        scores[name] = _score(value, float(error), blocks, control[name])
+        half = half_width(float(np.sqrt((blocks - 1) * np.var([left[name] for left in without]))), blocks)
+        scores[name] = Score(value, value - half, value + half, control[name])
     return scores
-
-
-def _score(value: float, error: float, units: int, control: float) -> Score:
-    half = half_width(error, units)
-    return Score(value, value - half, value + half, control)
 
 
 def draw_scores(axes: Any, scores: dict[str, Score]) -> None:

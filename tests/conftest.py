@@ -16,6 +16,7 @@ import pytest
 import shapes  # noqa: F401 - before the package, whose functions it wraps
 import torch
 
+from anchorbench.inspect.open_model import Activations, Edits, OpenModel
 from anchorbench.model.gpt import GPT, ModelConfig
 from anchorbench.model.initialize import initialize
 from anchorbench.model.initializers.rate import Rate
@@ -62,6 +63,44 @@ class Outcome(NamedTuple):
 
 
 Cli = Callable[..., Outcome]
+
+
+class FakeModel(OpenModel):
+    """Shows what a test says: `activations` of any tokens, `weights`, and `untrained` as the control of every seed."""
+
+    vocab_size, max_length = 120, 9
+    n_layer = 2  # given here too, as the property is abstract
+
+    def __init__(
+        self,
+        activations: Callable[[torch.Tensor], Activations],
+        weights: dict[str, torch.Tensor] | None = None,
+        untrained: OpenModel | None = None,
+        n_layer: int = 2,
+    ) -> None:
+        self.see, self.matrices, self.control = activations, weights or {}, untrained or self
+        self.n_layer = n_layer
+
+    def untrained(self, seed: int) -> OpenModel:
+        return self.control
+
+    def _logits(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.see(tokens).logits
+
+    def _activations(self, tokens: torch.Tensor, edits: Edits) -> Activations:
+        return self.see(tokens)
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return self.matrices
+
+
+def patterns_of(model: GPT, tokens: torch.Tensor) -> list[torch.Tensor]:
+    """The attention pattern of each layer of a stack, `[members, batch, head, query, key]`, by its blocks alone."""
+    x, patterns = model.embed(tokens), []
+    for block in model.layers:
+        x, pattern = block(x, model.length, last_only=False)
+        patterns.append(pattern[..., model.inside, model.inside])
+    return patterns
 
 
 def patch_training(patch: pytest.MonkeyPatch, **constants: object) -> None:

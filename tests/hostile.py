@@ -21,10 +21,9 @@ from anchorbench.leaderboard.entry import (
     SubmittedRecipe,
     flow_rows,
     seen_and_held_out,
-    verdict_of,
 )
 from anchorbench.leaderboard.statistics import statistics_of
-from anchorbench.verdict import Share
+from anchorbench.verdict import Share, composition_of
 
 MACHINE = Machine(
     python="3.12.1",
@@ -66,7 +65,8 @@ def honest_entry(
             row = Row(
                 **content, verdict="underfit", steps=run.steps, settled=1 + run.steps // (number + 2), seconds=2.5 + number / 8
             )
-            rows.append(row.model_copy(update={"verdict": verdict_of(*seen_and_held_out(task, row))}))
+            seen, held_out = seen_and_held_out(task, row)
+            rows.append(row.model_copy(update={"verdict": composition_of(seen.value, held_out.interval)}))
     return Entry.sealed(
         recipe=recipe,
         rows=tuple(rows),

@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 
 from anchorbench import classify, load_task
 from anchorbench.hub.checkpoint import load_checkpoint
-from anchorbench.hub.models import load_model, open_model, to_transformers
-from anchorbench.inspect.internals import open_internals
+from anchorbench.hub.models import load_model, to_transformers
+from anchorbench.inspect.open_model import open_model
 from anchorbench.probes import commutativity
 
 TASK = load_task("composite")
@@ -110,8 +110,8 @@ def test_nothing_in_the_folder_runs(folder: Path, name: str, tmp_path: Path, mon
     monkeypatch.chdir(folder)
     if TRAPS[name].get("model_type", "gpt2") == "gpt2" and "text_config" not in TRAPS[name]:
         opened = open_model(str(folder))  # what is sound of it is read
-        assert opened.answers(TOKENS.numpy()).shape == (len(TOKENS),)
-        assert open_internals(str(folder)).n_layer == 2
+        assert opened.answers(TOKENS.numpy()).shape == (1, len(TOKENS))
+        assert opened.n_layer == 2
     else:
         try:
             open_model(str(folder))
@@ -291,7 +291,7 @@ def test_computed_buffers_of_older_checkpoints_are_no_surprise(folder: Path) -> 
 
 def test_an_attention_kernel_in_the_configuration_is_not_asked_for(folder: Path) -> None:
     change(folder, _attn_implementation="flash_attention_2", attn_implementation="flash_attention_2")
-    assert len(open_model(folder).attention(TOKENS.numpy())) == 2
+    assert len(open_model(folder).run(TOKENS).patterns) == 2
 
 
 # ------------------------------------------------------------------------------------------------ a family of damage
@@ -398,20 +398,11 @@ def expected(saved: dict[str, Path]) -> dict[str, Any]:
 
 
 def everything(source: Any) -> list[Any]:
-    """Logits, attention, activations and an untrained control, from both doors."""
-    opened, inside = open_model(source), open_internals(source)
-    with torch.no_grad():
-        seen = inside.run(TOKENS)
-        numbers = [
-            opened.logits(TOKENS),
-            *opened.patterns(TOKENS),
-            seen.logits[0],
-            *seen.resid_post,
-            *seen.resid_mid,
-            *seen.patterns,
-        ]
-        numbers += [opened.untrained(1).logits(TOKENS), inside.untrained(1).run(TOKENS).logits]
-    return [*numbers, *inside.weights.values()]
+    """Logits, activations, weights and an untrained control."""
+    opened = open_model(source)
+    seen, untrained = opened.run(TOKENS), opened.untrained(1)
+    numbers = [opened.logits(TOKENS), seen.logits, *seen.resid_post, *seen.resid_mid, *seen.patterns]
+    return [*numbers, untrained.logits(TOKENS), untrained.run(TOKENS).logits, *opened.weights.values()]
 
 
 @pytest.mark.parametrize("name", ["GPT2", "Llama"])

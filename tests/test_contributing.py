@@ -30,10 +30,10 @@ def test_the_probe() -> None:
     from test_probes_all import require_figure, require_result
 
     from anchorbench import load_task
-    from anchorbench.inspect.internals import open_internals
+    from anchorbench.inspect.open_model import open_model
     from anchorbench.probes import probes, run_probe
 
-    model, task = open_internals(random_gpt(n_head=2, d_model=16, d_head=8, d_ff=32)), load_task("successor")
+    model, task = open_model(random_gpt(n_head=2, d_model=16, d_head=8, d_ff=32)), load_task("successor")
     result = run_probe("attention_on_key", model, task)
     require_result(result)
     require_figure(result.size, result.draw)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import bytes_of, random_gpt
+from conftest import bytes_of, patterns_of, random_gpt
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, OpenAIGPTLMHeadModel
@@ -16,7 +16,8 @@ from transformers.utils import logging
 
 from anchorbench import classify, load_task
 from anchorbench.hf import AnchorGPTForCausalLM
-from anchorbench.hub.models import OpenModel, export, load_member, open_model, to_transformers, tokenizer
+from anchorbench.hub.models import export, load_member, to_transformers, tokenizer
+from anchorbench.inspect.open_model import OpenModel, open_model
 from anchorbench.model.gpt import GPT
 from anchorbench.sweeps.run_folder import DamagedRunError, Run
 
@@ -63,7 +64,7 @@ def logits(model: GPT) -> torch.Tensor:
 
 
 def patterns(model: GPT) -> list[np.ndarray]:
-    return [pattern[0].numpy() for pattern in model.attention(torch.from_numpy(TOKENS)[None])]
+    return [pattern[0].numpy() for pattern in patterns_of(model, torch.from_numpy(TOKENS)[None])]
 
 
 @pytest.fixture
@@ -80,10 +81,10 @@ def member(monkeypatch: pytest.MonkeyPatch, run: Run):
 
 def assert_same(opened: OpenModel, model: GPT) -> None:
     """The opened model has the stack's logits and attention patterns."""
-    with torch.no_grad():
-        torch.testing.assert_close(opened.logits(torch.from_numpy(TOKENS)), logits(model), rtol=0, atol=TOLERANCE)
-    for found, expected in zip(opened.attention(TOKENS), patterns(model), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
+    tokens = torch.from_numpy(TOKENS)
+    torch.testing.assert_close(opened.logits(tokens)[0], logits(model), rtol=0, atol=TOLERANCE)
+    for found, expected in zip(opened.run(tokens).patterns, patterns(model), strict=True):
+        np.testing.assert_allclose(found[0], expected, rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -137,7 +138,7 @@ def test_transformer_lens_opens_a_checkpoint(member, name: str, tmp_path: Path) 
     opened = open_model(bridge)
     assert_same(opened, model)
     assert (opened.vocab_size, opened.max_length) == (TASK.vocab_size, TASK.seq_len)
-    assert opened.untrained(0).attention(TOKENS)[0].shape == patterns(model)[0].shape
+    assert opened.untrained(0).run(torch.from_numpy(TOKENS)).patterns[0][0].shape == patterns(model)[0].shape
 
 
 def test_the_tokenizer_reads_the_tasks_text(member, tmp_path: Path) -> None:
@@ -223,22 +224,21 @@ def test_classify_is_the_same_in_every_form(run: Run, tmp_path: Path) -> None:
 def test_answers_are_the_largest_logits() -> None:
     model = gpt("pre-LN")
     opened = open_model(model)
-    np.testing.assert_array_equal(opened.answers(TOKENS), logits(model).argmax(-1).numpy())
+    np.testing.assert_array_equal(opened.answers(TOKENS)[0], logits(model).argmax(-1).numpy())
     many = np.tile(TOKENS, (40, 1))  # more than one batch
     np.testing.assert_array_equal(opened.answers(many), np.tile(opened.answers(TOKENS), 40))
-    assert opened.attention(many)[0].shape == (len(many), 1, 9, 9)
 
 
 def test_an_untrained_model_is_fresh_and_repeatable() -> None:
-    model = gpt("pre-LN")
+    model, tokens = gpt("pre-LN"), torch.from_numpy(TOKENS)
     for form in (model, to_transformers(model)):
         opened = open_model(form)
         state = torch.random.get_rng_state()
-        first, again, other = (opened.untrained(seed).attention(TOKENS)[0] for seed in (1, 1, 2))
+        first, again, other = (opened.untrained(seed).logits(tokens) for seed in (1, 1, 2))
         assert torch.equal(torch.random.get_rng_state(), state)
-        np.testing.assert_array_equal(first, again)
-        assert np.abs(first - other).max() > 1e-4
-        assert np.abs(first - opened.attention(TOKENS)[0]).max() > 1e-2
+        assert torch.equal(first, again)
+        assert (first - other).abs().max() > 1e-4
+        assert (first - opened.logits(tokens)).abs().max() > 1e-2
 
 
 def test_a_model_in_training_is_read_without_dropout_and_left_in_training() -> None:
@@ -251,10 +251,10 @@ def test_a_model_in_training_is_read_without_dropout_and_left_in_training() -> N
     assert model.training
 
 
-def test_a_model_without_eager_attention_says_what_to_do() -> None:
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=120, n_positions=9, n_embd=8, n_layer=1, n_head=1, attn_implementation="sdpa"))
-    with pytest.raises(ValueError, match='attn_implementation="eager"'):
-        open_model(model).attention(TOKENS)
+def test_attention_is_read_from_a_model_that_does_not_return_it() -> None:
+    model = to_transformers(gpt("pre-LN"))
+    model.set_attn_implementation("sdpa")
+    assert_same(open_model(model), gpt("pre-LN"))
 
 
 @pytest.mark.parametrize(
@@ -344,26 +344,26 @@ def test_weights_that_are_not_finite_are_refused(member, tmp_path: Path) -> None
         open_model(out).answers(TOKENS)
     with torch.no_grad():
         model.blocks[0].query.weight.fill_(torch.inf)
-    for read in (open_model(model).answers, open_model(model).attention):
+    for read in (open_model(model).logits, open_model(model).run):
         with pytest.raises(ValueError, match="not finite"):
-            read(TOKENS)
+            read(torch.from_numpy(TOKENS))
 
 
 def test_a_model_that_does_not_fit_the_task_is_refused() -> None:
     small = random_gpt(vocab_size=50, seq_len=9)
     for form in (small, to_transformers(random_gpt(vocab_size=50, seq_len=9))):
-        for read in (open_model(form).answers, open_model(form).attention):
+        for read in (open_model(form).logits, open_model(form).run):
             with pytest.raises(ValueError, match=r"the task uses token \d+, but the model's vocabulary is 0\.\.49"):
-                read(TOKENS)
+                read(torch.from_numpy(TOKENS))
     short = random_gpt(seq_len=5)
     with pytest.raises(ValueError, match="sequences have 9 tokens; the model takes exactly 5"):
         open_model(short).answers(TOKENS)
     with pytest.raises(ValueError, match="sequences have 9 tokens; the model takes at most 5"):
         classify(to_transformers(short), TASK, n=10)
     with pytest.raises(ValueError, match="sequences have 9 tokens; the model takes exactly 12"):
-        open_model(random_gpt(seq_len=12)).attention(TOKENS)
+        open_model(random_gpt(seq_len=12)).run(torch.from_numpy(TOKENS))
 
 
 def test_a_longer_transformers_model_takes_shorter_sequences() -> None:
     model = to_transformers(random_gpt(seq_len=12))
-    assert open_model(model).answers(TOKENS).shape == (len(TOKENS),)
+    assert open_model(model).answers(TOKENS).shape == (1, len(TOKENS))

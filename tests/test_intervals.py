@@ -3,7 +3,7 @@
 import pytest
 from scipy import stats
 
-from anchorbench.intervals import half_width, wilson
+from anchorbench.intervals import half_width, mean_and_half_width, wilson
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 256, 1000, 1_000_000_000])
@@ -18,3 +18,8 @@ def test_wilson(n: int) -> None:
 def test_students_interval(n: int) -> None:
     low, high = stats.t.interval(0.95, n - 1, loc=0, scale=2.5)
     assert (-half_width(2.5, n), half_width(2.5, n)) == pytest.approx((low, high), rel=1e-12)
+
+
+def test_a_mean_with_students_interval() -> None:
+    mean, half = mean_and_half_width([1.0, 2.0, 6.0])
+    assert (mean - half, mean + half) == pytest.approx(stats.t.interval(0.95, 2, loc=3, scale=stats.sem([1, 2, 6])))

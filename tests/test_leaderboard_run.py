@@ -19,11 +19,12 @@ from typer.testing import CliRunner
 
 from anchorbench.cli import leaderboard as leaderboard_cli
 from anchorbench.hub import models as hub
-from anchorbench.hub.models import open_model
+from anchorbench.inspect.open_model import open_model
 from anchorbench.leaderboard import entry as board
 from anchorbench.leaderboard.check import validate_entry
 from anchorbench.leaderboard.entry import Entry
 from anchorbench.leaderboard.submit import _drawn, run_entry, settled_at, verify
+from anchorbench.probes.attention_flow import attention
 from anchorbench.sweeps.run_folder import Run, read_run
 
 BOARD = Path(__file__).parents[1] / "leaderboard"
@@ -69,12 +70,11 @@ def test_an_entry_shows_the_attention_of_its_first_member_of_each_verdict(toy: t
     (flow,) = entry.flows
     assert flow.row == 0
     run = next(run for run in map(read_run, (folder / "out").glob("*/runs/*")) if run.recipe.seed == entry.rows[0].seed)
-    attention = open_model(hub.export(run, tmp_path / "model")).attention(
-        board.flow_example(entry.suite[0], run.recipe.load_task())
-    )
-    for layer, shown in zip(attention, flow.attention, strict=True):
+    tokens = board.flow_example(entry.suite[0], run.recipe.load_task())
+    layers = attention(open_model(hub.export(run, tmp_path / "model")), tokens)
+    for layer, shown in zip(layers, flow.attention, strict=True):
         for reader, percents in enumerate(shown):
-            assert percents == pytest.approx(100 * layer[0, :, reader, : reader + 1].mean(0), abs=0.51)
+            assert percents == pytest.approx(100 * layer[0, 0, reader, : reader + 1], abs=0.51)
 
 
 def test_an_entry_of_members_that_diverged_shows_no_attention(tmp_path: Path) -> None:

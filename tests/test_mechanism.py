@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 
 from anchorbench import load_task
 from anchorbench.hub.models import to_transformers
-from anchorbench.inspect.internals import side_by_side, stack_internals
 from anchorbench.inspect.mechanism import (
     COMPOSITION,
     EXCEPTION,
@@ -26,6 +24,7 @@ from anchorbench.inspect.mechanism import (
     mechanisms,
     read_features,
 )
+from anchorbench.inspect.open_model import StackModel, side_by_side
 from anchorbench.inspect.planted import key_to_anchors, key_to_anchors_lookup, pair_lookup, rotated, with_noise
 from anchorbench.task import SPLITS
 
@@ -70,14 +69,14 @@ def test_an_untrained_model_is_undecided() -> None:
 @pytest.mark.parametrize("task", [TASK, CONFLICT, load_task("composite", "conflict-control")], ids=str)
 def test_no_held_out_sequence_is_ever_read(task: object) -> None:
     """Every sequence that reaches the model is of a trained group."""
-    opened = stack_internals(random_gpt())
     seen: list[torch.Tensor] = []
 
-    def watched(tokens: torch.Tensor, edits: object) -> object:
-        seen.append(tokens.flatten(0, 1))
-        return opened.forward(tokens, edits)  # pyright: ignore[reportArgumentType]
+    class Watched(StackModel):
+        def _fitting(self, tokens: torch.Tensor) -> torch.Tensor:
+            seen.append(tokens)
+            return super()._fitting(tokens)
 
-    read_features(replace(opened, forward=watched), task)  # pyright: ignore[reportArgumentType]
+    read_features(Watched(random_gpt()), task)  # pyright: ignore[reportArgumentType]
     read = torch.cat(seen).numpy()
     assert len(read) > 3000
     found = task.answer(read)  # pyright: ignore[reportAttributeAccessIssue]

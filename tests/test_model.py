@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from conftest import patterns_of
 from oracle import SEQ_LEN, SHAPES, VOCAB_SIZE, plain_member, random_tokens, small_stack
 from pydantic import ValidationError
 from torch import Tensor
@@ -38,7 +39,7 @@ def test_logits_are_those_of_the_plain_model_at_the_last_position(shape: str, do
 @pytest.mark.parametrize("shape", SHAPES)
 def test_attention_is_that_of_the_plain_model(shape: str, double: None) -> None:
     model = small_stack(shape, MEMBERS)
-    patterns = model.attention(TOKENS)
+    patterns = patterns_of(model, TOKENS)
     assert len(patterns) == model.shape.n_layer
     for member in range(MEMBERS):
         _, expected = plain_member(model, member)(TOKENS[member])
@@ -74,7 +75,7 @@ def test_worked_by_hand() -> None:
         model.unembedding.weight.copy_(torch.tensor([[[1.0, 2.0, 0.0], [0.0, 1.0, 3.0]]]))
         model.unembedding.bias.copy_(torch.tensor([[0.0, 0.5, 0.0]]))
         tokens = torch.tensor([[[0, 2, 0, 1]]])
-        logits, patterns = model(tokens), model.attention(tokens)
+        logits, patterns = model(tokens), patterns_of(model, tokens)
     torch.testing.assert_close(logits, torch.tensor([[[2.0, 2.5, -6.0]]]), rtol=1e-4, atol=1e-4)  # LayerNorm's epsilon
     uniform = torch.tensor([[1, 0, 0, 0], [1 / 2, 1 / 2, 0, 0], [1 / 3, 1 / 3, 1 / 3, 0], [1 / 4, 1 / 4, 1 / 4, 1 / 4]])
     for pattern in patterns:
@@ -83,7 +84,7 @@ def test_worked_by_hand() -> None:
 
 def outputs(model: GPT, tokens: Tensor) -> list[Tensor]:
     with torch.no_grad():
-        return [model(tokens), *model.attention(tokens)]
+        return [model(tokens), *patterns_of(model, tokens)]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1e30])

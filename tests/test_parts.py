@@ -10,10 +10,10 @@ from typing import Any, get_args
 import pytest
 import references
 import torch
-from conftest import TINY, patch_training
+from conftest import TINY, patch_training, patterns_of
 from torch import Tensor
 
-from anchorbench.inspect.internals import stack_internals
+from anchorbench.inspect.open_model import StackModel
 from anchorbench.model.gpt import GPT, ModelConfig, Site
 from anchorbench.parts import REGISTRIES, clips, decays, estimators, growths, models, noises, optimizers, penalties, schedules
 from anchorbench.recipe import Recipe
@@ -483,12 +483,12 @@ def test_border_tokens_stand_around_the_tokens() -> None:
     words = torch.nn.functional.pad(tokens, (2, 1))
     words[..., :2], words[..., -1] = torch.tensor([vocab, vocab + 1]), vocab + 2
     torch.testing.assert_close(model(tokens), longer(words)[..., :vocab])
-    for pattern, larger in zip(model.attention(tokens), longer.attention(words), strict=True):
+    for pattern, larger in zip(patterns_of(model, tokens), patterns_of(longer, words), strict=True):
         torch.testing.assert_close(pattern, larger[..., 2:-1, 2:-1])
-    opened = stack_internals(model).run(tokens)
+    opened = StackModel(model).run(tokens)
     torch.testing.assert_close(opened.logits, model(tokens))
     assert {x.shape[2] for x in (*opened.resid_mid, *opened.resid_post)} == {seq}
-    edited = stack_internals(model).run(tokens, {0: lambda x: x + 1})
+    edited = StackModel(model).run(tokens, {0: lambda x: x + 1})
     assert edited.resid_post[0].shape == opened.resid_post[0].shape
     assert not torch.equal(edited.logits, opened.logits)
     assert model.forward_macs(model.shape, vocab, seq) == GPT.forward_macs(shape, vocab, seq + 3)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anchorbench import load_task
-from anchorbench.inspect.internals import stack_internals
+from anchorbench.inspect.open_model import StackModel
 from anchorbench.inspect.planted import key_to_anchors, key_to_anchors_lookup, pair_lookup
 from anchorbench.model.gpt import GPT, ModelConfig
 from anchorbench.model.initialize import initialize
@@ -120,7 +120,7 @@ def test_followed_is_a_loop_over_members_layers_and_sequences() -> None:
     slow = np.array([[[[patched(m, i, row, name) for row in range(n)] for i in range(2)] for m in range(2)] for name in PATCHES])
     for number, target in enumerate(["other_both", "other_both", "other_key", "other_key", "other_pair"]):
         label = swaps.label | {target: np.where(np.arange(n) % 2 == 0, slow[number, 1, 1], -1)}
-        fast = followed(stack_internals(model), type(swaps)(**{**vars(swaps), "label": label}))
+        fast = followed(StackModel(model), type(swaps)(**{**vars(swaps), "label": label}))
         assert (fast[PATCHES[number]] == (slow[number] == label[target])).all(), PATCHES[number]
         assert fast[PATCHES[number]][1, 1].sum() == n // 2
 
@@ -138,7 +138,7 @@ def test_the_exception_of_conflict_is_found() -> None:
 
 
 def test_an_unordered_table_reads_its_exception_without_order() -> None:
-    opened = stack_internals(pair_lookup(CONFLICT, "pre", 0))
+    opened = StackModel(pair_lookup(CONFLICT, "pre", 0))
     found = exception_in_order(opened, CONFLICT, write_swaps(CONFLICT, 50, 0), 0)
     assert found is not None
     assert (found == 0).all()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from anchorbench import classify, load_task
 from anchorbench.inspect import planted
-from anchorbench.inspect.internals import Internals, open_internals
+from anchorbench.inspect.open_model import OpenModel, open_model
 from anchorbench.inspect.planted import rotated, with_noise
 from anchorbench.model.gpt import GPT
 from anchorbench.task import Task
@@ -43,7 +43,7 @@ def sequence(key: int, first: int, second: int, at: int) -> list[int]:
     return tokens
 
 
-def patched(inside: Internals, to: np.ndarray, source: np.ndarray, at: list[int]) -> np.ndarray:
+def patched(inside: OpenModel, to: np.ndarray, source: np.ndarray, at: list[int]) -> np.ndarray:
     """Answers to `to [n, seq]` with the stream after layer 0, at positions `at`, taken from `source [n, seq]`."""
     given = inside.run(torch.from_numpy(source)).resid_post[0]
 
@@ -132,7 +132,7 @@ class TestCircuit:
     @each_kind
     @each_norm
     def test_attention_goes_where_the_drawing_says(self, kind: Kind, norm: str) -> None:
-        layers = [p[0, :, 0].mean(0) for p in open_internals(kind(TASK, norm)).run(torch.from_numpy(self.TOKENS)).patterns]
+        layers = [p[0, :, 0].mean(0) for p in open_model(kind(TASK, norm)).run(torch.from_numpy(self.TOKENS)).patterns]
         both = layers[0][self.LAST, self.ANCHORS]
         torch.testing.assert_close(both, torch.full((2,), 0.5), atol=0.01, rtol=0)
         if kind is pair_lookup:
@@ -146,7 +146,7 @@ class TestCircuit:
     @each_norm
     def test_which_patch_the_answer_follows(self, kind: Kind, norm: str) -> None:
         """The stream of another key, x + 7, at anchors or key; that of another pair, second anchor 3, at the last position."""
-        inside = open_internals(kind(TASK, norm))
+        inside = open_model(kind(TASK, norm))
         other_key, other_pair = self.TOKENS.copy(), self.TOKENS.copy()
         other_key[:, self.KEY] += 7
         other_pair[:, 4] = np.where(other_pair[:, 3] == 4, 4, 3)  # (4,3) is not trained
@@ -168,27 +168,27 @@ class TestCircuit:
         other = self.TOKENS.copy()
         other[:, self.KEY] += apart
         for anchor in self.ANCHORS:
-            said = patched(open_internals(key_to_anchors(TASK, norm)), self.TOKENS, other, [anchor])
+            said = patched(open_model(key_to_anchors(TASK, norm)), self.TOKENS, other, [anchor])
             np.testing.assert_array_equal(said, answers(key_to_anchors(TASK, norm), self.TOKENS) + apart // 2)
 
     @each_norm
     def test_two_keys_give_no_mean_in_a_table(self, norm: str) -> None:
         other = self.TOKENS.copy()
         other[:, self.KEY] += 8
-        inside = open_internals(key_to_anchors_lookup(TASK, norm))
+        inside = open_model(key_to_anchors_lookup(TASK, norm))
         for anchor in self.ANCHORS:
             assert (patched(inside, self.TOKENS, other, [anchor]) != answers_of(inside, self.TOKENS) + 4).all()
 
     @each_norm
     def test_the_first_anchor_carries_its_own_map_of_the_key(self, norm: str) -> None:
         """That is x + 2 o: 50 + 10 for key 50 with anchor 1, 58 + 2 with anchor 2, 64 - 4 with anchor 3; all alike."""
-        inside = open_internals(key_to_anchors(TASK, norm))
+        inside = open_model(key_to_anchors(TASK, norm))
         same = np.array([sequence(key, anchor, 2, 2) for key, anchor in [(50, 1), (58, 2), (64, 3)]])
         into = np.array([sequence(50, 1, 2, 2)] * 3)
         assert patched(inside, into, same, [3]).tolist() == [56, 56, 56]
 
 
-def answers_of(inside: Internals, tokens: np.ndarray) -> np.ndarray:
+def answers_of(inside: OpenModel, tokens: np.ndarray) -> np.ndarray:
     return inside.run(torch.from_numpy(tokens)).answers[0].numpy()
 
 

@@ -5,10 +5,10 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 import torch
-from conftest import random_gpt
+from conftest import FakeModel, patterns_of, random_gpt
 
 from anchorbench import load_task
-from anchorbench.inspect.internals import Activations, Internals, open_internals
+from anchorbench.inspect.open_model import Activations, OpenModel, open_model
 from anchorbench.probes import attention_flow
 from anchorbench.sweeps.run_folder import Run
 
@@ -16,15 +16,15 @@ TASK = load_task("composite")
 MODEL = random_gpt(n_layer=3, n_head=2, d_model=8, d_head=4, d_ff=16)
 
 
-def fixed(patterns: list[np.ndarray]) -> Internals:
+def fixed(patterns: list[np.ndarray]) -> OpenModel:
     """A model whose attention is `patterns` (each `[head, query, key]`) for every sequence, and whose untrained twin is uniform."""
 
-    def with_patterns(arrays: list[np.ndarray], untrained: Internals | None) -> Internals:
-        def forward(tokens: torch.Tensor, edits: object) -> Activations:
+    def with_patterns(arrays: list[np.ndarray], untrained: OpenModel | None) -> OpenModel:
+        def see(tokens: torch.Tensor) -> Activations:
             given = [torch.from_numpy(array).expand(1, tokens.shape[1], *array.shape) for array in arrays]
             return Activations(torch.zeros(1, tokens.shape[1], 120), given, [], [])
 
-        return Internals(len(arrays), 1, 120, forward, {}, lambda seed: untrained)
+        return FakeModel(see, untrained=untrained)
 
     causal = np.tril(np.ones((9, 9)))
     uniform = [np.tile(causal / causal.sum(1, keepdims=True), (len(pattern), 1, 1)) for pattern in patterns]
@@ -106,7 +106,7 @@ def test_it_agrees_with_a_loop_over_sequences() -> None:
     expected = np.zeros((40, 3, 3, 4))
     for row, tokens in enumerate(torch.from_numpy(examples.tokens)):
         key = int(examples.position[row])
-        for layer, pattern in enumerate(MODEL.attention(tokens[None, None])):
+        for layer, pattern in enumerate(patterns_of(MODEL, tokens[None, None])):
             for reader, at in enumerate((key + 1, key + 2, 8)):
                 weights = pattern[0, 0, :, at].mean(0).numpy()
                 named = [weights[key], weights[key + 1], weights[key + 2]]
@@ -116,7 +116,7 @@ def test_it_agrees_with_a_loop_over_sequences() -> None:
 
 def test_the_control_is_an_untrained_model() -> None:
     flow = attention_flow(MODEL, TASK, n=50, seed=1)
-    untrained = attention_flow(open_internals(MODEL).untrained(1), TASK, n=50, seed=1)
+    untrained = attention_flow(open_model(MODEL).untrained(1), TASK, n=50, seed=1)
     np.testing.assert_allclose(flow.control, untrained.share)
     assert np.abs(flow.share - flow.control).max() > 0.01
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import random_gpt
+from conftest import FakeModel, random_gpt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
@@ -15,10 +15,10 @@ from scipy import stats
 
 from anchorbench import load_task
 from anchorbench.hub.models import to_transformers
-from anchorbench.inspect.internals import Activations, Internals, open_internals, runs_internals
+from anchorbench.inspect.open_model import Activations, OpenModel, open_model, open_one, open_runs
 from anchorbench.probes import ON_REQUEST, Result, Score, commutativity, condensation_over_training, list_probes, run_probe
 from anchorbench.probes.commutativity import agreement
-from anchorbench.probes.reading import open_one, read
+from anchorbench.probes.reading import read
 from anchorbench.probes.score import draw_scores, jackknife_scores, mean_score, mean_scores
 from anchorbench.sweeps.run_folder import Run
 from anchorbench.task import Task
@@ -47,13 +47,13 @@ def llama() -> torch.nn.Module:
 
 
 @pytest.fixture(scope="module")
-def opened() -> dict[str, Internals]:
+def opened() -> dict[str, OpenModel]:
     models = {
         "gpt2": to_transformers(MODEL),
         "post": random_gpt(n_head=1, d_model=8, d_head=8, d_ff=16, norm="post"),
         "llama": llama(),
     }
-    return {name: open_internals(model) for name, model in models.items()} | {"ours": open_internals(MODEL)}
+    return {name: open_model(model) for name, model in models.items()} | {"ours": open_model(MODEL)}
 
 
 def require_result(result: Result) -> None:
@@ -78,27 +78,27 @@ def test_the_registry() -> None:
 @pytest.mark.parametrize("name", NAMES)
 class TestEveryProbe:
     @pytest.mark.parametrize("origin", ["gpt2", "post", "llama"])
-    def test_any_model(self, name: str, origin: str, opened: dict[str, Internals]) -> None:
+    def test_any_model(self, name: str, origin: str, opened: dict[str, OpenModel]) -> None:
         require_result(run_probe(name, opened[origin], TASK))
 
     def test_a_run_folder(self, name: str, run: Run) -> None:
         require_result(run_probe(name, run.path, TASK))
 
-    def test_an_exported_model_has_the_scores_of_its_original(self, name: str, opened: dict[str, Internals]) -> None:
+    def test_an_exported_model_has_the_scores_of_its_original(self, name: str, opened: dict[str, OpenModel]) -> None:
         ours, theirs = (run_probe(name, opened[origin], TASK).scores() for origin in ("ours", "gpt2"))
         assert list(ours) == list(theirs)
         for score in ours:
             np.testing.assert_allclose(ours[score][:3], theirs[score][:3], atol=2e-3, err_msg=score)
 
-    def test_it_is_repeatable(self, name: str, opened: dict[str, Internals]) -> None:
+    def test_it_is_repeatable(self, name: str, opened: dict[str, OpenModel]) -> None:
         first, again = (run_probe(name, opened["post"], TASK).scores() for _ in range(2))
         assert first == again
 
     @pytest.mark.parametrize("variant", ["conflict", "conflict-control"])
-    def test_the_other_variants(self, name: str, variant: str, opened: dict[str, Internals]) -> None:
+    def test_the_other_variants(self, name: str, variant: str, opened: dict[str, OpenModel]) -> None:
         require_result(run_probe(name, opened["ours"], load_task("composite", variant)))
 
-    def test_the_figure(self, name: str, opened: dict[str, Internals]) -> None:
+    def test_the_figure(self, name: str, opened: dict[str, OpenModel]) -> None:
         result = run_probe(name, opened["ours"], TASK)
         require_figure(result.size, result.draw)
 
@@ -131,7 +131,7 @@ class TestEveryProbeOnRequest:
         require_result(run_probe(name, random_gpt(**{"n_head": 1, "d_model": 8, "d_head": 8, "d_ff": 16} | shape), task))
 
     @pytest.mark.parametrize("origin", ["gpt2", "llama"])
-    def test_a_model_of_another_origin_is_refused(self, name: str, origin: str, opened: dict[str, Internals]) -> None:
+    def test_a_model_of_another_origin_is_refused(self, name: str, origin: str, opened: dict[str, OpenModel]) -> None:
         with pytest.raises(ValueError, match=rf"^probe {name} changes or differentiates weights, which it can of"):
             run_probe(name, opened[origin], TASK)
 
@@ -187,12 +187,12 @@ def test_a_run_is_asked_about_the_pairs_that_it_was_trained_on(run: Run) -> None
 
 def test_batches_are_put_together() -> None:
     tokens = TASK.sample("iid", 1500, 0).tokens  # more than one batch
-    [answers] = read(open_internals(MODEL), tokens, lambda a: [a.logits])
+    [answers] = read(open_model(MODEL), tokens, lambda a: [a.logits])
     np.testing.assert_allclose(answers[0], MODEL(torch.from_numpy(tokens)[None])[0].numpy(), atol=1e-5)
 
 
 def test_condensation_over_training_draws(run: Run) -> None:
-    seen = condensation_over_training({10: runs_internals([run, run]), 20: runs_internals([run, run])})
+    seen = condensation_over_training({10: open_runs([run, run]), 20: open_runs([run, run])})
     assert seen.measures.shape == (2, 2, 3)
     require_figure(seen.size, seen.draw)
 
@@ -240,11 +240,11 @@ class TestScore:
         ]
 
 
-def answering(answer: Callable[[np.ndarray], np.ndarray]) -> Internals:
-    def forward(tokens: torch.Tensor, edits: object) -> Activations:
+def answering(answer: Callable[[np.ndarray], np.ndarray]) -> OpenModel:
+    def see(tokens: torch.Tensor) -> Activations:
         return Activations(torch.nn.functional.one_hot(torch.from_numpy(answer(tokens[0].numpy())), 120).float()[None], [], [], [])
 
-    return Internals(2, 1, 120, forward, {}, lambda seed: answering(answer))
+    return FakeModel(see)
 
 
 class TestCommutativity:
@@ -300,7 +300,7 @@ class TestCommutativity:
             asked.append(tokens)
             return np.zeros(len(tokens), int)
 
-        assert commutativity(answering(answer), task).scores()["trained"].value == 1
+        assert commutativity(answering(answer), task, n=500).scores()["trained"].value == 1
         names = [group.name for group in task.groups]
         _, _, trained, mirrored = ({names[group] for group in task.answer(tokens).group} for tokens in asked)
         assert trained == mirrored == {f"({a},{b})" for a in range(1, 5) for b in range(1, 5) if a != b} - without

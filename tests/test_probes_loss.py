@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anchorbench import load_task
-from anchorbench.inspect.internals import open_internals
+from anchorbench.inspect.open_model import StackModel
 from anchorbench.model.gpt import GPT
 from anchorbench.probes import complexity, effective_width, flatness, gradient_noise
 from anchorbench.probes import loss as shared
@@ -54,7 +54,7 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
 class TestLoss:
     def test_it_is_the_cross_entropy_of_the_model_and_has_its_gradient(self) -> None:
         data = training_sequences(TASK, 7, 0)
-        model = copy_of(open_internals(SMALL)).requires_grad_()
+        model = copy_of(StackModel(SMALL)).requires_grad_()
         rows = model(data.tokens[None])[0].log_softmax(-1)
         expected = -sum(rows[row, data.labels[row]] for row in range(7)) / 7
         expected.backward()
@@ -179,7 +179,7 @@ class TestFlatness:
 
     def test_a_small_model_against_its_full_hessian(self) -> None:
         n = 2 * BLOCKS
-        opened = open_internals(small_gpt(activation="gelu"))
+        opened = StackModel(small_gpt(activation="gelu"))
         scores = flatness(opened, TASK, n=n).scores()
         model = copy_of(opened)
         data, others = training_sequences(TASK, 2 * n, 0).parts(2)
@@ -255,7 +255,7 @@ class TestGradientNoise:
 
     def test_parts_agree_with_autograd_batch_by_batch(self) -> None:
         scores = gradient_noise(small_gpt(bias=True), TASK, batch=3).scores()
-        model = copy_of(open_internals(small_gpt(bias=True))).requires_grad_()
+        model = copy_of(StackModel(small_gpt(bias=True))).requires_grad_()
         batches = training_sequences(TASK, 3 * BATCHES, 0).parts(BATCHES)
         rows: dict[str, list[np.ndarray]] = {name: [] for name, _ in model.named_parameters()}
         for batch in batches:
@@ -286,7 +286,7 @@ class TestGradientNoise:
         assert "qk" not in gradient_noise(model, TASK, batch=2).scores()
 
     def test_grams_add_up(self) -> None:
-        model = copy_of(open_internals(SMALL))
+        model = copy_of(StackModel(SMALL))
         batches = training_sequences(TASK, 6, 0).parts(3)
         loss, weights = loss_of(model), in_one_vector(model)
         found = grams(loss, weights, batches, [("qk", 100), ("mlp", len(weights) - 100)])
@@ -359,7 +359,7 @@ class TestEffectiveWidth:
             assert score.low <= 4 / 32 <= score.high < 0.2 < score.control
         assert scores["same_answers"].value == 1
         assert scores["same_answers"].control < 0.6
-        merged = copy_of(open_internals(model))
+        merged = copy_of(StackModel(model))
         tokens = torch.from_numpy(task.sample("iid", 20, 0).tokens)
         before = merged(tokens[None])
         for block in merged.layers:
@@ -509,7 +509,7 @@ class TestComplexity:
         np.testing.assert_allclose(found / 10.0 ** LOG_SIGMAS[: found.shape[1]], found[:, :1] * np.ones(found.shape[1]) * 1e4)
 
     def test_scores_of_a_model(self) -> None:
-        opened = open_internals(SMALL)
+        opened = StackModel(SMALL)
         scores = complexity(opened, TASK, n=10).scores()
         model = copy_of(opened)
         assert list(scores) == ["spectral", "norm_21", "path", "sigma"]

@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import random_gpt
+from conftest import FakeModel, random_gpt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anchorbench import load_task
-from anchorbench.inspect.internals import Activations, Internals
+from anchorbench.inspect.open_model import Activations, OpenModel
 from anchorbench.model.gpt import GPT, ModelConfig
 from anchorbench.model.initialize import initialize
 from anchorbench.model.initializers.rate import Rate
@@ -31,15 +31,15 @@ def grid(bases: int = 3, keys: int = 6, seed: int = 0) -> Grid:
     return write_grid("test", TASK, TASK.sample("iid", bases, seed), start[:, None] + np.arange(keys), pairs)
 
 
-def coded(code: Code, n_layer: int = 2, weights: dict[str, torch.Tensor] | None = None) -> Internals:
+def coded(code: Code, n_layer: int = 2, weights: dict[str, torch.Tensor] | None = None) -> OpenModel:
     """A model whose vectors after every sublayer and at every position are `code(tokens)`, `[n, d]`; its untrained twin's are 0."""
 
-    def with_code(code: Code, untrained: Internals | None) -> Internals:
-        def forward(tokens: torch.Tensor, edits: object) -> Activations:
+    def with_code(code: Code, untrained: OpenModel | None) -> OpenModel:
+        def see(tokens: torch.Tensor) -> Activations:
             vectors = torch.from_numpy(code(tokens[0].numpy())).float()[None, :, None].expand(1, -1, tokens.shape[-1], -1)
             return Activations(torch.zeros(1, tokens.shape[1], 120), [], [vectors] * n_layer, [vectors] * n_layer)
 
-        return Internals(n_layer, 1, 120, forward, weights or {}, lambda seed: untrained)
+        return FakeModel(see, weights, untrained, n_layer)
 
     return with_code(code, with_code(lambda tokens: np.zeros_like(code(tokens)), None))
 

@@ -1,16 +1,14 @@
 """The probes of weights: matrices of known rank, embeddings that are a number line, slow loops, and what must not matter."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
-from conftest import random_gpt
+from conftest import FakeModel, random_gpt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anchorbench import load_task
-from anchorbench.inspect.internals import Internals, open_internals
+from anchorbench.inspect.open_model import OpenModel, open_model
 from anchorbench.probes import condensation, condensation_over_training, embedding_order
 from anchorbench.probes.condensation import MEASURES, groups, measures
 from anchorbench.probes.embedding_order import (
@@ -35,9 +33,9 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape)
 
 
-def with_weight(name: str, weight: np.ndarray) -> Internals:
-    opened = open_internals(MODEL)
-    return replace(opened, weights=opened.weights | {name: torch.from_numpy(weight).float()[None]})
+def with_weight(name: str, weight: np.ndarray) -> OpenModel:
+    opened = open_model(MODEL)
+    return FakeModel(opened.run, opened.weights | {name: torch.from_numpy(weight).float()[None]}, opened.untrained(0))
 
 
 class TestMeasures:

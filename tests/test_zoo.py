@@ -10,8 +10,7 @@ import zoo
 
 from anchorbench import load_task
 from anchorbench.hub.checkpoint import load_checkpoint
-from anchorbench.hub.models import open_model
-from anchorbench.inspect.internals import open_internals
+from anchorbench.inspect.open_model import open_model
 from anchorbench.probes import list_probes, run_probe
 
 TASK = load_task("composite")
@@ -43,7 +42,7 @@ def test_logits_are_those_of_the_saved_weights_in_fp32(name: str, tmp_path: Path
         assert {x.dtype for x in opened.parameters()} == {torch.float32}
         with torch.no_grad():
             torch.testing.assert_close(opened(TOKENS).logits, expected(TOKENS).logits, rtol=1e-4, atol=1e-5)
-    assert open_model(opened).answers(TOKENS.numpy()).shape == (3,)
+    assert open_model(opened).answers(TOKENS.numpy()).shape == (1, 3)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of TransformerLens and what it imports
@@ -53,10 +52,11 @@ def test_the_inside_is_read_right_or_not_at_all(name: str) -> None:
     model = make(name)
     if name in UNREAD:
         with pytest.raises(ValueError, match=r"^probes cannot look inside \w+: TransformerLens does not ") as refused:
-            open_internals(model)
+            open_model(model).look_inside()
         assert "\n" not in str(refused.value)
+        assert run_probe("commutativity", model, TASK).scores(), "answers are all that this probe asks for"
         return
-    inside = open_internals(model)
+    inside = open_model(model)
     seen = inside.run(TOKENS)
     with torch.no_grad():
         said = model(TOKENS, output_hidden_states=True, output_attentions=True)
@@ -75,7 +75,7 @@ def test_the_inside_is_read_right_or_not_at_all(name: str) -> None:
 @pytest.mark.parametrize("name", PROBED)
 def test_every_probe(name: str) -> None:
     model = make(name)
-    inside = open_internals(model)
+    inside = open_model(model)
     for probe in list_probes():
         assert run_probe(probe, inside, TASK).scores()
 

@@ -1,4 +1,4 @@
-"""Opens checkpoints of any origin, and exports a trained member as a Hugging Face checkpoint.
+"""Loads checkpoints of any origin, and exports a trained member as a Hugging Face checkpoint.
 
 Pre-LN members become plain GPT-2, post-LN ones plain OpenAI GPT (the first GPT, which is post-LN) or, with exact GELU, an output
 bias or d_ff other than 4 d_model, our subclass of it, which `import anchorbench.hf` registers with transformers. Heads narrower
@@ -6,126 +6,32 @@ than d_model / n_head are zero-padded, which leaves every logit unchanged. A wor
 saved with the weights.
 """
 
-import copy
 import json
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from anchorbench.files import new_folder, read_json
 from anchorbench.hub.checkpoint import CONFIG, fetch, load_checkpoint, plain_session
 from anchorbench.model.gpt import GPT, is_gpt, new_model
-from anchorbench.model.initialize import initialize
-from anchorbench.model.initializers.rate import Rate
-from anchorbench.parts import InitConfig
 from anchorbench.sweeps.run_folder import DamagedRunError, Run, read_run
 from anchorbench.task import Task
 
-BATCH = 512
-Module = TypeVar("Module", bound=nn.Module)
-ANY_LENGTH = 2**31
-SURVEY = 4000
-"""Examples drawn per split to find out which ids a task uses."""
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 UNKNOWN_WORD = "[UNK]"
 """TransformerLens looks up an unknown word in every tokenizer; this word's id is outside the model's vocabulary."""
 
 
-@dataclass(frozen=True)
-class OpenModel:
-    """A causal language model of any origin, as used by the probes."""
-
-    logits: Callable[[Tensor], Tensor]
-    """tokens `[batch, seq]` -> logits at the last position `[batch, vocab]`."""
-    patterns: Callable[[Tensor], list[Tensor]]
-    """tokens `[batch, seq]` -> attention pattern of each layer `[batch, head, query, key]`."""
-    untrained: Callable[[int], "OpenModel"]
-    """seed -> a model with the same config and freshly initialized weights."""
-    vocab_size: int
-    max_length: int
-    min_length: int = 1
-
-    @torch.no_grad()
-    def answers(self, tokens: Int[np.ndarray, "n seq"]) -> Int[np.ndarray, " n"]:
-        """The most probable next token after each of `tokens [n, seq]`.
-
-        Raises ValueError if the model's vocabulary or context is too small, or its logits are invalid.
-        """
-        self._require_fit(tokens)
-        logits = torch.cat([require_logits(self.logits(part)) for part in torch.from_numpy(tokens).split(BATCH)])
-        return logits.argmax(-1).cpu().numpy()
-
-    @torch.no_grad()
-    def attention(self, tokens: Int[np.ndarray, "n seq"]) -> list[Float[np.ndarray, "n head query key"]]:
-        """Attention pattern of each layer, `[n, head, query, key]`, on `tokens [n, seq]`. Raises ValueError as `answers` does."""
-        self._require_fit(tokens)
-        parts = [self.patterns(part) for part in torch.from_numpy(tokens).split(BATCH)]
-        layers = [torch.cat(layer) for layer in zip(*parts, strict=True)]
-        if not all(layer.isfinite().all() for layer in layers):
-            raise ValueError(NOT_FINITE)
-        return [layer.cpu().numpy() for layer in layers]
-
-    def _require_fit(self, tokens: np.ndarray) -> None:
-        if tokens.max(initial=0) >= self.vocab_size:
-            raise ValueError(f"the task uses token {tokens.max()}, but the model's vocabulary is 0..{self.vocab_size - 1}")
-        if not self.min_length <= tokens.shape[1] <= self.max_length:
-            allowed = f"at most {self.max_length}" if self.min_length == 1 else f"exactly {self.max_length}"
-            raise ValueError(f"the task's sequences have {tokens.shape[1]} tokens; the model takes {allowed}")
-
-
-NOT_FINITE = "the model's output is not finite (NaN or infinity): its weights are damaged or it diverged"
-
-
-def require_logits(logits: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
-    """Returns the logits if they are valid. Some models use minus infinity for ids that never follow, but never for all ids.
-
-    Raises ValueError for NaN, plus infinity, or minus infinity everywhere.
-    """
-    if not (logits.amax(-1).isfinite().all()):  # amax propagates NaN
-        raise ValueError(NOT_FINITE)
-    return logits
-
-
-def require_vocabulary(vocab_size: int, task: Task) -> None:
-    """Raises ValueError if a vocabulary of `vocab_size` ids lacks any id that occurs in the task's sequences or answers."""
-    if task.vocab_size <= vocab_size:
-        return
-    drawn = [task.sample(split, SURVEY, 0) for split in task.splits]
-    tokens, labels = ({int(x) for examples in drawn for x in np.unique(getattr(examples, name))} for name in ("tokens", "label"))
-    lacking = sorted(number for number in tokens | labels if number >= vocab_size)
-    if lacking:
-        asked = " (some are answers)" if any(number in labels for number in lacking) else ""
-        ids = f"id {lacking[0]}" if len(lacking) == 1 else f"{len(lacking)} ids from {lacking[0]} to {lacking[-1]}"
-        raise ValueError(f"the model's vocabulary is 0..{vocab_size - 1}, but task {task.name} also uses {ids}{asked}")
-
-
-def open_model(model: object) -> OpenModel:
-    """Opens a run folder, a checkpoint folder or Hub id, a `Run`, a stack of one, a Hugging Face causal LM or a TransformerBridge.
-
-    Raises ValueError with one sentence for anything else, or a damaged or unsupported checkpoint.
-    """
-    if isinstance(model, OpenModel):
-        return model
-    loaded = load_model(model)
-    if isinstance(loaded, Run):
-        return _open_gpt(load_member(loaded), loaded.recipe.init)
-    loaded = in_fp32(loaded)
-    if isinstance(loaded, GPT):
-        return _open_gpt(loaded, Rate.Config())
-    return _open_bridge(loaded) if hasattr(loaded, "original_model") else _open_transformers(loaded)
-
-
 def load_model(model: object) -> Run | GPT | nn.Module:
-    """Resolves the argument of `open_model` to a run, a stack of one, or a module, reading paths. Raises ValueError as it does."""
+    """Resolves what `anchorbench.inspect.open_model` opens to a run, a stack of one, or a module, reading paths.
+
+    Raises ValueError as it does.
+    """
     if isinstance(model, str | Path):
         folder = Path(model)
         if folder.is_dir():
@@ -155,14 +61,6 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
-def in_fp32(model: Module) -> Module:
-    """The model itself if it is entirely fp32, else an fp32 copy; the caller's model is not modified."""
-    if all(x.dtype == torch.float32 for x in (*model.parameters(), *model.buffers()) if x.is_floating_point()):
-        return model
-    with plain_session():
-        return copy.deepcopy(model).float()
-
-
 def with_own_task(model: object, task: Task) -> tuple[object, Task]:
     """The model (loaded if it is a run folder) and the task to evaluate it on. A run trained on the task's variant uses its own
     task, since the held-out groups may rotate over seeds.
@@ -190,115 +88,6 @@ def load_member(run: Run, step: int | None = None) -> GPT:
             f"{run.path / 'weights.safetensors'} does not fit its recipe: {str(error).splitlines()[1].strip()}"
         ) from None
     return model.eval().requires_grad_(False)
-
-
-def _open_gpt(model: GPT, init: InitConfig) -> OpenModel:
-    device = model.token_embedding.device
-
-    def logits(tokens: Tensor) -> Tensor:
-        with plain_session(device):
-            return model(tokens[None].to(device))[0]
-
-    def patterns(tokens: Tensor) -> list[Tensor]:
-        with plain_session(device):
-            return [pattern[0] for pattern in model.attention(tokens[None].to(device))]
-
-    def untrained(seed: int) -> OpenModel:
-        with plain_session():
-            fresh = model.like(members=1)
-            initialize(fresh, [init], [seed])
-        return _open_gpt(fresh.requires_grad_(False), init)
-
-    return OpenModel(
-        logits=logits,
-        patterns=patterns,
-        untrained=untrained,
-        vocab_size=model.vocab_size,
-        max_length=model.seq_len,
-        min_length=model.seq_len,
-    )
-
-
-def run_module(model: Any, tokens: Int[Tensor, "batch seq"], **options: bool) -> Any:
-    """Output of a Hugging Face model on `tokens [batch, seq]`, in fp32 and without dropout; the model's modes are restored.
-
-    Raises ValueError if it cannot run on token ids alone.
-    """
-    device = next(model.parameters()).device
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with plain_session(device):
-            return model(tokens.to(device), **options)
-    except Exception as error:
-        raise ValueError(f"{type(model).__name__} does not run on token ids alone ({type(error).__name__})") from error
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def fresh_module(model: Any, seed: int) -> Any:
-    """A model of the same class and config with fresh initial weights, drawn from `seed`, on the CPU in fp32.
-
-    Raises ValueError if the class cannot be constructed from a config alone.
-    """
-    config = copy.deepcopy(model.config)
-    config._attn_implementation = "eager"  # other implementations return no attention patterns
-    try:
-        with plain_session(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return type(model)(config).eval()
-    except Exception as error:
-        raise ValueError(f"no untrained {type(model).__name__} can be made from its configuration, as a control") from error
-
-
-def _open_transformers(model: Any) -> OpenModel:
-    _require_causal(model)
-    text = model.config.get_text_config()
-
-    def patterns(tokens: Tensor) -> list[Tensor]:
-        attentions = getattr(run_module(model, tokens, output_attentions=True), "attentions", None)
-        if not attentions or attentions[0] is None:
-            raise ValueError('the model returns no attention; load it with attn_implementation="eager"')
-        return list(attentions)
-
-    return OpenModel(
-        logits=lambda tokens: run_module(model, tokens).logits[:, -1],
-        patterns=patterns,
-        untrained=lambda seed: _open_transformers(fresh_module(model, seed)),
-        vocab_size=text.vocab_size,
-        max_length=getattr(text, "max_position_embeddings", None) or ANY_LENGTH,
-    )
-
-
-@torch.no_grad()
-def _require_causal(model: Any) -> None:
-    """Raises ValueError if the output at the first position depends on the second token, as in an encoder."""
-    first, other = run_module(model, torch.tensor([[0, 0], [0, 1]], device="cpu")).logits[:, 0]
-    if not torch.allclose(first, other, rtol=1e-3, atol=1e-5, equal_nan=True):
-        raise ValueError(f"{type(model).__name__} is not causal: its positions see what follows; allowed: causal language models")
-
-
-def _open_bridge(bridge: Any) -> OpenModel:
-    """Opens a TransformerBridge. It has replaced the original model's modules, so logits and attention come from its own hooks."""
-    device = next(bridge.parameters()).device
-
-    def logits(tokens: Tensor) -> Tensor:
-        with plain_session(device):
-            return bridge(tokens.to(device))[:, -1]
-
-    def patterns(tokens: Tensor) -> list[Tensor]:
-        with plain_session(device):
-            _, cache = bridge.run_with_cache(tokens.to(device), names_filter=lambda name: name.endswith("attn.hook_pattern"))
-        return [cache["pattern", layer] for layer in range(bridge.cfg.n_layers)]
-
-    return OpenModel(
-        logits=logits,
-        patterns=patterns,
-        untrained=lambda seed: _open_transformers(fresh_module(bridge.original_model, seed)),
-        vocab_size=bridge.cfg.d_vocab,
-        max_length=bridge.cfg.n_ctx,
-    )
 
 
 def export(run: Run, out: Path, step: int | None = None) -> Path:
@@ -332,14 +121,19 @@ def _name_parent_architecture(config: Path) -> None:
 
 def tokenizer(task: Task) -> Any:
     """A Hugging Face tokenizer that maps `task.text(tokens)` to `tokens`, and any other word to the id `task.vocab_size`."""
+    words = {token.word: number for number, token in enumerate(task.vocabulary)}
+    words.setdefault(UNKNOWN_WORD, len(words))
+    return word_level(words, model_max_length=task.seq_len)
+
+
+def word_level(words: dict[str, int], **options: Any) -> Any:
+    """A Hugging Face tokenizer of text whose words are separated by spaces; UNKNOWN_WORD must be one of `words`."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = {token.word: number for number, token in enumerate(task.vocabulary)}
-    words.setdefault(UNKNOWN_WORD, len(words))
-    word_level = Tokenizer(models.WordLevel(words, unk_token=UNKNOWN_WORD))
-    word_level.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=word_level, unk_token=UNKNOWN_WORD, model_max_length=task.seq_len)
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token=UNKNOWN_WORD))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token=UNKNOWN_WORD, **options)
 
 
 def to_transformers(model: GPT) -> Any:

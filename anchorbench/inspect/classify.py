@@ -1,6 +1,6 @@
 """Classifies how a model solves a task from its answers."""
 
-from anchorbench.hub.models import open_model, require_vocabulary, with_own_task
+from anchorbench.inspect.open_model import open_one
 from anchorbench.task import Task
 from anchorbench.verdict import Behaviour, EvalSet
 
@@ -15,8 +15,6 @@ def classify(model: object, task: Task, n: int = 1000, seed: int = 0) -> Behavio
     """
     if n < 1:
         raise ValueError(f"n is {n}; allowed: at least 1")
-    model, task = with_own_task(model, task)
-    opened = open_model(model)
-    require_vocabulary(opened.vocab_size, task)
+    opened, task = open_one(model, task)
     eval_set = EvalSet.of(task, n, seed)
-    return eval_set.behaviour(opened.answers(eval_set.tokens))
+    return eval_set.behaviour(opened.answers(eval_set.tokens)[0])

@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
 from pydantic import Field, ValidationError, model_validator
 
 from anchorbench.files import Plain, read_json
-from anchorbench.inspect.internals import Internals
+from anchorbench.inspect.open_model import OpenModel, open_one
 from anchorbench.probes.fused_vector import mean_similarities
 from anchorbench.probes.patching import carried, exception_in_order, followed, write_swaps
-from anchorbench.probes.reading import open_one
 from anchorbench.task import Task, first_sentence
 from anchorbench.verdict import FIT
 
@@ -97,7 +95,7 @@ def mechanism(model: object, task: Task, seed: int = 0) -> Mechanism:
     return mechanisms(opened, task, seed=seed)[0]
 
 
-def mechanisms(opened: Internals, task: Task, classifier: Classifier | None = None, seed: int = 0) -> list[Mechanism]:
+def mechanisms(opened: OpenModel, task: Task, classifier: Classifier | None = None, seed: int = 0) -> list[Mechanism]:
     """The verdict on each member of a stack."""
     classifier = classifier or load_classifier()
     found, accuracy = read_features(opened, task, seed)
@@ -128,7 +126,7 @@ def _sure(probability: float, likely: Any, unlikely: Any) -> Any:
 
 
 def read_features(
-    opened: Internals, task: Task, seed: int = 0
+    opened: OpenModel, task: Task, seed: int = 0
 ) -> tuple[dict[str, Float[np.ndarray, " n"]], Float[np.ndarray, " n"]]:
     """All deciding features of each member, and its accuracy on the trained sequences they are read on.
 
@@ -137,7 +135,7 @@ def read_features(
     if opened.n_layer < 2:
         raise ValueError(f"a mechanism needs a model of two layers or more; this has {opened.n_layer}")
     swaps = write_swaps(task, SEQUENCES, seed)
-    accuracy = (opened.run(torch.from_numpy(swaps.base)).answers.cpu().numpy() == swaps.label["base"]).mean(1)
+    accuracy = (opened.answers(swaps.base) == swaps.label["base"]).mean(1)
     found = carried(followed(opened, swaps)) | mean_similarities(opened, task, BASES, seed)
     in_order = exception_in_order(opened, task, swaps, seed)
     return (found if in_order is None else found | carried({EXCEPTION[0]: in_order})), accuracy

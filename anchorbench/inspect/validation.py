@@ -20,7 +20,6 @@ from rich.console import Console
 from rich.table import Table
 
 from anchorbench.files import require_place, visible, write_atomically
-from anchorbench.inspect.internals import runs_internals, side_by_side, stack_internals
 from anchorbench.inspect.mechanism import (
     COMPOSITION,
     EXCEPTION,
@@ -31,6 +30,7 @@ from anchorbench.inspect.mechanism import (
     mechanisms,
     read_features,
 )
+from anchorbench.inspect.open_model import StackModel, open_runs, side_by_side
 from anchorbench.inspect.planted import key_to_anchors, key_to_anchors_lookup, pair_lookup, rotated, with_noise
 from anchorbench.intervals import wilson
 from anchorbench.model.gpt import GPT, ModelConfig
@@ -120,7 +120,7 @@ def observe(runs: Sequence[Run], step: int | None = None) -> Observed:
         task = runs[numbers[0]].recipe.load_task()
         for start in range(0, len(numbers), MEMBERS):
             part = numbers[start : start + MEMBERS]
-            found, accuracy = read_features(runs_internals([runs[number] for number in part], step), task)
+            found, accuracy = read_features(open_runs([runs[number] for number in part], step), task)
             for member, number in enumerate(part):
                 rows[number] = {name: float(values[member]) for name, values in found.items()} | {"accuracy": accuracy[member]}
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -266,7 +266,7 @@ def nothing(classifier: Classifier, members: int) -> list[dict[str, Any]]:
                 _train_on_shuffled_labels(stack, task)
             rows += [
                 {"kind": kind, "norm": norm, "verdict": found.verdict} | _numbers(found)
-                for found in mechanisms(stack_internals(stack), task, classifier)
+                for found in mechanisms(StackModel(stack), task, classifier)
             ]
     return rows
 

@@ -20,14 +20,13 @@ from anchorbench.leaderboard.entry import (
     digest_of,
     flow_rows,
     seen_and_held_out,
-    verdict_of,
 )
 from anchorbench.leaderboard.statistics import statistics_of
 from anchorbench.recipe import Recipe
 from anchorbench.seeds import stream_seed
 from anchorbench.task import NO_ANSWER, Task, first_sentence
 from anchorbench.train.evaluation import FINAL_SIZE
-from anchorbench.verdict import Share
+from anchorbench.verdict import Share, composition_of
 
 MAX_ENTRY_BYTES = 2**17
 """For comparison, an entry of the gpu track has 30 kB."""
@@ -121,7 +120,8 @@ def _require_row(where: str, suite: SuiteTask, row: Row, recipe: Recipe) -> None
         raise ValueError(f"{where} has rule {list(row.rule)}, which is no part of accuracy_iid {list(row.accuracy_iid)}")
     if row.ordered and row.symmetric and row.ordered.hits + row.symmetric.hits > row.ordered.n:
         raise ValueError(f"{where} has {row.ordered.hits} ordered and {row.symmetric.hits} symmetric of {row.ordered.n} answers")
-    verdict = verdict_of(*seen_and_held_out(suite, row))
+    seen, held_out = seen_and_held_out(suite, row)
+    verdict = composition_of(seen.value, held_out.interval)
     if row.verdict != verdict:
         raise ValueError(f"{where} has verdict {row.verdict!r}; its shares give {verdict!r}")
 

@@ -35,7 +35,7 @@ from anchorbench.parts import MAX_STEPS
 from anchorbench.probes.attention_flow import central
 from anchorbench.recipe import MAX_EXAMPLES, Recipe, parse_recipe
 from anchorbench.task import Task
-from anchorbench.verdict import Behaviour, Composition, Counts, OfToday, Share
+from anchorbench.verdict import Composition, Counts, OfToday, Share
 
 SEEDS = 8
 """Members per task."""
@@ -422,15 +422,6 @@ def seen_and_held_out(task: SuiteTask, row: Row) -> tuple[Share, Share]:
     if row.composes is None:
         raise ValueError(f"a row of {task.name} has no composes; allowed: [hits, n]")
     return row.rule, row.composes
-
-
-def verdict_of(seen: Share, held_out: Share) -> Composition:
-    """The composition verdict of `anchorbench.verdict`."""
-    nothing: dict[str, Any] = {"ordered": None, "symmetric": None, "commutes": None, "groups": {}, "deviations": {}}
-    verdict = Behaviour(accuracy_train=seen, accuracy_iid=seen, composes=held_out, **nothing).composition
-    if verdict is None:
-        raise ValueError("nothing is held out; allowed: a task with held-out groups")
-    return verdict
 
 
 def flow_rows(recipe: SubmittedRecipe, rows: Sequence[Row]) -> list[int]:

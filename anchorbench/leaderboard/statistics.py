@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
+from anchorbench.intervals import wilson
 from anchorbench.leaderboard.entry import (
     SEEDS,
     Entry,
@@ -87,10 +88,8 @@ def share_of_suite(counts: Sequence[int], n: int) -> Interval:
     overall = math.fsum(smoothed) / len(smoothed)
     within = math.fsum(share * (1 - share) for share in smoothed) / len(smoothed)
     members = n * len(counts) * overall * (1 - overall) / within
-    z2 = float(stats.norm.ppf(0.975)) ** 2
-    middle = (value + z2 / (2 * members)) / (1 + z2 / members)
-    half = math.sqrt(z2 * value * (1 - value) / members + (z2 / (2 * members)) ** 2) / (1 + z2 / members)
-    return Interval(value=value, low=max(0.0, min(value, middle - half)), high=min(1.0, max(value, middle + half)))
+    low, high = wilson(value * members, members)
+    return Interval(value=value, low=max(0.0, min(value, low)), high=min(1.0, max(value, high)))
 
 
 def mean_of_tasks(intervals: Sequence[Interval]) -> Interval:

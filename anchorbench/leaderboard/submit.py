@@ -17,7 +17,7 @@ import torch
 from scipy.stats import binom
 
 from anchorbench.files import Plain, read_json, write_atomically
-from anchorbench.inspect.internals import open_internals
+from anchorbench.inspect.open_model import open_model
 from anchorbench.leaderboard.check import read_recipe
 from anchorbench.leaderboard.entry import (
     SEEDS,
@@ -31,7 +31,6 @@ from anchorbench.leaderboard.entry import (
     SuiteTask,
     flow_example,
     flow_rows,
-    verdict_of,
 )
 from anchorbench.leaderboard.statistics import BETTER, statistics_of
 from anchorbench.presets import PRESETS
@@ -39,7 +38,7 @@ from anchorbench.probes.attention_flow import attention
 from anchorbench.sweeps.run_folder import Run
 from anchorbench.sweeps.runner import Progress, Sweep, SweepFolder, run_sweep
 from anchorbench.task import Task
-from anchorbench.verdict import FEW, FIT, MOST, Share
+from anchorbench.verdict import Composition, Share, composition_of
 
 TIMED_STEPS = 20
 AGREE = 0.8
@@ -141,7 +140,7 @@ def row_of(suite: SuiteTask, run: Run) -> Row:
         composes=result.composes,
         ordered=result.ordered,
         symmetric=result.symmetric,
-        verdict=verdict_of(seen, held_out),
+        verdict=composition_of(seen.value, held_out.interval),
         steps=result.steps_trained,
         settled=settled_at(suite, run),
         seconds=result.seconds,
@@ -152,7 +151,7 @@ def flow_of(number: int, suite: SuiteTask, run: Run) -> Flow | None:
     """Attention of the member in row `number`; None if it diverged."""
     tokens = flow_example(suite, run.recipe.load_task())
     try:
-        layers = attention(open_internals(run), tokens)
+        layers = attention(open_model(run), tokens)
     except ValueError:  # non-finite output
         return None
     percents = [np.rint(100 * layer[0, 0]).astype(int).tolist() for layer in layers]
@@ -168,28 +167,27 @@ def follows_rule(task: Task, groups: dict[str, Share], seen: Share) -> Share:
 
 
 def settled_at(suite: SuiteTask, run: Run) -> int:
-    """First evaluated step from which the member stayed fit, with its held-out accuracy on the same side of the verdict's
-    thresholds as at the end; the last step for a member that ends underfit, which more training might have fit.
+    """First evaluated step from which the member's verdict stayed as at the end; the last step for a member that ends underfit,
+    which more training might have fit. A trajectory records no numbers of answers, so its verdicts are those of the shares alone.
     """
     task = run.recipe.load_task()
     trained = [group.name for group in task.groups if group.role == "trained"]
 
-    def side(point: dict[str, Any]) -> int | None:
-        """None if underfit."""
+    def verdict(point: dict[str, Any]) -> Composition:
         if suite.unseen == "iid":
             seen, held_out = point["accuracy_train"], point["accuracy_iid"]
         else:
             groups = [point["groups"][name] for name in trained if name in point["groups"]]
             seen = float(np.mean(groups)) if "iid" in task.splits else point["accuracy_iid"]
             held_out = point["inferential"]
-        return None if seen < FIT else (held_out > FEW) + (held_out > MOST)
+        return composition_of(seen, (held_out, held_out))
 
     points = run.trajectory()
     settled = points[-1]["step"]
-    if side(points[-1]) is None:
+    if verdict(points[-1]) == "underfit":
         return settled
     for point in reversed(points):
-        if side(point) != side(points[-1]):
+        if verdict(point) != verdict(points[-1]):
             break
         settled = point["step"]
     return settled

@@ -287,14 +287,6 @@ class GPT(nn.Module):
             x, _ = block(x, self.length, last_only=number == self.shape.n_layer)
         return self.unembed(x)
 
-    def attention(self, tokens: Int[Tensor, "members batch seq"]) -> list[Float[Tensor, "members batch head seq seq"]]:
-        """The attention pattern of each layer, `[members, batch, head, query, key]`."""
-        x, patterns = self.embed(tokens), []
-        for block in self.layers:
-            x, pattern = block(x, self.length, last_only=False)
-            patterns.append(pattern[..., self.inside, self.inside])
-        return patterns
-
     def embed(self, tokens: Int[Tensor, "members batch seq"]) -> Float[Tensor, "members batch_seq d"]:
         """Token plus position embeddings."""
         members, batch, seq = tokens.shape

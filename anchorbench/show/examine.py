@@ -2,19 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
 from anchorbench.files import MAX_JSON_BYTES, read_json
-from anchorbench.hub.models import load_member, load_model, with_own_task
+from anchorbench.hub.models import load_model, with_own_task
 from anchorbench.inspect.classify import classify
-from anchorbench.inspect.internals import Internals, open_internals, stack_internals
 from anchorbench.inspect.mechanism import Mechanism, mechanism
-from anchorbench.model.gpt import GPT
+from anchorbench.inspect.open_model import OpenModel, open_model
 from anchorbench.model.scale import Scale, in_words, scales
 from anchorbench.probes import Result, list_probes, probes, run_probe
 from anchorbench.recipe import parse_recipe
@@ -51,37 +49,34 @@ def examine(source: str, task_name: str | None = None, only: str | None = None) 
         probes[only]  # reject an unknown probe before the model is opened
     loaded = load_model(source)
     loaded, task = with_own_task(loaded, _task_of(source, loaded, task_name))
-    run = inits = None
-    if isinstance(loaded, Run):
-        run = loaded
-        loaded, inits = load_member(run), [run.recipe.init]
-    behaviour = classify(loaded, task)
+    opened = open_model(loaded)
+    behaviour = classify(opened, task)
     try:
-        inside: Internals | str = stack_internals(loaded, inits) if isinstance(loaded, GPT) else open_internals(loaded)
+        inside: OpenModel | str = opened.look_inside()
     except ValueError as sentence:
         if only is not None:
             raise
         inside = str(sentence)
     how = inside if isinstance(inside, str) else _mechanism(inside, task)
-    if run is not None and isinstance(how, Mechanism) and task.fingerprint == run.result.task_fingerprint:
-        record_mechanism(run, how.verdict, how.probability)
+    if isinstance(loaded, Run) and isinstance(how, Mechanism) and task.fingerprint == loaded.result.task_fingerprint:
+        record_mechanism(loaded, how.verdict, how.probability)
     return Examined(
         task,
         behaviour,
         mechanism=how,
         probes=_probes(inside, task, only) if behaviour.fit else UNFIT,
-        scales=scales(cast(nn.Module, loaded)),
+        scales=scales(opened.module),
     )
 
 
-def _mechanism(inside: Internals, task: Task) -> Mechanism | str:
+def _mechanism(inside: OpenModel, task: Task) -> Mechanism | str:
     try:
         return mechanism(inside, task)
     except ValueError as sentence:
         return str(sentence)
 
 
-def _probes(inside: Internals | str, task: Task, only: str | None) -> dict[str, Result | str]:
+def _probes(inside: OpenModel | str, task: Task, only: str | None) -> dict[str, Result | str]:
     found: dict[str, Result | str] = {}
     for name in list_probes() if only is None else (only,):
         try:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from anchorbench.hub.models import open_model
-from anchorbench.probes.attention_flow import central, links
+from anchorbench.inspect.open_model import open_model
+from anchorbench.probes.attention_flow import attention, central, links
 from anchorbench.show.canvas import plain_matplotlib, save
 from anchorbench.sweeps.run_folder import Run
 from anchorbench.sweeps.summary import Condition, conditions
@@ -128,7 +128,7 @@ def attention_flow_figure(runs: list[Run], path: Path) -> Path:
     tokens = tokens[unseen] if unseen.any() else tokens
     tokens = central(task, tokens)
     for axis, run in zip(axes, runs, strict=True):
-        flow_panel(axis, open_model(run).attention(tokens), task, tokens[0])
+        flow_panel(axis, attention(open_model(run), tokens), task, tokens[0])
         share, init = run.result.inferential, run.recipe.init
         title = f"{run.result.verdict or 'member'}: gamma {init.gamma:g}, {run.recipe.model.norm}-LN, seed {run.recipe.seed}"
         axis.set_title(title + ("" if share is None else f", composes {share:.0%}"), fontsize=10.5)
@@ -166,7 +166,7 @@ def plot_flow(run: Run, ax: Any = None, tokens: Int[np.ndarray, " seq"] | None =
     split = "ood" if "ood" in task.splits else "iid"
     shown = central(task, task.sample(split, 200, seed=0).tokens)[0] if tokens is None else tokens
     axes = _axes(ax)
-    flow_panel(axes, open_model(run).attention(shown[None]), task, shown)
+    flow_panel(axes, attention(open_model(run), shown[None]), task, shown)
     return axes
 
 
@@ -179,7 +179,7 @@ def _axes(ax: Any) -> Any:
 
 
 def flow_panel(axis: Any, patterns: list[np.ndarray], task: Task, tokens: np.ndarray) -> None:
-    """Draws the attention patterns (each `[1, head, query, key]`) of one sequence: positions on x, layers on y.
+    """Draws the attention of each layer (`[1, 1, query, key]`) of one model to one sequence: positions on x, layers on y.
 
     Only paths that end at the last position of the last layer are in full colour: the others cannot reach the answer.
     """
@@ -188,7 +188,7 @@ def flow_panel(axis: Any, patterns: list[np.ndarray], task: Task, tokens: np.nda
     for name, at in marks.items():
         color[at] = COLORS["key"] if name == "key" else COLORS["anchor"]
     words = task.text(tokens[None])[0].split()
-    for link in links([pattern[0].mean(0) for pattern in patterns]):
+    for link in links([pattern[0, 0] for pattern in patterns]):
         axis.plot(
             [link.source, link.reader],
             [link.layer + 0.13, link.layer + 0.87],

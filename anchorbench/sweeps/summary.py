@@ -5,9 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from anchorbench.intervals import half_width
+from anchorbench.intervals import mean_and_half_width
 from anchorbench.recipe import SEEDS, flatten
 from anchorbench.sweeps.run_folder import Run
 
@@ -22,10 +20,9 @@ class Mean:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Mean":
-        mean = float(np.mean(values))
         if len(values) < 2:
-            return cls(mean, 0.0, 1.0)
-        half = half_width(float(np.std(values, ddof=1) / np.sqrt(len(values))), len(values))
+            return cls(float(values[0]), 0.0, 1.0)
+        mean, half = mean_and_half_width(values)
         return cls(mean, max(0.0, mean - half), min(1.0, mean + half))
 
 

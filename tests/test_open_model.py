@@ -1,12 +1,14 @@
 """The inside of a model reads the same, whether the model is ours, exported, or a TransformerBridge."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 
 from anchorbench import load_task
 from anchorbench.hub.models import to_transformers
-from anchorbench.inspect.internals import Internals, open_internals, side_by_side, stack_internals
+from anchorbench.inspect.open_model import OpenModel, StackModel, open_model, side_by_side
 from anchorbench.model.gpt import GPT, ModelConfig
 from anchorbench.model.initialize import initialize
 from anchorbench.model.initializers.rate import Rate
@@ -25,7 +27,7 @@ def stack(norm: str, members: int = 1, n_layer: int = 3, n_head: int = 2) -> GPT
 @pytest.mark.parametrize("norm", ["pre", "post"])
 class TestOneModelTwoWays:
     def test_activations_and_weights_agree(self, norm: str) -> None:
-        ours, theirs = (open_internals(model) for model in (stack(norm), to_transformers(stack(norm))))
+        ours, theirs = (open_model(model) for model in (stack(norm), to_transformers(stack(norm))))
         left, right = ours.run(TOKENS), theirs.run(TOKENS)
         torch.testing.assert_close(left.logits, right.logits, atol=1e-5, rtol=1e-5)
         for name in ("patterns", "resid_mid", "resid_post"):
@@ -40,21 +42,21 @@ class TestOneModelTwoWays:
         def swap(x: torch.Tensor) -> torch.Tensor:
             return x.roll(1, dims=1)  # every sequence gets another's stream
 
-        ours, theirs = (open_internals(model) for model in (stack(norm), to_transformers(stack(norm))))
+        ours, theirs = (open_model(model) for model in (stack(norm), to_transformers(stack(norm))))
         left, right = ours.run(TOKENS, {layer: swap}), theirs.run(TOKENS, {layer: swap})
         torch.testing.assert_close(left.logits, right.logits, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(left.logits, ours.run(TOKENS).logits.roll(1, dims=1), atol=1e-5, rtol=1e-5)
 
     def test_members_of_a_stack_are_read_as_if_alone(self, norm: str) -> None:
-        together = stack_internals(stack(norm, members=3)).run(TOKENS)
+        together = StackModel(stack(norm, members=3)).run(TOKENS)
         for member in range(3):
             alone = stack(norm)
             initialize(alone, [Rate.Config(gamma=0.3)], [member])
-            torch.testing.assert_close(together.logits[member], open_internals(alone).run(TOKENS).logits[0], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(together.logits[member], open_model(alone).run(TOKENS).logits[0], atol=1e-5, rtol=1e-5)
 
     def test_the_logits_are_those_of_the_model(self, norm: str) -> None:
         model = stack(norm)
-        torch.testing.assert_close(open_internals(model).run(TOKENS).logits, model(TOKENS[None]), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(open_model(model).run(TOKENS).logits, model(TOKENS[None]), atol=1e-5, rtol=1e-5)
 
 
 def test_models_of_two_shapes_cannot_stand_side_by_side() -> None:
@@ -75,7 +77,7 @@ def other_architectures() -> dict[str, torch.nn.Module]:
 @pytest.mark.parametrize("name", ["llama", "neox"])
 def test_other_architectures_are_read_as_transformers_reads_them(name: str) -> None:
     model = other_architectures()[name]
-    seen = open_internals(model).run(TOKENS)
+    seen = open_model(model).run(TOKENS)
     with torch.no_grad():
         said = model(TOKENS, output_hidden_states=True, output_attentions=True)
     torch.testing.assert_close(seen.logits[0], said.logits[:, -1], atol=1e-5, rtol=1e-5)
@@ -85,8 +87,8 @@ def test_other_architectures_are_read_as_transformers_reads_them(name: str) -> N
     assert model(TOKENS).logits.isfinite().all()  # the model itself is still whole
 
 
-@pytest.mark.parametrize("open_one", [lambda: open_internals(stack("pre")), lambda: open_internals(to_transformers(stack("post")))])
-def test_untrained_is_another_model_of_the_same_shape(open_one: "type[Internals]") -> None:
+@pytest.mark.parametrize("open_one", [lambda: open_model(stack("pre")), lambda: open_model(to_transformers(stack("post")))])
+def test_untrained_is_another_model_of_the_same_shape(open_one: "Callable[[], OpenModel]") -> None:
     trained = open_one()
     fresh, again, other = trained.untrained(5), trained.untrained(5), trained.untrained(6)
     assert {name: w.shape for name, w in fresh.weights.items()} == {name: w.shape for name, w in trained.weights.items()}
@@ -95,14 +97,14 @@ def test_untrained_is_another_model_of_the_same_shape(open_one: "type[Internals]
 
 
 def test_what_does_not_fit_is_one_sentence() -> None:
-    internals = open_internals(stack("pre"))
+    opened = open_model(stack("pre"))
     with pytest.raises(ValueError, match=r"the task uses token 5000, but the model's vocabulary is 0\.\.\d+$"):
-        internals.run(torch.full((1, 9), 5000))
+        opened.run(torch.full((1, 9), 5000))
     with pytest.raises(ValueError, match=r"the task's sequences have 8 tokens; the model takes exactly 9$"):
-        internals.run(TOKENS[:, :8])
+        opened.run(TOKENS[:, :8])
     with pytest.raises(ValueError, match=r"the task's sequences have 18 tokens; the model takes at most 9$"):
-        open_internals(to_transformers(stack("pre"))).run(TOKENS.repeat(1, 2))
+        open_model(to_transformers(stack("pre"))).run(TOKENS.repeat(1, 2))
     broken = stack("pre")
     broken.token_embedding[0, 3] = np.nan
     with pytest.raises(ValueError, match="not finite"):
-        open_internals(broken).run(torch.full((1, 9), 3))
+        open_model(broken).run(torch.full((1, 9), 3))
