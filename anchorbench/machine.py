@@ -1,5 +1,6 @@
 """What the bits of a training run depend on besides its recipe: recorded in every result and checkpoint."""
 
+import os
 import platform
 import re
 from functools import cache
@@ -73,6 +74,28 @@ def this_machine(precision: str, *, gpu: bool, gradient: str) -> Machine:
         numpy=version("numpy"),
         anchorbench=version("anchorbench"),
     )
+
+
+def use_device(name: str | None) -> None:
+    """Lets this process see that device alone: `cpu`, `cuda` or `cuda:N`; all of them if None. To be called before any other use.
+
+    Raises ValueError with one sentence for another name, and for a GPU that is not there.
+    """
+    import torch
+
+    if name is None:
+        return
+    found = re.fullmatch(r"cpu|cuda(?::(\d{1,3}))?", name)
+    if found is None:
+        raise ValueError(f"device is {name[:50]!r}; allowed: cpu, cuda, cuda:0, cuda:1, ...")
+    if name == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        return
+    number, seen = int(found[1] or 0), os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(each) for each in range(number + 1)] if seen is None else [each for each in seen.split(",") if each]
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[number : number + 1])
+    if not torch.cuda.is_available():
+        raise ValueError(f"device is {name}, which is not there; allowed here: cpu, or a GPU that PyTorch sees")
 
 
 def native_bf16() -> bool:

@@ -84,8 +84,9 @@ class Recipe(Plain):
     steps: int = Field(default=1800, ge=1, le=MAX_STEPS)
     stop: Literal["end", "settled"] = "end"
     """Whether a member may end early once its verdict is settled (by the rule in anchorbench.train.evaluation)."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Data type of activations and matmuls in training; weights, moments and evaluation are always fp32."""
+    precision: Literal["fp32", "bf16", "tf32"] = "fp32"
+    """Data type of activations and matmuls in training, or `tf32`: that of matmuls on a GPU alone. Weights, moments and evaluation
+    are always fp32."""
     data_size: int = Field(default=100_000, ge=1, le=MAX_EXAMPLES)
     """Training examples, drawn once; batches are drawn from them with replacement."""
     seed: Seed = 0

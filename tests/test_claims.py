@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 
 from anchorbench.claim import CANNOT, DOES_NOT, REPLICATES, SCALES, Findings, Measure, above, all_of, below, claims, power
-from anchorbench.claims import adashift, fractal_chebyshev, k_decay, sparse_variables, svrg_least_squares
+from anchorbench.claims import (
+    adashift,
+    dropout_regularization,
+    embedding_principle,
+    fractal_chebyshev,
+    k_decay,
+    sparse_variables,
+    svrg_least_squares,
+)
 from anchorbench.parts import OptimizerConfig, optimizers
 from anchorbench.recipe import parse_recipe
 from anchorbench.train.rates import learning_rate
@@ -22,6 +30,25 @@ from anchorbench.train.seams import Layout, Optimizer
 NAMES = sorted(claims.all)
 GOOD: dict[str, dict[str, float]] = {
     "adashift": {"drift": -2, "drift_adam": 2, "drift_slower": 1, "end": -0.95, "end_adam": 0.9, "end_amsgrad": 0},
+    "dropout-regularization": {
+        "identity": 0,
+        "condensed_r1": -2,
+        "condensed": -1.5,
+        "flatness": -1,
+        "flatness_slice": -4,
+        "alignment": 0.9,
+        "unmatched": 0,
+    },
+    "embedding-principle": {
+        "kept": 1,
+        "exact": 1,
+        "saddles": 1,
+        "critical": -14,
+        "gradient": -15,
+        "gradient_gpt": -15,
+        "gap": 6,
+        "converged": 0.9,
+    },
     "fractal-chebyshev": {
         "residual": 0,
         "growth_fractal": -0.1,
@@ -35,7 +62,13 @@ GOOD: dict[str, dict[str, float]] = {
     "svrg-least-squares": {"under_first": 0.5, "under_last": -5, "over_least": 0.2, "check": 0.01},
 }
 """What the measures that decide have to be for the claim to replicate; a claim that is not here fails a test."""
-ONLY_UNDECIDED = {("sparse-variables", "unlearned"), ("svrg-least-squares", "check")}
+ONLY_UNDECIDED = {
+    ("dropout-regularization", "unmatched"),
+    ("embedding-principle", "converged"),
+    ("embedding-principle", "gap"),
+    ("sparse-variables", "unlearned"),
+    ("svrg-least-squares", "check"),
+}
 """Measures that can only make a run undecided."""
 
 
@@ -134,6 +167,13 @@ def test_power_is_what_trials_find() -> None:
         ("sparse-variables", {"bits": [32, 16]}, "allowed: numbers that grow"),
         ("k-decay", {"k": 1.0}, "greater than 1"),
         ("adashift", {"share": 1.0}, "less than 1"),
+        ("dropout-regularization", {"rate": 1.0}, "less than 1"),
+        (
+            "embedding-principle",
+            {"drawn": {"inputs": 1, "neurons": 2, "examples": 7}},
+            "examples are 7; allowed: more than the net's 7 parameters",
+        ),
+        ("embedding-principle", {"alphas": [0.3]}, "allowed: with 0.5 and 2, for equal halves"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(name: str, changed: dict[str, Any], sentence: str) -> None:
@@ -463,3 +503,171 @@ def test_a_claim_without_its_optimizer_is_one_sentence(monkeypatch: pytest.Monke
     monkeypatch.delitem(optimizers.all, "adashift", raising=False)
     with pytest.raises(ValueError, match="unknown optimizer 'adashift'"):
         run("adashift")
+
+
+# --- Dropout's regularization
+
+
+def dropout_settings(**changed: Any) -> Any:
+    settings = claims["dropout-regularization"].scales["laptop"]
+    little = {"seeds": 2, "inputs": 2, "examples": 3, "width": 3, "steps": 20, "looks": 2}
+    return type(settings).model_validate(settings.model_dump() | little | changed)
+
+
+def doubled(settings: Any) -> tuple[dropout_regularization.Data, Tensor]:
+    """Data and initial weights in double precision."""
+    data, theta = dropout_regularization.draw(settings)
+    return dropout_regularization.Data(*(part.double() for part in data)), theta.double()
+
+
+def test_dropout_raises_the_mean_loss_by_r1() -> None:
+    """Over all masks that there are, each as likely as any other; the loss by a loop over neurons."""
+    data, theta = doubled(dropout_settings(scale=1.0, examples=2))
+    masks = torch.tensor(list(itertools.product([0.0, 2.0], repeat=6)), dtype=torch.float64).view(-1, 1, 2, 3)
+    losses = torch.stack([dropout_regularization.loss(theta, data, mask) for mask in masks])
+    raised = losses.mean(0) - dropout_regularization.loss(theta, data)
+    torch.testing.assert_close(raised, dropout_regularization.added(theta, data, 0.5))
+    w, bias, out = theta[0, :6].view(2, 3), theta[0, 6:9], theta[0, 9:]
+    expected = 0.0
+    for inputs, label in zip(data.x[0, :, :2], data.y[0], strict=True):
+        answer = sum(out[j] * torch.tanh(inputs[0] * w[0, j] + inputs[1] * w[1, j] + bias[j]) for j in range(3))
+        expected += float((answer - label) ** 2) / 4
+    assert dropout_regularization.loss(theta, data)[0].item() == pytest.approx(expected)
+    drawn = torch.stack([masks() for masks in [dropout_regularization.Masks(dropout_settings(), "test")] for _ in range(200)])
+    assert set(drawn.unique().tolist()) == {0.0, 2.0}
+    assert drawn.mean().item() == pytest.approx(1, abs=0.1)
+
+
+def test_directions_have_no_sign_and_faint_neurons_no_direction() -> None:
+    """Input weights with bias (1, 0), (-2, 0.1), (0, 3) and (5, 5), the last with almost no output."""
+    theta = torch.tensor([1.0, -2.0, 0.0, 5.0, 0.0, 0.1, 3.0, 5.0, 1.0, 1.0, 1.0, 1e-3])
+    assert dropout_regularization.directions(theta, 2) == 2
+    theta[-1] = 1.0
+    assert dropout_regularization.directions(theta, 2) == 3
+
+
+def test_slices_rise_as_the_hessian_says() -> None:
+    settings = dropout_settings(examples=20)
+    data, theta = doubled(settings)
+    of = dropout_regularization.Data(data.x[0], dropout_regularization.forward(theta[0], data)[0][0].sum(-1) * 0)
+    theta[0, -3:] *= 1e-3  # near the minimum of labels that are zero
+    curvature = dropout_regularization.hessian(theta[0], of).diagonal()
+    small = 0.1**2 / 2 * sum(theta[0, part].square().sum() * curvature[part].mean() for part in (slice(9), slice(9, None)))
+    rises = dropout_regularization.rises(theta[0], of, 1000, seed=0)
+    near = dropout_regularization.SLICE.index(0.1)
+    assert (rises[near] + rises[-near - 1]) / 2 == pytest.approx(float(small), rel=0.1)
+    assert rises[len(rises) // 2] == 0
+
+
+def test_alignment_is_compared_with_rotations() -> None:
+    rng = np.random.default_rng(0)
+    d, draws = 5, 4000
+    root = rng.standard_normal((d, d)) * [3, 1, 1, 0.3, 0.1]
+    curvature = root @ np.diag([2, 1, 1, 0.5, -0.1]) @ root.T
+    noise = rng.standard_normal((draws, d)) @ root.T
+    covariance = np.cov(noise.T)
+    norms = np.linalg.norm(curvature) * np.linalg.norm(covariance)
+    found, bound = dropout_regularization.alignment(torch.from_numpy(curvature), torch.from_numpy(noise - noise.mean(0)))
+    assert found == pytest.approx(np.trace(curvature @ covariance) / norms, rel=0.01)
+    turns = np.linalg.qr(rng.standard_normal((20_000, d, d)))
+    turns = turns.Q * np.sign(np.diagonal(turns.R, axis1=1, axis2=2))[:, None]
+    rotated = np.einsum("ij,rjk,kl,ril->r", curvature, turns, covariance, turns) / norms
+    assert bound == pytest.approx(rotated.mean() + 1.96 * rotated.std(), rel=0.02)
+
+
+def test_dropout_seeds_do_not_mix() -> None:
+    two, three = dropout_settings(), dropout_settings(seeds=3)
+    for arm in dropout_regularization.ARMS:
+        nets = [
+            dropout_regularization.train(start, data, arm, settings)
+            for settings in (two, three)
+            for data, start in [dropout_regularization.draw(settings)]
+        ]
+        assert len(nets[0]) == 3
+        torch.testing.assert_close(nets[0][-1], nets[1][-1][:2])
+        assert not torch.equal(nets[0][-1], nets[0][0])
+
+
+def test_nets_stop_at_the_loss_of_comparison() -> None:
+    settings = dropout_settings(matched=0.02, most=3000)
+    data, theta = dropout_regularization.draw(settings)
+    there, steps = dropout_regularization.descend(theta, data, settings)
+    assert 0 < steps < 3000
+    losses = dropout_regularization.loss(there, data)
+    assert ((losses <= 0.02) & (losses > 0.015)).all(), "the seeds stop at different steps"
+    assert torch.equal(dropout_regularization.descend(there, data, settings)[0], there)
+
+
+def test_dropout_regularization() -> None:
+    small = {"seeds": 2, "inputs": 4, "width": 16, "steps": 60, "looks": 1, "most": 10}
+    found = run("dropout-regularization", **small, masks=200, gradients=100, slices=10)
+    require_findings("dropout-regularization", found)
+    assert abs(found.measures["identity"].value) < 0.2
+    assert found.measures["alignment"].value > 0.5
+    assert found.measures["directions"].value > 10
+    assert found.measures["unmatched"].value >= 0.5
+    assert claims["dropout-regularization"].judge(found.measures) == CANNOT
+
+
+# --- The embedding principle
+
+
+GROUND = embedding_principle.Ground(inputs=2, neurons=3, examples=20)
+
+
+def test_drawn_points_are_critical() -> None:
+    net, data = point = embedding_principle.drawn(GROUND, 0)
+    expected = torch.func.jacrev(lambda w: embedding_principle.outputs(embedding_principle.shaped(w, net), data.x))(
+        embedding_principle.flat(net)
+    )
+    torch.testing.assert_close(embedding_principle.jacobian(net, data.x), expected)
+    assert embedding_principle.flat(embedding_principle.gradient(*point)).abs().max() < 1e-14
+    assert (embedding_principle.outputs(net, data.x) - data.y).std() > 0.3
+
+
+def test_trained_points_are_minima() -> None:
+    found = [embedding_principle.trained(embedding_principle.Ground(inputs=1, neurons=1, examples=10), 2, 5, k) for k in range(2)]
+    points = [point for point in found if point is not None]
+    assert points
+    for point in points:
+        assert embedding_principle.flat(embedding_principle.gradient(*point)).abs().max() < 1e-11
+        assert embedding_principle.inertia(embedding_principle.hessian(*point)) == (0, 0, 4)
+
+
+def test_a_split_neuron_by_hand() -> None:
+    """Of one neuron, 3 tanh(2x + 1) - 1, a quarter goes to the copy: outputs stay, and finite differences give the gradient."""
+    net = {
+        "ff_in.weight": torch.tensor([[[2.0]]], dtype=torch.float64),
+        "ff_in.bias": torch.tensor([[1.0]], dtype=torch.float64),
+        "ff_out.weight": torch.tensor([[[3.0]]], dtype=torch.float64),
+        "ff_out.bias": torch.tensor([[-1.0]], dtype=torch.float64),
+    }
+    x = torch.tensor([[0.3], [-0.8], [0.1]], dtype=torch.float64)
+    point = embedding_principle.Point(net, embedding_principle.Data(x, torch.tensor([1.0, 0.0, 2.0], dtype=torch.float64)))
+    wide = embedding_principle.split(point, 2, 0.25)
+    assert wide.net["ff_out.weight"].flatten().tolist() == [2.25, 0.75]
+    for embedded in (wide, embedding_principle.null(point, 0.7)):
+        torch.testing.assert_close(embedding_principle.outputs(embedded.net, x), 3 * (2 * x[:, 0] + 1).tanh() - 1)
+        loss, at = embedding_principle.loss_of(embedded.net, point.data), embedding_principle.flat(embedded.net)
+        steps = 1e-6 * torch.eye(len(at), dtype=torch.float64)
+        slopes = torch.stack([(loss(at + step) - loss(at - step)) / 2e-6 for step in steps])
+        torch.testing.assert_close(embedding_principle.flat(embedded.gradient), slopes, rtol=1e-6, atol=1e-9)
+    assert embedding_principle.apart(wide.gradient, embedding_principle.split(point, 2, 0.75).gradient) > 0.01
+
+
+def test_eigenvalues_are_counted() -> None:
+    matrix = torch.diag(torch.tensor([-2.0, 1e-14, 0.0, 1.0, 1e-6], dtype=torch.float64))
+    assert embedding_principle.inertia(matrix) == (1, 2, 2)
+    assert embedding_principle.gap(matrix) == pytest.approx(8)
+
+
+def test_embedding_principle() -> None:
+    settings = claims["embedding-principle"].scales["laptop"].model_dump()
+    recipe = settings["recipe"] | {"steps": 3, "batch": 8}
+    ground = {"inputs": 1, "neurons": 1, "examples": 10}
+    found = run("embedding-principle", seeds=3, trained=ground, teacher=2, alphas=[0.5, -1.0], widths=[2], recipe=recipe, models=2)
+    require_findings("embedding-principle", found)
+    assert found.measures["kept"].value == found.measures["exact"].value == 1
+    assert max(found.measures[name].value for name in ("critical", "gradient", "gradient_gpt")) < -12
+    assert found.measures["gap"].value > 3
+    assert claims["embedding-principle"].judge(found.measures) == CANNOT, "too few points"

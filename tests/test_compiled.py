@@ -1,11 +1,11 @@
 """How the compiled step comes to a machine: shipped, compiled once, kept in a cache that is trusted with nothing."""
 
+import multiprocessing
 import os
 import shutil
 import stat
 import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,19 +15,19 @@ from anchorbench.train.gradients.compile import FLAGS, SOURCE, compile_step, fin
 
 COMPILER = find_compiler()
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler")
-TRY = """
-from anchorbench.train.gradients.compiled import announce, find_library
-announce(lambda line: print(line))
-print(find_library().library is not None, find_library().about)
-"""
+Look = Callable[..., tuple[str, str]]
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library, compiled once for all tests."""
+    """The library as the other tests use it, or compiled here."""
     assert COMPILER is not None
     out = tmp_path_factory.mktemp("real") / "step.so"
-    compile_step(COMPILER, out, compiled.HERE)
+    library = compiled.find_library().library
+    if library is not None and Path(library._name).is_file():
+        shutil.copy(library._name, out)
+    else:
+        compile_step(COMPILER, out, compiled.HERE)
     return out
 
 
@@ -48,13 +48,29 @@ cp {real} "$2"
     return path
 
 
-def look(fake: Path, home: Path, **more: str) -> str:
-    """What a new process finds."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ANCHORBENCH", "XDG", "CXX"))}
-    environment = kept | {"CXX": str(fake), "ANCHORBENCH_CACHE": str(home)} | more
-    done = subprocess.run([sys.executable, "-c", TRY], env=environment, capture_output=True, text=True, check=True)
-    assert done.stderr == ""
-    return done.stdout
+@pytest.fixture
+def look(monkeypatch: pytest.MonkeyPatch) -> Iterator[Look]:
+    """What a process finds that has not looked before: what is announced, and the library."""
+
+    def find(fake: Path, home: Path, **more: str) -> tuple[str, str]:
+        for name, value in {"CXX": str(fake), "ANCHORBENCH_CACHE": str(home), **more}.items():
+            monkeypatch.setenv(name, value)
+        compiled.find_library.cache_clear()
+        said: list[str] = []
+        compiled.announce(said.append)
+        found = compiled.find_library()
+        return " ".join(said), f"{found.library is not None} {found.about}"
+
+    yield find
+    compiled.find_library.cache_clear()
+
+
+def look_alone(fake: Path, home: Path) -> str:
+    """What is found in a process that another test forked."""
+    os.environ |= {"CXX": str(fake), "ANCHORBENCH_CACHE": str(home)}
+    compiled.find_library.cache_clear()
+    found = compiled.find_library()
+    return f"{found.library is not None} {found.about}"
 
 
 def calls(fake: Path) -> int:
@@ -62,54 +78,67 @@ def calls(fake: Path) -> int:
     return path.read_text().count("called") if path.exists() else 0
 
 
-def test_it_is_compiled_once_and_again_when_kept_bytes_or_the_compiler_change(fake: Path, tmp_path: Path) -> None:
+def test_it_is_compiled_once_and_again_when_kept_bytes_or_the_compiler_change(fake: Path, tmp_path: Path, look: Look) -> None:
     home = tmp_path / "cache"
-    first = look(fake, home)
-    said, found = first.splitlines()
+    said, found = look(fake, home)
     assert said.startswith("compiled the training step in ")
     assert found == "True g++ 9.8.7 " + compiled.capability()
-    assert (look(fake, home), calls(fake)) == (found + "\n", 1)
+    assert (look(fake, home), calls(fake)) == (("", found), 1)
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
     (library,) = home.glob("*.so")
-    library.write_bytes(library.read_bytes()[:50_000])  # loading it would end the process
-    assert "True" in look(fake, home)
+    content = library.read_bytes()
+    library.unlink()  # this process has it mapped
+    library.write_bytes(content[:50_000])  # loading it would end the process
+    assert look(fake, home)[1] == found
     assert calls(fake) == 2
     os.mkfifo(home / library.name.replace(library.name[-10:], "000000.so"))  # a pipe of a library's name is not waited for
-    assert "True g++ 10.0.0" in look(fake, home, FAKE="10.0.0")
+    assert look(fake, home, FAKE="10.0.0")[1].startswith("True g++ 10.0.0")
     assert calls(fake) == 3
 
 
-def test_a_cache_that_others_can_write_is_not_trusted(fake: Path, tmp_path: Path) -> None:
+def test_a_cache_that_others_can_write_is_not_trusted(fake: Path, tmp_path: Path, look: Look) -> None:
     home = tmp_path / "cache"
     home.mkdir()
     home.chmod(0o777)
-    assert "True" in look(fake, home)
+    assert "True" in look(fake, home)[1]
     assert list(home.iterdir()) == []
     (tmp_path / "file").write_text("")
-    assert "True" in look(fake, tmp_path / "file" / "cache")  # cannot be made
+    assert "True" in look(fake, tmp_path / "file" / "cache")[1]  # cannot be made
 
 
 def test_processes_at_once_compile_it_once(fake: Path, tmp_path: Path) -> None:
-    with ThreadPoolExecutor(3) as pool:
-        found = list(pool.map(lambda _: look(fake, tmp_path / "cache"), range(3)))
+    with multiprocessing.get_context("fork").Pool(3) as pool:
+        found = pool.starmap(look_alone, [(fake, tmp_path / "cache")] * 3, chunksize=1)
     assert all("True" in line for line in found)
     assert calls(fake) == 1
 
 
-def test_where_it_is_not_training_says_what_would_help(fake: Path, tmp_path: Path) -> None:
-    missing = look(Path("none"), tmp_path, PATH=str(tmp_path))
-    assert missing.startswith(
+def test_where_it_is_not_training_says_what_would_help(
+    fake: Path, tmp_path: Path, look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "SHIPPED", tmp_path / "none")
+    with monkeypatch.context() as patch:
+        patch.setattr("anchorbench.train.gradients.compiled.find_compiler", lambda: None)
+        said, found = look(fake, tmp_path)
+    assert said.startswith(
         "training runs on PyTorch, without the compiled step: there is no C++ compiler; with one (Debian: apt-get"
     )
-    assert "False" in missing
-    assert "ANCHORBENCH_NATIVE is 0" in look(fake, tmp_path, ANCHORBENCH_NATIVE="0")
-    assert "the processor has no AVX2" in look(fake, tmp_path, ATEN_CPU_CAPABILITY="default")
+    assert found.startswith("False")
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "DEFAULT")
+        assert look(fake, tmp_path) == (
+            "training runs on PyTorch, without the compiled step: the processor has no AVX2",
+            "False the processor has no AVX2",
+        )
     fake.write_text(
         '#!/bin/sh\nif [ "$1" = --version ]; then echo "g++ 1.0"; exit; fi\necho "step.cpp:1: error: no such thing" >&2; exit 1\n'
     )
-    broken = look(fake, tmp_path / "cache")
-    assert "could not compile it (step.cpp:1: error: no such thing)" in broken
-    assert broken.count("\n") == 2
+    said, found = look(fake, tmp_path / "cache")
+    assert (
+        said
+        == f"training runs on PyTorch, without the compiled step: {fake} could not compile it (step.cpp:1: error: no such thing)"
+    )
+    assert "ANCHORBENCH_NATIVE is 0" in look(fake, tmp_path, ANCHORBENCH_NATIVE="0")[0]
 
 
 def syntax(compiler: str, *flags: str) -> subprocess.CompletedProcess[str]:

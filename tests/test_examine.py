@@ -106,8 +106,12 @@ def test_each_probe_alone(cli: Cli, run: Run, tmp_path: Path, name: str, monkeyp
     assert (shown.code, shown.err) == (0, "")
     assert name in shown.out
     assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    found = json.loads(cli("probe", name, run.path, "--json").out)
-    assert list(found["probes"]) == [name]
+
+
+def test_one_probe_as_json(cli: Cli, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anchorbench.verdict.FIT", 0.0)
+    found = json.loads(cli("probe", "commutativity", run.path, "--json").out)
+    assert list(found["probes"]) == ["commutativity"]
 
 
 def test_an_underfit_model_gets_no_probe_scores(cli: Cli, run: Run, tmp_path: Path) -> None:

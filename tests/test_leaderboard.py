@@ -155,7 +155,7 @@ def test_no_interval_has_no_width() -> None:
 @given(st.lists(st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.8, 0.95, 1.0]), min_size=5, max_size=7))
 def test_the_interval_of_the_suites_share_covers(shares: list[float]) -> None:
     """For suites whose members are drawn with known shares, at least 92% of the intervals cover the true mean (nominal: 95%)."""
-    drawn = np.random.default_rng(0).binomial(SEEDS, shares, size=(1500, len(shares)))
+    drawn = np.random.default_rng(0).binomial(SEEDS, shares, size=(500, len(shares)))
     found = [share_of_suite(counts, SEEDS) for counts in drawn.tolist()]
     truth = np.mean(shares)
     assert np.mean([each.low - 1e-12 <= truth <= each.high + 1e-12 for each in found]) > 0.92

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import SMALL_COMPOSITE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +16,7 @@ from anchorbench.model.initializers.rate import Rate
 from anchorbench.probes.patching import PATCHES, carried, exception_in_order, exception_pair, followed, patching, write_swaps
 
 TASK = load_task("composite")
-CONFLICT = load_task("composite", "conflict")
+SMALL, CONFLICT = (load_task("composite", variant, **SMALL_COMPOSITE) for variant in ("heldout-both", "conflict"))
 OFFSETS = {1: 5, 2: 1, 3: -2, 4: -8}
 ANCHORS = list(OFFSETS)
 
@@ -52,25 +53,25 @@ class TestPlanted:
     """By hand: what the circuit says must follow, follows in every sequence, and nothing else in any."""
 
     def scores(self, model: GPT) -> dict[str, float]:
-        return {name: score.value for name, score in patching(model, TASK, n=100).scores().items()}
+        return {name: score.value for name, score in patching(model, SMALL, n=100).scores().items()}
 
     def test_key_to_anchors(self, norm: str) -> None:
-        found = self.scores(key_to_anchors(TASK, norm, 1))
+        found = self.scores(key_to_anchors(SMALL, norm, 1))
         assert found["anchors_carry.0"] == found["parts_carry.0"] == found["key_at_anchors.0"] == 1
         assert found["key_at_key.0"] == found["pair_at_last.0"] == 0
 
     def test_pair_lookup(self, norm: str) -> None:
-        found = self.scores(pair_lookup(TASK, norm, 1))
+        found = self.scores(pair_lookup(SMALL, norm, 1))
         assert found["key_at_key.0"] == found["pair_at_last.0"] == 1
         assert found["anchors_carry.0"] == found["parts_carry.0"] == found["key_at_anchors.0"] == 0
 
     def test_a_table_behind_the_anchors_looks_like_the_rule(self, norm: str) -> None:
         """What `does_not_show` says."""
-        assert self.scores(key_to_anchors_lookup(TASK, norm, 1)) == self.scores(key_to_anchors(TASK, norm, 1))
+        assert self.scores(key_to_anchors_lookup(SMALL, norm, 1)) == self.scores(key_to_anchors(SMALL, norm, 1))
 
     def test_controls_do_not_follow(self, norm: str) -> None:
         for plant in (key_to_anchors, pair_lookup):
-            for name, score in patching(plant(TASK, norm, 2), TASK, n=100).scores().items():
+            for name, score in patching(plant(SMALL, norm, 2), SMALL, n=100).scores().items():
                 assert score.control < 0.1, (plant.__name__, name)
                 assert score.low <= score.value <= score.high
 
@@ -143,7 +144,7 @@ def test_an_unordered_table_reads_its_exception_without_order() -> None:
     assert (found == 0).all()
     table = patching(pair_lookup(CONFLICT, "pre", 0), CONFLICT, n=50).scores()
     assert table["exception_in_order.0"] == (0, 0, 0, 0)
-    assert exception_in_order(opened, TASK, write_swaps(TASK, 50, 0), 0) is None
+    assert exception_in_order(opened, SMALL, write_swaps(SMALL, 50, 0), 0) is None
 
 
 @pytest.mark.parametrize(

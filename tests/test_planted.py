@@ -1,5 +1,6 @@
 """Planted circuits: the behaviour they were written for, and the circuit itself, read from activations and by patching."""
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -10,13 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anchorbench import classify, load_task
+from anchorbench.inspect import planted
 from anchorbench.inspect.internals import Internals, open_internals
-from anchorbench.inspect.planted import key_to_anchors, key_to_anchors_lookup, pair_lookup, rotated, with_noise
+from anchorbench.inspect.planted import rotated, with_noise
 from anchorbench.model.gpt import GPT
 from anchorbench.task import Task
 from anchorbench.tasks.composite import Composite, CompositeConfig
 
 Kind = Callable[..., GPT]
+# Building takes longer than running, and no test changes a model.
+key_to_anchors, pair_lookup, key_to_anchors_lookup = map(
+    functools.cache, (planted.key_to_anchors, planted.pair_lookup, planted.key_to_anchors_lookup)
+)
 KINDS: list[Kind] = [key_to_anchors, pair_lookup, key_to_anchors_lookup]
 LOOKUPS: list[Kind] = [pair_lookup, key_to_anchors_lookup]
 TASK = load_task("composite")

@@ -137,9 +137,10 @@ def test_the_sweeps_hold_whole_recipes_of_both_norms() -> None:
 
 
 def test_a_quick_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The quick trial, on four runs that the shipped weights never saw: two that should infer, two not; planted circuits without
+    """The quick trial, on two runs that the shipped weights never saw: one that should infer, one not; planted circuits without
     noise (with noise: test_planted).
     """
+    monkeypatch.setattr(validation, "QUICK_SEEDS", validation.QUICK_SEEDS[:1])
     monkeypatch.setattr(validation, "QUICK_NOISES", (0.0,))
     monkeypatch.setattr(validation, "NULL_STEPS", 60)  # the models below FIT are undecided after any number
     validation.validate_and_show(tmp_path, tmp_path / "found.json", quick=True)
@@ -148,9 +149,8 @@ def test_a_quick_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert found["planted_accuracy"]["value"] == 1
     assert found["planted_wrong"]["value"] == 0
     assert found["null_undecided"]["value"] == 1
-    assert found["heldout_runs"] >= 3
-    assert found["heldout_opposite"]["value"] == 0
-    assert found["heldout_agreement"]["value"] >= 0.75
+    assert found["heldout_runs"] == 2
+    assert found["heldout_agreement"]["value"] == 1
     for row in found["planted"]:
         assert row["verdict"] in (row["truth"], "undecided")
         if row["noise"] == 0 and row["circuit"] != "key_to_anchors_lookup":

@@ -31,6 +31,7 @@ from anchorbench.train.gradients.choice import PRECISIONS, Path
 from anchorbench.train.gradients.compiled import find_library
 from anchorbench.train.stack import Stack
 
+CPU = torch.device("cpu")
 TURNS = 7
 PEAK_SECONDS = 0.3
 LARGE = 2048
@@ -184,7 +185,7 @@ def as_json(rows: list[Row]) -> list[dict[str, object]]:
     return [asdict(row) for row in rows]
 
 
-def loop_steps(recipe: Recipe) -> Iterator[None]:
+def loop_steps(recipe: Recipe, device: torch.device = CPU) -> Iterator[None]:
     """Endless training steps of a single Hugging Face GPT-2, as a competent user would write them."""
     from torch.nn.functional import cross_entropy
     from torch.utils.data import DataLoader, TensorDataset
@@ -210,10 +211,13 @@ def loop_steps(recipe: Recipe) -> Iterator[None]:
             use_cache=False,
         )
     )
+    moved: Any = model
+    moved.to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.optimizer.lr, weight_decay=recipe.optimizer.weight_decay)
     clip: Any = recipe.optimizer.clip
     for tokens, labels in itertools.chain.from_iterable(itertools.repeat(loader)):
-        loss = cross_entropy(model(tokens, logits_to_keep=1).logits[:, -1], labels)
+        logits = model(tokens.to(device), logits_to_keep=1).logits[:, -1]
+        loss = cross_entropy(logits, labels.to(device))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), clip.most)

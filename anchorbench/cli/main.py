@@ -39,6 +39,7 @@ StrictBits = Annotated[
 ]
 
 
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, or cuda:N; the first GPU, if there is one, if not given.")]
 Threads = Annotated[
     int | None,
     typer.Option(min=1, max=4096, help="Members trained at a time, or threads of an operation; all usable cores if not given."),
@@ -55,12 +56,15 @@ def run(
     seeds: Annotated[int | None, typer.Option(help="Seeds a condition; 4, or 3 in the papers' presets.")] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16, or auto (laptop): what trains fastest here.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, bf16, tf32 (GPUs), or auto (laptop): what trains fastest here.")
+    ] = None,
     axis: Annotated[list[str] | None, typer.Option(help="Another axis, as FIELD=VALUE,...: model.n_layer=2,3.")] = None,
     keep_steps: KeepSteps = None,
     strict_bits: StrictBits = False,
     memory: Annotated[float | None, typer.Option(help="GiB that training may take; 60% of what is free if not given.")] = None,
     threads: Threads = None,
+    device: Device = None,
     figures: Annotated[str, typer.Option(help="Formats of the figures, separated by commas: pdf, svg, png.")] = "png",
     out: Annotated[Path | None, typer.Option(help="Output folder; anchorbench-out/TASK-VARIANT-PRESET if not given.")] = None,
 ) -> None:
@@ -70,6 +74,7 @@ def run(
     from anchorbench.sweeps.make import default_folder
 
     formats = parse_formats(figures)
+    _use(threads, device)
     sweep = make_sweep(
         task=task,
         variant=variant,
@@ -82,7 +87,6 @@ def run(
         precision=precision,
         axes=axis or (),
     )
-    _use(threads)
     folder = out if out is not None else default_folder(sweep, preset)
     run_and_show(sweep, folder, memory=_bytes(memory), keep_steps=_steps(keep_steps), strict_bits=strict_bits, figures=formats)
 
@@ -113,6 +117,7 @@ def sweep_run(
     axis: Axes = None,
     memory: Memory = None,
     threads: Threads = None,
+    device: Device = None,
     keep_steps: KeepSteps = None,
     strict_bits: StrictBits = False,
     figures: Annotated[str, typer.Option(help="Formats of the figures, separated by commas: pdf, svg, png.")] = "png",
@@ -124,8 +129,8 @@ def sweep_run(
     from anchorbench.show.canvas import parse_formats
 
     formats = parse_formats(figures)
+    _use(threads, device)
     sweep = load_sweep(recipe, axis or ())
-    _use(threads)
     run_and_show(sweep, out, memory=_bytes(memory), keep_steps=_steps(keep_steps), strict_bits=strict_bits, figures=formats)
 
 
@@ -145,11 +150,13 @@ def sweep_locate(
     locate_and_show(load_sweep(recipe, ()), along, low, high, width=width, seeds=seeds, out=out)
 
 
-def _use(threads: int | None) -> None:
+def _use(threads: int | None, device: str | None = None) -> None:
     import torch
 
+    from anchorbench.machine import use_device
     from anchorbench.train.memory import usable_cores
 
+    use_device(device)
     torch.set_num_threads(threads or usable_cores())
 
 
@@ -467,6 +474,25 @@ def bench_scale_(
     rows = bench_scale(Console(highlight=False))
     if json_file is not None:
         write_atomically(json_file, (json.dumps(rows, indent=1) + "\n").encode())
+
+
+@bench_app.command("gpu")
+def bench_gpu_(
+    json_file: Annotated[Path | None, typer.Option("--json", help="File to write checks and measurements to.")] = None,
+) -> None:
+    """On a GPU: whether it trains as the processor does, and member-steps per second; a few minutes."""
+    import json
+
+    from rich.console import Console
+
+    from anchorbench.bench.gpu import bench_gpu
+    from anchorbench.files import require_place, write_atomically
+
+    if json_file is not None:
+        require_place(json_file, "--json")
+    found = bench_gpu(Console(highlight=False, markup=False))
+    if json_file is not None:
+        write_atomically(json_file, (json.dumps(found, indent=1) + "\n").encode())
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from anchorbench.sweeps.summary import clearest
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "tf32")
 
 
 class Runs(list[Run]):

@@ -7,8 +7,8 @@ parts call structural, the model's shape, batch size, steps and sequence length.
 import ctypes
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,8 +31,10 @@ from anchorbench.train.clips.norm import Norm
 from anchorbench.train.estimators.plain import Plain
 from anchorbench.train.evaluation import Point
 from anchorbench.train.gradients.autograd import Autograd
+from anchorbench.train.gradients.backprop import Backprop
 from anchorbench.train.gradients.choice import Path, batched, gradient_path, make_gradient
 from anchorbench.train.gradients.compiled import find_library
+from anchorbench.train.gradients.graph import Graph, known
 from anchorbench.train.gradients.native import Native, Steps, kind_of
 from anchorbench.train.rates import decay_amounts, learning_rate, shrinkage
 from anchorbench.train.seams import ActivationPenalty, Layout, Penalty, RowPart
@@ -151,9 +153,12 @@ class Stack:
         ]
         seeing = [penalty for penalty in self._penalties if isinstance(penalty, ActivationPenalty)]
         self._gradient = None if self._native else make_gradient(recipes, self.model, seeing)
-        known = kind_of(self._optimizer) is not None and type(self._clip) in (Norm, Unclipped)
-        self._whole_steps = self._native is not None and known and type(self._estimator) is Plain and not self._penalties
+        usual = type(self._clip) in (Norm, Unclipped) and type(self._estimator) is Plain and not self._penalties
+        self._whole_steps = self._native is not None and usual and kind_of(self._optimizer) is not None
         """Whether the compiled step does all that a step of this stack does."""
+        self._graphed = usual and known(self._optimizer) and isinstance(self._gradient, Backprop) and self.device.type == "cuda"
+        """Whether steps are recorded on the GPU."""
+        self._graph: Graph | None = None
 
     def _part(self, registry: Any, configs: Sequence[Any]) -> Any:
         return registry[configs[0].kind](configs, self.layout, self.weights)
@@ -273,28 +278,32 @@ class Stack:
 
         If an event of growth is due after it, the stack is the larger one.
         """
+        with _tf32(used=self.recipes[0].precision == "tf32"):
+            return self._advance_in_precision(until)
+
+    def _advance_in_precision(self, until: int | None) -> Tensor:
         events = [event.at for event in self.recipes[0].growth]
-        if self._native is None or not self._whole_steps:
-            losses = self._advance()
-        else:
+        if self._whole_steps or self._graphed:
             last = min(step for step in (until or self.step + 1, *events) if step > self.step)
-            losses = self._advance_native(self._native, last)
+            losses = self._advance_many(last)
+        else:
+            losses = self._advance()
         if self.step in events:
             self._grow(events.index(self.step))
         return losses
 
-    def _advance_native(self, native: Native, until: int) -> Tensor:
+    def _advance_many(self, until: int) -> Tensor:
         """Steps in one call, at most to step `until`."""
         first = self.step + 1
         most = max(1, int(CALL_SECONDS / self._step_seconds))
         steps = range(first, min(until, self.step + most, first - first % ORDER_BLOCK + ORDER_BLOCK - 1) + 1)
         start = time.perf_counter()
-        losses = self._train_native(native, steps)
+        losses = self._train_many(steps)
         self._step_seconds = (time.perf_counter() - start) / len(steps)
         self.step = steps[-1]
         return losses
 
-    def _train_native(self, native: Native, steps: range) -> Tensor:
+    def _train_many(self, steps: range) -> Tensor:
         rates = [[learning_rate(recipe.optimizer, step, recipe.steps) for recipe in self.recipes] for step in steps]
         amounts = np.array(
             [
@@ -302,14 +311,16 @@ class Stack:
                 for step, row in zip(steps, rates, strict=True)
             ]
         )
-        work = Steps(
-            steps[0] - self._counted_from(steps[0]),
-            self._batches.examples(),
-            self._batches.orders(steps),
-            *(np.array(rates), amounts[..., 0], amounts[..., 1]),
-        )
+        first, orders = steps[0] - self._counted_from(steps[0]), self._batches.orders(steps)
         clips = [getattr(recipe.optimizer.clip, "most", np.inf) for recipe in self.recipes]
-        return native.train(self.weights, self.gradients, self._optimizer, clips, self._decayed, work)
+        if self._native is not None:
+            work = Steps(first, self._batches.examples(), orders, np.array(rates), amounts[..., 0], amounts[..., 1])
+            return self._native.train(self.weights, self.gradients, self._optimizer, clips, self._decayed, work)
+        if self._graph is None:
+            assert isinstance(self._gradient, Backprop)  # noqa: S101 - for the type checker
+            mine = (self._gradient, self.layout, self.weights, self.gradients, self._optimizer, clips, self._decayed)
+            self._graph = Graph(*mine, self._batches.examples())
+        return self._graph.train(orders, np.stack([np.array(rates), amounts[..., 0], amounts[..., 1]], 1), first)
 
     def _advance(self) -> Tensor:
         self.step += 1
@@ -419,6 +430,18 @@ class Stack:
         self.seconds, self.diverged_at, self.initial = seen["seconds"], seen["diverged_at"], seen["initial"]
         self.trajectories = [list(points) for points in seen["trajectories"]]  # a lone member's copy has its own
         self.step = step
+
+
+@contextmanager
+def _tf32(*, used: bool) -> Generator[None]:
+    """Whether matmuls on a GPU are in TF32, for a while."""
+    matmul: Any = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    matmul.allow_tf32 = used
+    try:
+        yield
+    finally:
+        matmul.allow_tf32 = before
 
 
 def digests(weights: Mapping[str, Tensor]) -> dict[str, str]:

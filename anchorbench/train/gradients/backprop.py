@@ -112,6 +112,11 @@ class Backprop:
         torch.sum(gradient.view(*tokens.shape, d), 1, out=self.gradients[model.position_embedding])
         into = self.gradients[model.token_embedding].flatten(0, 1)
         wide = gradient.view(-1, d).to(self._wide)  # a sum of many rows would saturate in bf16
+        if wide.is_cuda:  # there the function below sorts
+            which = wide.new_zeros(model.members, model.vocab_size, gradient.shape[1])
+            which.scatter_(1, tokens.flatten(1)[:, None], 1.0)
+            self.gradients[model.token_embedding].copy_(which @ wide.view(model.members, -1, d))
+            return
         into.copy_(aten.embedding_dense_backward(wide, (tokens + self._first_row).flatten(), len(into), -1, False))
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from anchorbench.train.gradients.autograd import Autograd
 from anchorbench.train.gradients.backprop import Backprop, OneByOne, aligned
 from anchorbench.train.seams import ActivationPenalty
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "tf32": None}
 """Precision -> data type of activations and matmuls; None stands for that of the weights."""
 Path = Literal["native", "backprop", "autograd"]
 
@@ -35,8 +35,10 @@ class Gradient(Protocol):
 
 def gradient_path(recipe: Recipe) -> Path:
     """`autograd` for every recipe that needs it; else `native`, the compiled step, for fp32 on a CPU that can run it, and
-    `backprop`, the hand-written backward in torch, for the rest.
+    `backprop`, the hand-written backward in torch, for the rest. Raises ValueError for a precision that this machine has not.
     """
+    if recipe.precision == "tf32" and not torch.cuda.is_available():
+        raise ValueError("precision is tf32; allowed without a GPU: fp32 or bf16")
     if recipe.needs_autograd is not None:
         return "autograd"
     return "native" if suits_native(recipe) and native.available() else "backprop"
