@@ -13,6 +13,8 @@ Variants
                       x-6 (2405.05409, section 3). A symmetric answer does not prove memorizing: see the README.
     conflict-control  conflict, with an ordinary pair and its mirror also held out: both questions at once. The pair rotates over
                       seeds (seed modulo 5), and some pairs are much easier than others: compare only runs with the same pair.
+    heldout-pairs     two different anchors are never trained together, in either order: each unordered pair in turn, by seed
+                      (seed modulo 6), so that no conclusion rests on one pair
 
 Labels can equal an anchor's id (key 20 with anchors 4, 4 gives 4), as in the papers' own setting: labels are never inputs.
 """
@@ -113,6 +115,7 @@ class Composite(KeyTask):
         "heldout-both": {"held_out": [(3, 4), (4, 3)]},
         "conflict": CONFLICT,
         "conflict-control": {**CONFLICT, "held_out": [(4, 3), CONTROL_PAIRS[0], CONTROL_PAIRS[0][::-1]]},
+        "heldout-pairs": {"held_out": [(1, 2), (2, 1)]},
     }
     sizes = {"train": 157_500, "iid": 17_500, "ood": 22_500}
     variant_sizes: ClassVar[Mapping[str, Mapping[str, int]]] = {
@@ -120,11 +123,17 @@ class Composite(KeyTask):
     }
 
     def for_seed(self, seed: int) -> Task:
-        """In `conflict-control`, the ordinary pair that is held out rotates over seeds."""
-        if self.variant != "conflict-control":
+        """In `conflict-control` and `heldout-pairs`, the ordinary pair that is held out rotates over seeds."""
+        rotating: dict[str, list[tuple[int, int]]] = {
+            "conflict-control": CONTROL_PAIRS,
+            "heldout-pairs": list(itertools.combinations(self.config.offsets, 2)),
+        }
+        if self.variant not in rotating:
             return self
-        pair = CONTROL_PAIRS[seed % len(CONTROL_PAIRS)]
-        fields = self.config.model_dump() | {"held_out": [(4, 3), pair, pair[::-1]]}
+        pairs = rotating[self.variant]
+        pair = pairs[seed % len(pairs)]
+        mirror = [(4, 3)] if self.variant == "conflict-control" else []
+        fields = self.config.model_dump() | {"held_out": [*mirror, pair, pair[::-1]]}
         return Composite(self.variant, self.Config.model_validate(fields))
 
     @property

@@ -372,6 +372,25 @@ def reproduce(
     run_claims(name, scale, out)
 
 
+@app.command()
+def ways(
+    runs: Annotated[Path, typer.Argument(help="Folder of the runs; what is missing there is trained.")],
+    out: Annotated[Path, typer.Option(help="Folder of the table: ways.json and ways.md.")] = Path("docs"),
+) -> None:
+    """Compare every part of training with its control on the composite task, over paired seeds; about an hour on two cores."""
+    from rich.console import Console
+
+    from anchorbench.files import require_place, visible
+    from anchorbench.ways import study, write
+
+    data, page = out / "ways.json", out / "ways.md"
+    require_place(data, "--out")
+    _use(None)
+    console = Console(markup=False, highlight=False)
+    write(study(runs, lambda line: console.print(line, soft_wrap=True)), data, page)
+    console.print(f"table: {visible(page)}", soft_wrap=True)
+
+
 bench_app = typer.Typer(no_args_is_help=True, help="Measure speed on this machine.")
 app.add_typer(bench_app, name="bench")
 app.add_typer(leaderboard_app, name="leaderboard")
