@@ -25,6 +25,8 @@ from anchorbench.recipe import Recipe
 from anchorbench.sweeps.run_folder import Run, read_run
 from anchorbench.train.optimizers.adamw import AdamW
 
+ROOT = Path(__file__).parents[1]
+
 hypothesis.settings.register_profile("no clock", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("no clock")
 

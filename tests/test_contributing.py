@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from anchorbench.parts import REGISTRIES
 
-ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 BLOCKS: list[tuple[str, str]] = re.findall(r"```python\n# (.+?)\n(.*?)```", TEXT, re.DOTALL)
 """Where each block goes, and the block."""

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import hostile
 import pytest
-from conftest import SWEEP, Cli, require_one_sentence
+from conftest import ROOT, SWEEP, Cli, require_one_sentence
 
-PACKAGE = Path(__file__).parents[1] / "anchorbench"
+PACKAGE = ROOT / "anchorbench"
 READS = {
     "load", "loads", "safe_load", "full_load", "read_text", "read_bytes", "open", "model_validate_json", "ParquetFile",
     "read_table", "safe_open", "load_file", "fromfile",

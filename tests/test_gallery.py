@@ -2,11 +2,10 @@
 
 import io
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Cli, require_one_sentence
+from conftest import ROOT, Cli, require_one_sentence
 from rich.console import Console
 
 from anchorbench import Examples, list_tasks, load_task
@@ -41,7 +40,7 @@ def test_there_are_enough_tasks():
 
 
 def test_the_readme_of_the_tasks_is_what_is_generated(cli: Cli):
-    written = (Path(__file__).parents[1] / "tasks" / "README.md").read_text()
+    written = (ROOT / "tasks" / "README.md").read_text()
     assert written == cli("tasks", "--markdown").out, "regenerate it: anchorbench tasks --markdown > tasks/README.md"
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import nbformat
 import pytest
+from conftest import ROOT
 from nbclient import NotebookClient
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 OUTCOMES = {  # figures, and what its cells are to return
     "attention_flow": (3, [r"'pre-LN, gamma 0.7': \('inferential'", r"gamma 0.55': \('memorizing'", r"gamma 0.4': \('memorizing'"]),
     "bring_your_own_model": (2, [r"'GPT-2': \('inferential', 0\.\d+, 0\.\d+\)", r"'Llama': \('inferential', [01]\.\d+\)\}"]),

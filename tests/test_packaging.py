@@ -9,10 +9,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 import anchorbench
 
-ROOT = Path(__file__).parents[1]
 EVERYWHERE = {"__pycache__", ".pytest_cache"}
 
 

@@ -9,10 +9,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import ROOT, TINY
 from scipy.stats import kruskal
-from test_zoo import UNREAD
-from zoo import ZOO
+from zoo import UNREAD, ZOO
 
 from anchorbench.cli import main as cli
 from anchorbench.cli.plan import load_sweep
@@ -26,7 +25,6 @@ from anchorbench.presets import PRESETS
 from anchorbench.tasks.composite import CONTROL_PAIRS
 from anchorbench.verdict import FIT, MOST, Share
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BOARD = (ROOT / "docs" / "first-board.md").read_text()
 

@@ -76,6 +76,8 @@ ZOO: dict[str, dict[str, Any]] = {
     "Bert": SIZE | {"is_decoder": True, "max_position_embeddings": 16},
 }
 CLASSES = {"GPT2": "GPT2LMHeadModel", "OpenAIGPT": "OpenAIGPTLMHeadModel", "CTRL": "CTRLLMHeadModel", "Bert": "BertLMHeadModel"}
+UNREAD = ("BioGpt", "CTRL", "DiffLlama", "Helium", "Mamba", "Ministral", "Persimmon")
+"""Answers are read, but TransformerLens cannot show the inside."""
 
 
 def make(name: str) -> Any:

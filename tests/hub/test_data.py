@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import Cli, bytes_of, require_one_sentence
+from conftest import ROOT, Cli, bytes_of, require_one_sentence
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
@@ -189,7 +189,7 @@ def test_large_and_default_sizes(tmp_path, name, size):
 
 
 def test_the_same_command_gives_the_same_bytes_in_another_process(everything, tmp_path):
-    environment = os.environ | {"PYTHONHASHSEED": "77", "TZ": "Asia/Tokyo", "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONHASHSEED": "77", "TZ": "Asia/Tokyo", "PYTHONPATH": str(ROOT)}
     again = tmp_path / "again"
     done = subprocess.run([*COMMAND, *BUILD_ALL, str(again)], env=environment, check=True, capture_output=True, text=True)
     assert bytes_of(again) == bytes_of(everything)
@@ -266,7 +266,7 @@ def test_a_full_disk_leaves_nothing_behind(cli: Cli, tmp_path, monkeypatch):
 
 
 def test_killed_while_building_nothing_half_written_is_in_the_folder(tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [*COMMAND, "data", "build", "all", "--size", "20000", "--out", str(tmp_path / "out")]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -16,8 +16,6 @@ from anchorbench.probes import list_probes, run_probe
 TASK = load_task("composite")
 TOKENS = torch.from_numpy(TASK.sample("iid", 3, 0).tokens)
 KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-UNREAD = ("BioGpt", "CTRL", "DiffLlama", "Helium", "Mamba", "Ministral", "Persimmon")
-"""Answers are read, but TransformerLens cannot show the inside."""
 PROBED = ("GPTNeoX", "Gemma2", "Llama", "Mixtral", "OPT", "Qwen3")
 """Different architectures: parallel blocks, soft-capped scores, grouped keys, experts, learned positions, normed queries."""
 
@@ -50,7 +48,7 @@ def test_logits_are_those_of_the_saved_weights_in_fp32(name: str, tmp_path: Path
 @pytest.mark.parametrize("name", zoo.ZOO)
 def test_the_inside_is_read_right_or_not_at_all(name: str) -> None:
     model = make(name)
-    if name in UNREAD:
+    if name in zoo.UNREAD:
         with pytest.raises(ValueError, match=r"^probes cannot look inside \w+: TransformerLens does not ") as refused:
             open_model(model).look_inside()
         assert "\n" not in str(refused.value)

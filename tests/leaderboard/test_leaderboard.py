@@ -9,6 +9,7 @@ import hostile
 import numpy as np
 import pytest
 import yaml
+from conftest import ROOT
 from huggingface_hub import parse_eval_result_entries
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,7 +28,7 @@ from anchorbench.seeds import stream_seed
 from anchorbench.task import load_task
 from anchorbench.verdict import EvalSet, Share
 
-RECIPES = sorted((Path(__file__).parents[1] / "leaderboard" / "recipes").glob("*.yaml"))
+RECIPES = sorted((ROOT / "leaderboard" / "recipes").glob("*.yaml"))
 
 
 def submitted(**fields: object) -> SubmittedRecipe:
@@ -336,7 +337,7 @@ def test_the_answers_that_are_counted_are_those_of_the_evaluation_set(suite: boa
 
 def test_schema_and_readme_are_what_is_generated() -> None:
     """`anchorbench leaderboard schema` writes them; each field has a description."""
-    folder = Path(__file__).parents[1] / "leaderboard"
+    folder = ROOT / "leaderboard"
     assert (folder / "schema.json").read_bytes() == schema_json()
     assert (folder / "README.md").read_text() == readme()
     content = json.loads(schema_json())

@@ -14,6 +14,7 @@ from unittest.mock import Mock
 import hostile
 import numpy as np
 import pytest
+from conftest import ROOT
 from scipy import stats
 from typer.testing import CliRunner
 
@@ -27,7 +28,7 @@ from anchorbench.leaderboard.submit import _drawn, run_entry, settled_at, verify
 from anchorbench.probes.attention_flow import attention
 from anchorbench.sweeps.run_folder import Run, read_run
 
-BOARD = Path(__file__).parents[1] / "leaderboard"
+BOARD = ROOT / "leaderboard"
 TOY = """
 name: Toy
 description: Two tiny layers, three steps.

@@ -1,7 +1,6 @@
 """What every probe promises: models of any origin, scores with controls, a figure, one sentence for what does not fit."""
 
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,13 @@ from conftest import FakeModel, random_gpt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
+from probe_results import require_figure, require_result
 from scipy import stats
 
 from anchorbench import load_task
 from anchorbench.hub.models import to_transformers
 from anchorbench.inspect.open_model import Activations, OpenModel, open_model, open_one, open_runs
-from anchorbench.probes import ON_REQUEST, Result, Score, commutativity, condensation_over_training, list_probes, run_probe
+from anchorbench.probes import ON_REQUEST, Score, commutativity, condensation_over_training, list_probes, run_probe
 from anchorbench.probes.commutativity import agreement
 from anchorbench.probes.reading import read
 from anchorbench.probes.score import draw_scores, jackknife_scores, mean_score, mean_scores
@@ -54,19 +54,6 @@ def opened() -> dict[str, OpenModel]:
         "llama": llama(),
     }
     return {name: open_model(model) for name, model in models.items()} | {"ours": open_model(MODEL)}
-
-
-def require_result(result: Result) -> None:
-    scores = result.scores()
-    assert scores
-    for name, score in scores.items():
-        assert isinstance(score, Score)
-        assert np.isfinite(score).all(), name
-        assert score.low <= score.value <= score.high, name
-    assert result.does_not_show.endswith(".")
-    assert result.does_not_show.count(". ") == 0
-    with pytest.raises(FrozenInstanceError):
-        result.does_not_show = ""  # type: ignore[misc]
 
 
 def test_the_registry() -> None:
@@ -143,22 +130,6 @@ class TestEveryProbeOnRequest:
             run_probe(name, 3, TASK)
         with pytest.raises(ValueError, match=r"^the model's vocabulary is 0\.\.59, but task composite also uses "):
             run_probe(name, random_gpt(vocab_size=60, n_head=1, d_model=8, d_head=8, d_ff=16), TASK)
-
-
-def require_figure(size: tuple[float, float], draw: Callable[[Any], None]) -> None:
-    """It draws on a figure and on a part of one, says what its axes are, and cuts no words off."""
-    figure = Figure(figsize=size, layout="constrained", dpi=100)
-    draw(figure)
-    figure.draw_without_rendering()
-    width, height = figure.bbox.width, figure.bbox.height
-    assert figure.axes
-    for axes in figure.axes:
-        if axes.get_visible():
-            assert axes.get_title() or axes.get_xlabel() or axes.get_ylabel()
-            box = axes.get_tightbbox()
-            assert -1 <= box.x0 < box.x1 <= width + 1
-            assert -1 <= box.y0 < box.y1 <= height + 1
-    draw(Figure(figsize=(size[0] * 2, size[1]), layout="constrained").subfigures(1, 2)[0])
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,12 @@ from typing import Any, ClassVar
 import hostile
 import numpy as np
 import pytest
-from conftest import Cli, require_one_sentence
-from test_page import Structure
+from conftest import ROOT, Cli, require_one_sentence
+from pages import Structure
 
 from anchorbench.claim import Claim, Curve, Experiment, Findings, Measure, Panel, Scale, Verdict, above, claims
 from anchorbench.show import ledger
 from anchorbench.show.html import MAX_PAGE_BYTES
-
-ROOT = Path(__file__).parents[1]
 
 
 class Toy(Claim):

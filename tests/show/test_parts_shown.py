@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import pytest
-from conftest import Cli, require_one_sentence
+from conftest import ROOT, Cli, require_one_sentence
 
 from anchorbench.parts import REGISTRIES
 
-ROOT = Path(__file__).parents[1]
 KINDS = [(word, kind) for word, registry in REGISTRIES.items() for kind in registry.all]
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pages import Structure, Watched
 from PIL import Image
-from test_page import Structure, Watched
 
 from anchorbench.probes import list_probes, run_probe
 from anchorbench.show import report as module
