@@ -27,6 +27,8 @@ from anchorbench.train.optimizers.adamw import AdamW
 
 ROOT = Path(__file__).parents[1]
 
+pytest.register_assert_rewrite("every_part", "every_task", "pages", "probe_results")
+
 hypothesis.settings.register_profile("no clock", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("no clock")
 
@@ -166,6 +168,14 @@ def _one_step_a_call() -> Iterator[None]:
     """The compiled step is called for one step at a time, so that tests can interrupt training after any of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("anchorbench.train.stack.CALL_SECONDS", 0.0)
+        yield
+
+
+@pytest.fixture(scope="module")
+def small_evaluations() -> Iterator[None]:
+    """For modules that look at how models are trained and not at what they have learned."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch_training(patch, EVALUATION_SIZE=16, FINAL_SIZE=32)
         yield
 
 

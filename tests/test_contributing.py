@@ -23,32 +23,10 @@ ENTRY_POINTS: dict[str, dict[str, str]] = tomllib.loads(re.findall(r"```toml\n(.
     "entry-points"
 ]
 
-PROBE = """
-
-def test_the_probe() -> None:
-    from conftest import random_gpt
-    from test_probes_all import require_figure, require_result
-
-    from anchorbench import load_task
-    from anchorbench.inspect.open_model import open_model
-    from anchorbench.probes import probes, run_probe
-
-    model, task = open_model(random_gpt(n_head=2, d_model=16, d_head=8, d_ff=32)), load_task("successor")
-    result = run_probe("attention_on_key", model, task)
-    require_result(result)
-    require_figure(result.size, result.draw)
-    found, examples = probes["attention_on_key"](model, task, n=20).scores(), task.sample("iid", 20, 0)
-    patterns = [model.run(torch.from_numpy(tokens[None])).patterns for tokens in examples.tokens]
-    for layer in range(model.n_layer):
-        shares = [float(pattern[layer][0, 0, :, -1, at].mean()) for pattern, at in zip(patterns, examples.position, strict=True)]
-        assert found[f"layer_{layer}"].value == pytest.approx(sum(shares) / 20, abs=1e-6)
-    with pytest.raises(ValueError, match="needs a task with a key; count-anchor has none"):
-        run_probe("attention_on_key", model, load_task("count-anchor"))
-"""
-
-
 OTHERS = ("probe", "kind", "squared_relu", "golden_cases")
 """Words in the names of further tests that are run."""
+PATTERNS = ("train/test_part*.py", "model/test_variants.py", "tasks/test_task*.py", "probes/test_attention_on_key.py")
+"""Where these tests are."""
 
 
 def write_package(folder: Path) -> None:
@@ -66,9 +44,7 @@ def write_package(folder: Path) -> None:
 
 def write_tests(folder: Path) -> None:
     """Our tests with the rows, references and tests of the examples."""
-    folder.mkdir()
-    for path in (ROOT / "tests").glob("*.py"):
-        shutil.copy(path, folder)
+    shutil.copytree(ROOT / "tests", folder, ignore=shutil.ignore_patterns("__pycache__"))
     for where, code in BLOCKS:
         if not where.startswith("tests/"):
             continue
@@ -82,14 +58,11 @@ def write_tests(folder: Path) -> None:
         else:
             text = f"{text}\n\n{code}"
         (folder / name).write_text(text)
-    with (folder / "test_parts.py").open("a") as file:
-        file.write(PROBE)
-    tasks = folder / "test_tasks.py"  # thousands of tests of the other tasks take seconds to be left out
-    tasks.write_text(
-        tasks.read_text().replace(
-            "\nTASKS = list_tasks()\n", '\nTASKS = [task for task in list_tasks() if task[0] == "successor"]\n'
-        )
-    )
+    shutil.copy(folder / "children" / "attention_on_key.py", folder / "probes" / "test_attention_on_key.py")
+    tasks, found = folder / "every_task.py", "\nTASKS = list_tasks()\n"  # the tests of other tasks take seconds to be left out
+    text = tasks.read_text()
+    assert text.count(found) == 1
+    tasks.write_text(text.replace(found, '\nTASKS = [task for task in list_tasks() if task[0] == "successor"]\n'))
 
 
 def test_the_examples_pass_our_tests_as_another_package(tmp_path: Path) -> None:
@@ -100,7 +73,7 @@ def test_the_examples_pass_our_tests_as_another_package(tmp_path: Path) -> None:
     names = [name for names in ENTRY_POINTS.values() for name in names]
     command = [sys.executable, "-m", "pytest", "-v", "-n", "0", "--assert=plain", "-k", " or ".join([*names, *OTHERS])]
     command += [f"--config-file={ROOT / 'pyproject.toml'}", f"--rootdir={tests}", f"--basetemp={tmp_path / 'temporary'}"]
-    command += [str(tests / name) for name in ("test_parts.py", "test_tasks.py")]
+    command += [str(path) for pattern in PATTERNS for path in sorted(tests.glob(pattern))]
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     for passed in (

@@ -109,7 +109,14 @@ def test_the_sdist_builds_the_same_wheel(wheel: Path, sdist: Path, tmp_path: Pat
     (folder,) = (tmp_path / "source").iterdir()
     assert folder.name == f"anchorbench-{anchorbench.__version__}"
     assert contents(build(folder, "wheel", tmp_path / "wheel")) == contents(wheel)
-    for name in ("README.md", "LICENSE", "pyproject.toml", "tests/test_packaging.py", "tests/golden.py"):
+    for name in (
+        "README.md",
+        "LICENSE",
+        "pyproject.toml",
+        "tests/golden.py",
+        "tests/train/test_parts.py",
+        "tests/train/step_sweep.cpp",
+    ):
         assert (folder / name).read_bytes() == (ROOT / name).read_bytes()
     assert not [path for path in folder.rglob("*") if path.name in EVERYWHERE]
 

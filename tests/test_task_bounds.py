@@ -5,9 +5,9 @@ import time
 from typing import Any
 
 import pytest
+from every_task import TASKS, assert_one_sentence, check_reads_back
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_tasks import TASKS, assert_one_sentence, check_reads_back
 
 from anchorbench import load_task
 from anchorbench.task import tasks
