@@ -27,7 +27,7 @@ from anchorbench.train.optimizers.adamw import AdamW
 
 ROOT = Path(__file__).parents[1]
 
-pytest.register_assert_rewrite("every_part", "every_task", "pages", "probe_results")
+pytest.register_assert_rewrite("claim_runs", "every_part", "every_task", "pages", "probe_results")
 
 hypothesis.settings.register_profile("no clock", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("no clock")

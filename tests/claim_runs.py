@@ -1,0 +1,19 @@
+"""Claims that are run in small, and what has to come out of each."""
+
+from typing import Any
+
+from anchorbench.claim import Findings, claims
+
+
+def run(name: str, **changed: Any) -> Findings:
+    """The claim at laptop scale, with fewer or smaller settings."""
+    claim = claims[name]
+    settings = claim.scales["laptop"]
+    return claim(type(settings).model_validate(settings.model_dump() | changed)).run()
+
+
+def require_findings(name: str, findings: Findings) -> None:
+    assert list(claims[name].measures) == [each for each in claims[name].measures if each in findings.measures]
+    assert findings.measures.keys() == claims[name].measures.keys()
+    assert 1 <= len(findings.panels) <= 3
+    assert findings.passes > 0
