@@ -5,12 +5,12 @@ import os
 import socket
 import stat
 import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import child, environment
 
 from anchorbench import files
 from anchorbench.files import new_folder, parse_json, parse_yaml, read_bytes, require_place, visible, write_atomically
@@ -300,28 +300,15 @@ def test_a_folder_with_something_in_it_is_not_written_to(tmp_path: Path, what: s
     assert what == "file" or left(out) == ["other"]
 
 
-BUILDER = """
-import signal, sys, os
-from pathlib import Path
-from anchorbench.files import new_folder
-with new_folder(Path(sys.argv[1]), marker="x") as folder:
-    (folder / "half").touch()
-    print(folder, flush=True)
-    if sys.argv[2] == "killed":
-        os.kill(os.getpid(), signal.SIGKILL)
-    sys.stdin.read()
-"""
-
-
 @pytest.mark.parametrize("exists", [False, True])
 def test_what_killed_calls_left_is_removed_and_what_others_write_is_not(tmp_path: Path, exists: bool) -> None:
     out = tmp_path / "out"
     if exists:
         out.mkdir()
-    command = [sys.executable, "-c", BUILDER, str(out)]
+    command, env = child("build_folder", out), environment()
     (tmp_path / ".out.notes").mkdir()
-    leftover = Path(subprocess.run([*command, "killed"], capture_output=True, text=True, check=False).stdout.strip())
-    with subprocess.Popen([*command, "waits"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    leftover = Path(subprocess.run([*command, "killed"], env=env, capture_output=True, text=True, check=False).stdout.strip())
+    with subprocess.Popen([*command, "waits"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         theirs = Path(other.stdout.readline().strip())
         assert not leftover.exists()

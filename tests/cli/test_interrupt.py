@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import Cli, patch_training
+from processes import child, environment
 
 from anchorbench import __main__ as program
 from anchorbench.sweeps import lock as lock_module
@@ -132,20 +133,10 @@ def test_other_commands_are_interrupted_in_the_same_way(
 # The program
 
 
-PROGRAM = """
-import sys
-from anchorbench.__main__ import main
-sys.argv[0] = "anchorbench"
-sys.stderr.write(".")
-sys.stderr.flush()
-main()
-"""
-
-
 def start(*arguments: str | Path, **options: Any) -> subprocess.Popen[bytes]:
     """The program, in the moment in which it begins."""
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *map(str, arguments)], stderr=subprocess.PIPE, start_new_session=True, **options
+        child("program", *arguments), stderr=subprocess.PIPE, start_new_session=True, **{"env": environment(), **options}
     )
     assert process.stderr is not None
     assert process.stderr.read(1) == b"."
@@ -171,25 +162,8 @@ def test_the_program_is_interrupted_at_random_moments(tmp_path: Path, signals: i
             process.kill()
 
 
-SWALLOWS = """
-import signal, sys
-from anchorbench import __main__ as program
-from anchorbench.cli import main as cli
-def main():
-    sys.stderr.write(".")
-    sys.stderr.flush()
-    while True:
-        try:
-            signal.pause()
-        except KeyboardInterrupt:
-            pass
-cli.main, program.GRACE = main, 1
-program.main()
-"""
-
-
 def test_an_interruption_that_is_swallowed_ends_the_program_all_the_same() -> None:
-    with subprocess.Popen([sys.executable, "-c", SWALLOWS], stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(child("swallow_interruptions"), env=environment(), stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         assert process.stderr.read(1) == b"."
         process.send_signal(signal.SIGINT)
@@ -200,7 +174,7 @@ def test_an_interruption_that_is_swallowed_ends_the_program_all_the_same() -> No
 def test_a_progress_bar_gives_the_terminal_back(tmp_path: Path) -> None:
     """Interrupted while the bar is live, the cursor is shown again."""
     terminal, inside = pty.openpty()
-    process = start(*RUN, "--steps", "100000", "--out", tmp_path / "out", stdout=inside, env=os.environ | {"TERM": "xterm"})
+    process = start(*RUN, "--steps", "100000", "--out", tmp_path / "out", stdout=inside, env=environment(TERM="xterm"))
     os.close(inside)
     seen = b""
     while b"training" not in seen:

@@ -1,9 +1,7 @@
 """Figures under any matplotlib settings of the user, in three formats, and without ending the job when they fail."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -11,6 +9,7 @@ import pytest
 from conftest import SWEEP, Cli, bytes_of, require_one_sentence
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import child, environment
 
 from anchorbench.show.canvas import FORMATS, parse_formats, plain_matplotlib, save
 from anchorbench.show.figures import attention_flow_figure, phase_figure
@@ -112,46 +111,6 @@ def test_the_users_settings_change_no_figure_and_are_not_changed(tmp_path: Path,
             dict.__setitem__(matplotlib.rcParams, "backend", backend)
 
 
-SETTINGS = """
-import json, os, sys
-from pathlib import Path
-from anchorbench.show.canvas import plain_matplotlib, save
-
-@plain_matplotlib()
-def draw():
-    from matplotlib.figure import Figure
-    figure = Figure(figsize=(2, 2))
-    figure.subplots().plot([1, 3])
-    save(figure, Path("x.png"))
-
-def first_import(environ, settings, settings_at_home):
-    if settings is not None:
-        Path("matplotlibrc").write_bytes(bytes.fromhex(settings))
-    if settings_at_home is not None:
-        Path("config").mkdir()
-        Path("config/matplotlibrc").write_bytes(bytes.fromhex(settings_at_home))
-        environ["MPLCONFIGDIR"] = os.path.abspath("config")
-    os.environ.update(environ)
-    before = os.environ | {"MPLCONFIGDIR": None}, os.getcwd()
-    draw()
-    assert (os.environ | {"MPLCONFIGDIR": None}, os.getcwd()) == before  # that one is matplotlib's own doing
-    assert "matplotlib.pyplot" not in sys.modules
-    import matplotlib
-    return str(dict.__getitem__(matplotlib.rcParams, "backend"))
-
-told = {}
-for name, case in json.loads(sys.argv[2]).items():
-    root = Path(sys.argv[1]) / name
-    root.mkdir()
-    if os.fork() == 0:
-        os.chdir(root)
-        os.dup2(os.open("err", os.O_CREAT | os.O_WRONLY), 2)
-        Path("backend").write_text(first_import(*case))
-        os._exit(0)
-    code = os.wait()[1]
-    told[name] = code, (root / "err").read_text()
-sys.stdout.write(json.dumps(told))
-"""
 CASES: dict[str, tuple[dict[str, str], bytes | None, bytes | None, str]] = {
     "none": ({}, None, None, ""),
     "of a notebook": ({"MPLBACKEND": "module://matplotlib_inline.backend_inline"}, None, None, "inline"),
@@ -170,10 +129,10 @@ def test_matplotlib_is_imported_under_any_settings(tmp_path: Path) -> None:
     """The first import, in one process that is forked for each case: same bytes, no word, nothing of the user's changed."""
     given = {name: (environ, rc and rc.hex(), home and home.hex()) for name, (environ, rc, home, _) in CASES.items()}
     done = subprocess.run(
-        [sys.executable, "-c", SETTINGS, str(tmp_path), json.dumps(given)],
+        child("first_imports", tmp_path, json.dumps(given)),
         capture_output=True,
         text=True,
-        env={name: value for name, value in os.environ.items() if not name.startswith("MPL")},
+        env={name: value for name, value in environment().items() if not name.startswith("MPL")},
         timeout=180,
         check=False,
     )

@@ -14,43 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from processes import child, environment
 
 from anchorbench.sweeps import lock as module
 from anchorbench.sweeps.lock import HEARTBEAT, STALE, Owner, RunLock, nobody_inside
-
-HAMMER = """
-import os, random, sys
-from pathlib import Path
-from anchorbench.sweeps.lock import RunLock
-folder, dead, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-rng, taken = random.Random(seed), 0
-while taken < 30:
-    name = f"{rng.randrange(3)}"
-    lock = RunLock.acquire(folder / f"{name}.lock")
-    if lock is None:
-        continue
-    taken += 1
-    inside = folder / f"{name}.inside"
-    inside.touch(exist_ok=False)  # fails if another process is inside
-    counter = folder / f"{name}.count"
-    counter.write_text(str(int(counter.read_text()) + 1))
-    inside.unlink()
-    if rng.random() < 0.5:  # as if killed here: the file stays, and its owner is a process that is gone
-        died = folder / f"{name}.died.{seed}"
-        died.write_text(lock.owner.model_copy(update={"pid": dead, "token": f"{seed}.{taken}"}).model_dump_json())
-        died.replace(lock.path)
-        assert not lock.still_mine()
-    lock.release()
-"""
-HOLD = """
-import sys
-from pathlib import Path
-from anchorbench.sweeps.lock import RunLock
-lock = RunLock.acquire(Path(sys.argv[1]))
-sys.stdout.write(lock.owner.model_dump_json() + "\\n")
-sys.stdout.flush()
-sys.stdin.read()
-"""
 
 
 @pytest.fixture
@@ -69,7 +36,7 @@ def dead():
 @pytest.fixture
 def holder(path):
     """Another process that holds the lock."""
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(child("hold_lock", path), env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert Owner.model_validate_json(process.stdout.readline()).pid == process.pid
         yield process
         process.kill()
@@ -109,7 +76,7 @@ def test_held_until_released(path):
 def test_processes_exclude_each_other(tmp_path, dead):
     for name in range(3):
         (tmp_path / f"{name}.count").write_text("0")
-    workers = [subprocess.Popen([sys.executable, "-c", HAMMER, str(tmp_path), str(dead), str(seed)]) for seed in range(3)]
+    workers = [subprocess.Popen(child("hammer_locks", tmp_path, dead, seed), env=environment()) for seed in range(3)]
     assert [worker.wait(timeout=60) for worker in workers] == [0, 0, 0]
     assert sum(int((tmp_path / f"{name}.count").read_text()) for name in range(3)) == 3 * 30
 

@@ -3,11 +3,9 @@
 import functools
 import hashlib
 import json
-import os
 import signal
 import struct
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from conftest import TINY, Cli, patch_training, require_one_sentence
+from processes import child, environment
 from safetensors.torch import load_file
 
 from anchorbench.sweeps.lock import RunLock
@@ -31,177 +30,6 @@ SWEEP = Sweep(BASE, {"model.norm": ("pre", "post"), "seed": (0, 1, 2)})
 QUICK = {"CHECKPOINT_SECONDS": 0.0, "FIRST_EVALUATION": 2, "EVALUATION_SIZE": 32, "FINAL_SIZE": 60}
 """A checkpoint a step, and small evaluations at many steps."""
 
-CHILD = '''
-import json, os, random, select, signal, sys, traceback
-from pathlib import Path
-from anchorbench import recipe
-from anchorbench.sweeps import runner as sweeps
-from anchorbench.train import checkpoint, evaluation, loop, stack as train
-
-root, base, axes, quick = Path(sys.argv[1]), *json.loads(sys.argv[2])
-sweep = sweeps.Sweep(recipe.parse_recipe(base), {path: tuple(values) for path, values in axes.items()})
-train.CALL_SECONDS = 0.0
-for name, value in quick.items():
-    setattr(loop if name == "CHECKPOINT_SECONDS" else evaluation, name, value)
-sweeps.POLL_SECONDS = 0.01
-
-def fork(job):
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            job()
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    return pid
-
-def wait(pid):
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def note(line):
-    with (root / "log").open("a") as file:
-        file.write(line + "\\n")
-
-def hook(owner, name, before=lambda *args: None, after=lambda *args: None):
-    original = getattr(owner, name)
-    def hooked(*args, **kwargs):
-        before(*args)
-        result = original(*args, **kwargs)
-        after(*args)
-        return result
-    setattr(owner, name, hooked)
-
-def run(out, report=lambda event: None, keep_steps=()):
-    return sweeps.run_sweep(sweep, sweeps.SweepFolder(root / out, sweep), report, keep_steps=keep_steps)
-
-def at(n, act, chosen=lambda *args: True):
-    """Acts at the n-th call with chosen arguments."""
-    calls = iter(range(1, 100_000))
-    return lambda *args: act() if chosen(*args) and next(calls) == n else None
-
-def at_random(out, seed):
-    """Lives of random lengths, in moments of every kind, until the sweep is done."""
-    rng, kinds = random.Random(seed), []
-    while True:
-        life = rng.randint(4, 24)
-        def job():
-            left = iter(range(life, -1, -1))
-            def moment(kind):
-                def strike(*args):
-                    if next(left) == 0:
-                        (root / f"{out}.kind").write_text(kind)
-                        die()
-                return strike
-            hook(train.Stack, "advance", moment("before a step"))
-            hook(Path, "replace", moment("before a file's new name"))
-            hook(Path, "rename", moment("before a folder's new name"))
-            hook(sweeps, "write_run", after=moment("after a run"))
-            run(out, moment("in progress"))
-        code = wait(fork(job))
-        if code == 0:
-            return kinds
-        assert code == -signal.SIGKILL
-        kinds.append((root / f"{out}.kind").read_text())
-
-def once(out, *hooks, **constants):
-    """One kill at a chosen moment; then the folder as it is left is listed."""
-    def job():
-        for name, value in constants.items():
-            setattr(loop if name == "CHECKPOINT_SECONDS" else evaluation, name, value)
-        for owner, name, before, after in hooks:
-            hook(owner, name, before, after)
-        run(out)
-    code = wait(fork(job))
-    left = sorted(str(path.relative_to(root / out)) for path in (root / out).rglob("*") if path.is_file())
-    steps = {}
-    for path in (root / out / "checkpoints").glob("*.safetensors"):
-        run_ids = sweeps.checkpoint_runs(path)
-        stack = [one for run_id in run_ids for one in sweep.runs() if one.run_id == run_id]
-        steps[path.name] = checkpoint.resume(stack, path).step
-    return code, left, steps
-
-nothing = lambda *args: None
-is_checkpoint = lambda path, *args: ".safetensors." in path.name
-
-def after_one(out, **constants):
-    killed = once(out, (Path, "rename", at(2, die), nothing), **constants)
-    assert wait(fork(lambda: run(out))) == 0
-    return killed
-
-def while_saving(out, moment):
-    open_name = lambda handle: Path(os.readlink(f"/proc/self/fd/{handle}"))
-    hooks = {
-        "before the rename": (Path, "replace", at(5, die, is_checkpoint), nothing),
-        "before all is on disk": (os, "fsync", at(5, die, lambda handle: is_checkpoint(open_name(handle))), nothing),
-    }
-    killed = once(out, hooks[moment])
-    assert wait(fork(lambda: run(out))) == 0
-    return killed
-
-def logged(name):
-    hook(sweeps, "write_run", lambda folder, member: note(f"{name} {member.recipe.run_id}"))
-
-def at_once(out):
-    """Two processes, each of which goes on from its first step only when the other has come to its own."""
-    ends = {"one": os.pipe(), "other": os.pipe()}
-    sweeps.STACK_MEMBERS = 2
-    def job(name, other):
-        logged(name)
-        def meet():
-            os.write(ends[name][1], b".")
-            assert select.select([ends[other][0]], [], [], 30)[0], "the other process does not train"
-        found = run(out, at(1, meet, lambda event: event.step == 1))
-        (root / f"{out}.{name}").write_text(json.dumps([one.result.run_id for one in found]))
-    pids = [fork(lambda: job("one", "other")), fork(lambda: job("other", "one"))]
-    codes = [wait(pid) for pid in pids]
-    sweeps.STACK_MEMBERS = 8
-    return codes
-
-def taken_over(out):
-    """The first process stops at its fifth step, holding its locks; it is killed when the second has begun to wait for it."""
-    reader, writer = os.pipe()
-    def first():
-        logged("first")
-        def stop():
-            os.write(writer, b".")
-            signal.pause()
-        run(out, at(5, stop, lambda event: event.step > 0))
-    one = fork(first)
-    os.close(writer)
-    assert os.read(reader, 1), "the first process has ended"
-    locks = sorted(path.name for path in (root / out / "locks").iterdir() if path.name != ".guard")
-    def second():
-        logged("second")
-        begun = []
-        def see(event):
-            if event.message is not None and "waiting for" in event.message:
-                os.kill(one, signal.SIGKILL)
-            if event.step and event.recipes[0].model.norm == "pre" and not begun:
-                begun.append(event.step)
-        found = run(out, see)
-        (root / f"{out}.second").write_text(json.dumps([[one.result.run_id for one in found], begun]))
-    other = fork(second)
-    return wait(other), wait(one), locks
-
-run("plain")  # here, so that what is imported on the way is imported once
-told = {}
-for seed in range(2):
-    told[f"random {seed}"] = at_random(f"random {seed}", seed)
-told["after one"] = after_one("after one")
-told["after one, no checkpoint"] = after_one("after one, no checkpoint", CHECKPOINT_SECONDS=1e9)
-for moment in ("before the rename", "before all is on disk"):
-    told[moment] = while_saving(moment, moment)
-told["at once"] = at_once("at once")
-told["taken over"] = taken_over("taken over")
-sys.stdout.write(json.dumps(told))
-'''
-
 
 class Told(NamedTuple):
     root: Path
@@ -214,10 +42,10 @@ def lives(tmp_path_factory: pytest.TempPathFactory) -> Told:
     root = tmp_path_factory.mktemp("lives")
     arguments = json.dumps([BASE.model_dump(mode="json"), SWEEP.axes, QUICK])
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(root), arguments],
+        child("killed_sweeps", root, arguments),
         capture_output=True,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=environment(OMP_NUM_THREADS="1"),
         timeout=180,
         check=False,
     )

@@ -1,15 +1,14 @@
 """A sweep trains what is missing, whatever interrupted it, and never trains twice."""
 
 import json
-import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from conftest import RUNS, SWEEP, TINY, Cli, WiderRecipe, bytes_of, require_one_sentence
+from processes import child, environment
 
 from anchorbench.sweeps.run_folder import DamagedRunError, read_run
 from anchorbench.sweeps.runner import STACK_MEMBERS, Sweep, SweepFolder, run_sweep, stacks
@@ -28,54 +27,6 @@ INTERRUPTIONS = {
 }
 """Name -> how many runs must be finished when it strikes."""
 
-CHILD = '''
-import json, os, signal, sys
-from pathlib import Path
-import anchorbench.machine
-from anchorbench import presets, recipe
-from anchorbench.cli import main as cli
-from anchorbench.cli import run
-from anchorbench.sweeps import run_folder as store
-from anchorbench.sweeps import runner as sweep
-
-tiny, names, root, arguments = json.loads(sys.argv[1])
-presets.PRESETS["laptop"] = recipe.parse_recipe(tiny)
-anchorbench.machine.native_bf16 = lambda: False  # as in this process
-
-def stop_at(module, name, call, number, first=True):
-    """Sends the signal to this process at the call-th call of a function, before or after it does its work."""
-    original, calls = getattr(module, name), iter(range(1, 1000))
-    def stopping(*args, **kwargs):
-        now = next(calls) == call
-        if now and first:
-            os.kill(os.getpid(), number)
-        result = original(*args, **kwargs)
-        if now and not first:
-            os.kill(os.getpid(), number)
-        return result
-    setattr(module, name, stopping)
-
-INJECT = {
-    "killed with no marker": lambda: stop_at(os, "fsync", 1, signal.SIGKILL),
-    "killed after one run": lambda: stop_at(sweep, "write_run", 1, signal.SIGKILL, first=False),
-    "killed while writing a run": lambda: stop_at(Path, "rename", 2, signal.SIGKILL),
-    "killed before the tables": lambda: stop_at(sweep, "write_tables", 1, signal.SIGKILL),
-}
-for name in names:
-    child = os.fork()
-    if child == 0:
-        for stream, kind in ((1, "out"), (2, "err")):
-            os.dup2(os.open(Path(root) / f"{name}.{kind}", os.O_WRONLY | os.O_CREAT), stream)
-        INJECT[name]()
-        sys.argv = ["anchorbench", *arguments, "--out", str(Path(root) / name)]
-        try:
-            cli.main()
-        except SystemExit as end:
-            sys.stdout.flush()
-            os._exit(end.code or 0)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-'''
-
 
 class Interrupted(NamedTuple):
     """What an interrupted command left."""
@@ -90,8 +41,8 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Interrupt
     """The same command, interrupted in each way: processes forked from one, so that torch is imported once."""
     root = tmp_path_factory.mktemp("interrupted")
     arguments = json.dumps([TINY.model_dump(mode="json"), list(INTERRUPTIONS), str(root), SWEEP])
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", CHILD, arguments], capture_output=True, text=True, env=environment, check=True)
+    command, variables = child("interrupted_commands", arguments), environment(OMP_NUM_THREADS="1")
+    done = subprocess.run(command, capture_output=True, text=True, env=variables, check=True)
     codes = [int(code) for code in done.stdout.split()]
     return {
         name: Interrupted(root / name, code, (root / f"{name}.err").read_text())
