@@ -126,7 +126,16 @@ class ScaleInvariance(Claim):
         " side; else, or if accuracy is below 0.5, so that there is not enough to lose, it cannot be told. On the diagnosis:"
         " attention that dies is the cause only if nothing is lost where it cannot (lost_alive)."
     )
-    seconds = 330
+    reading = (
+        "Invariance is exact, and from ten times the usual scale nothing is lost: the model even ends better, as it is turned more"
+        " slowly while decay shortens its weights. From a tenth of the scale it hardly trains, and worse than the plain model."
+        " Dead attention is not the cause: as much is lost where it cannot die, and no more rows are dead. The matrices' stable"
+        " rank fits the other explanation: from the small scale it is 2.5 at the first look and below 2 from then on. This is no"
+        " proof, as nothing was done to the rank itself. Strong decay, not architecture, saves the large scale: with it the plain"
+        " model trains from there as well, so that its loss is all at the small scale. The rate was not tuned for each model,"
+        " and the paper's scales may all be on the side that works."
+    )
+    seconds = 380
     scales = {
         "laptop": settings_of(
             seeds=8,
