@@ -18,14 +18,18 @@ from anchorbench.claims import (
     dropout_regularization,
     embedding_principle,
     fractal_chebyshev,
+    grafting,
     k_decay,
+    scale_invariance,
     sparse_variables,
     svrg_least_squares,
+    trained,
 )
 from anchorbench.parts import OptimizerConfig, optimizers
 from anchorbench.recipe import parse_recipe
 from anchorbench.train.rates import learning_rate
 from anchorbench.train.seams import Layout, Optimizer
+from anchorbench.train.stack import Stack
 
 NAMES = sorted(claims.all)
 GOOD: dict[str, dict[str, float]] = {
@@ -57,7 +61,17 @@ GOOD: dict[str, dict[str, float]] = {
         "acceleration": 3,
         "noise_random": 1,
     },
+    "grafting": {"over_sgd": 0.8, "to_adam": 0.0},
     "k-decay": {"gain": 0.05, "gain_higher": 0.05, "gain_plateau": 0.05},
+    "rate-without-scale": {"effect": 0, "effect_plain": 0.4, "fit": 0.9},
+    "scale-invariance": {
+        "invariance": -13,
+        "orthogonality": -13,
+        "lost_small": 0,
+        "lost_large": 0,
+        "lost_plain": 0.5,
+        "accuracy": 0.9,
+    },
     "sparse-variables": {"exponent": 0.3, "difference": 0.5, "unlearned": 0},
     "svrg-least-squares": {"under_first": 0.5, "under_last": -5, "over_least": 0.2, "check": 0.01},
 }
@@ -66,6 +80,9 @@ ONLY_UNDECIDED = {
     ("dropout-regularization", "unmatched"),
     ("embedding-principle", "converged"),
     ("embedding-principle", "gap"),
+    ("rate-without-scale", "effect_plain"),
+    ("rate-without-scale", "fit"),
+    ("scale-invariance", "accuracy"),
     ("sparse-variables", "unlearned"),
     ("svrg-least-squares", "check"),
 }
@@ -174,6 +191,8 @@ def test_power_is_what_trials_find() -> None:
             "examples are 7; allowed: more than the net's 7 parameters",
         ),
         ("embedding-principle", {"alphas": [0.3]}, "allowed: with 0.5 and 2, for equal halves"),
+        ("scale-invariance", {"scales": [0.1, 2, 10]}, "allowed: factors that grow, from below 1 to above it by way of 1"),
+        ("rate-without-scale", {"gammas": [0.5, 0.3]}, "allowed: rates that grow"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(name: str, changed: dict[str, Any], sentence: str) -> None:
@@ -420,6 +439,93 @@ def test_k_decay() -> None:
     require_findings("k-decay", found)
     assert [len(curve.x) for curve in found.panels[0].curves] == [4] * 4
     assert found.passes == 20 * 2 * 4
+
+
+# --- Grafting
+
+
+def short(name: str, **recipes: int) -> dict[str, Any]:
+    """The claim's recipes, cut to so many steps in batches of 8, and to few examples."""
+    settings = claims[name].scales["laptop"].model_dump()
+    return {recipe: settings[recipe] | {"steps": steps, "batch": 8, "data_size": 100} for recipe, steps in recipes.items()}
+
+
+def test_all_arms_of_grafting_have_adams_rate_and_schedule() -> None:
+    base = parse_recipe(claims["grafting"].scales["paper"].model_dump()["recipe"])
+    sgd = grafting.with_optimizer(base, {"kind": "sgd"})
+    common = ("lr", "weight_decay", "warmup", "schedule", "end", "clip")
+    assert sgd.optimizer.kind == "sgd"
+    assert [getattr(sgd.optimizer, name) for name in common] == [getattr(base.optimizer, name) for name in common]
+    assert sgd.override({"optimizer": base.optimizer}) == base
+
+
+def test_grafting() -> None:
+    found = run("grafting", seeds=2, measured=3, grid=[0.1], looks=2, **short("grafting", recipe=4))
+    require_findings("grafting", found)
+    assert found.passes == 4 * 2 * 7
+    assert found.measures["spread"].value > 0.5
+    assert 1 < found.measures["one_rate"].value / 3e-3 < 1000
+
+
+# --- Scale-invariance, and what the initialization rate does without scale
+
+
+def invariant_stack() -> Stack:
+    """Two members of the claim's scale-invariant model, untrained."""
+    recipe = parse_recipe(short("scale-invariance", invariant=4)["invariant"])
+    return Stack([recipe.override({"seed": seed}) for seed in range(2)])
+
+
+def test_the_encoder_is_scaled_and_the_head_is_not() -> None:
+    stack = invariant_stack()
+    before = [view.clone() for view in stack.layout.views(stack.weights)]
+    trained.scale_encoder(stack, [2.0, 0.5])
+    for name, old, new in zip(stack.layout.names, before, stack.layout.views(stack.weights), strict=True):
+        factors = (1.0, 1.0) if name.startswith("unembedding") else (2.0, 0.5)
+        torch.testing.assert_close(new, torch.stack([part * factor for part, factor in zip(old, factors, strict=True)]))
+
+
+def test_attention_that_cannot_die_does_not_see_the_scale() -> None:
+    stack = invariant_stack()
+    usual = scale_invariance.dead_rows(stack)
+    with scale_invariance.attention_that_cannot_die():
+        assert (scale_invariance.dead_rows(stack) == 0).all()
+        assert all((found < -9).all() for found in scale_invariance.invariance(stack))
+        pattern = stack.model.layers[0].pattern(torch.tensor([[[-3.0, -np.inf], [1.0, -3.0]]]))
+    assert pattern.tolist() == [[[1, 0], [0.25, 0.75]]]
+    np.testing.assert_array_equal(scale_invariance.dead_rows(stack), usual)
+    assert (usual > 0).all(), "of random scores, half of the first positions' are negative"
+
+
+def test_the_plain_model_sees_the_scale() -> None:
+    recipe = parse_recipe(short("scale-invariance", plain=4)["plain"])
+    assert all((found > -4).all() for found in scale_invariance.invariance(Stack([recipe])))
+
+
+def test_stable_rank() -> None:
+    """Of diagonal matrices: 1 for one that has a single entry, 1 + 1/4 for entries 2 and 1."""
+    stack = invariant_stack()
+    for view in stack.layout.views(stack.weights):
+        if view.dim() == 3:
+            view.zero_()
+            view[:, 0, 0] = 2
+            view[1, 1, 1] = 1
+    np.testing.assert_allclose(scale_invariance.stable_ranks(stack), [1, 1.25], rtol=1e-6)
+
+
+def test_scale_invariance() -> None:
+    found = run("scale-invariance", seeds=2, looks=2, **short("scale-invariance", invariant=2, plain=2, usual=2))
+    require_findings("scale-invariance", found)
+    assert found.measures["invariance"].high < -9
+    assert found.measures["rank"].value < 0 < found.measures["rank_large"].value
+    assert found.passes == 2 * 2 * (3 * 3 + 2)
+
+
+def test_rate_without_scale() -> None:
+    found = run("rate-without-scale", seeds=2, looks=2, **short("rate-without-scale", plain=2, invariant=2))
+    require_findings("rate-without-scale", found)
+    assert claims["rate-without-scale"].judge(found.measures) == CANNOT, "nothing is fit in two steps"
+    assert found.passes == 2 * 2 * 2 * 2
 
 
 # --- AdaShift
