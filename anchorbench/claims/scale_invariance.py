@@ -28,6 +28,7 @@ from torch import Tensor
 
 from anchorbench.claim import CANNOT, Claim, Curve, Experiment, Findings, Measure, Panel, Verdict, above, all_of, below, claims
 from anchorbench.claims.trained import Shares, scale_encoder, train
+from anchorbench.inspect.open_model import StackModel
 from anchorbench.model.gpt import GPT
 from anchorbench.model.variants.scale_invariant import ScaleInvariantBlock
 from anchorbench.recipe import parse_recipe
@@ -251,7 +252,8 @@ def invariance(stack: Stack) -> tuple[Float[np.ndarray, " members"], Float[np.nd
 def dead_rows(stack: Stack) -> Float[np.ndarray, " members"]:
     """Share of attention rows, of all layers, heads and positions, without a positive score."""
     model, tokens = in_double(stack)
-    return torch.stack([(pattern.sum(-1) == 0).double().mean((1, 2, 3)) for pattern in model.attention(tokens)]).mean(0).numpy()
+    patterns = StackModel(model).run(tokens).patterns
+    return torch.stack([(pattern.sum(-1) == 0).double().mean((1, 2, 3)) for pattern in patterns]).mean(0).numpy()
 
 
 def stable_ranks(stack: Stack) -> Float[np.ndarray, " members"]:
