@@ -63,7 +63,7 @@ GOOD: dict[str, dict[str, float]] = {
     },
     "grafting": {"over_sgd": 0.8, "to_adam": 0.0},
     "k-decay": {"gain": 0.05, "gain_higher": 0.05, "gain_plateau": 0.05},
-    "rate-without-scale": {"effect": 0, "effect_plain": 0.4, "fit": 0.9},
+    "rate-without-scale": {"effect": 0, "effect_plain": 0.4, "effect_same": 0.4, "fit": 0.9},
     "scale-invariance": {
         "invariance": -13,
         "orthogonality": -13,
@@ -81,6 +81,7 @@ ONLY_UNDECIDED = {
     ("embedding-principle", "converged"),
     ("embedding-principle", "gap"),
     ("rate-without-scale", "effect_plain"),
+    ("rate-without-scale", "effect_same"),
     ("rate-without-scale", "fit"),
     ("scale-invariance", "accuracy"),
     ("sparse-variables", "unlearned"),
@@ -522,7 +523,7 @@ def test_scale_invariance() -> None:
 
 
 def test_rate_without_scale() -> None:
-    found = run("rate-without-scale", seeds=2, looks=2, **short("rate-without-scale", plain=2, invariant=2))
+    found = run("rate-without-scale", seeds=2, looks=2, **short("rate-without-scale", plain=2, same=2, invariant=2))
     require_findings("rate-without-scale", found)
     assert claims["rate-without-scale"].judge(found.measures) == CANNOT, "nothing is fit in two steps"
     assert found.passes == 2 * 2 * 2 * 2
