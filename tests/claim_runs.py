@@ -17,3 +17,9 @@ def require_findings(name: str, findings: Findings) -> None:
     assert findings.measures.keys() == claims[name].measures.keys()
     assert 1 <= len(findings.panels) <= 3
     assert findings.passes > 0
+
+
+def short(name: str, **recipes: int) -> dict[str, Any]:
+    """The claim's recipes, cut to so many steps in batches of 8, and to few examples."""
+    settings = claims[name].scales["laptop"].model_dump()
+    return {recipe: settings[recipe] | {"steps": steps, "batch": 8, "data_size": 100} for recipe, steps in recipes.items()}

@@ -18,7 +18,7 @@ OUTCOMES = {  # figures, and what its cells are to return
         [r"\(\[57, -1\], \{1: 'it does not hold", r"'cells in both: 0'", "'foil_symmetric': 21"],
     ),
     "mechanisms": (7, [r"LN, gamma 0.7\)': \('inferential', [01]\.", r"LN, gamma 0.55\)': \('memorizing', 0\.0"]),
-    "phase_diagram": (1, [r"0\.42 +\S+ +0\.[0-4]", r"0\.70 +\S+ +(0\.[89]|1\.0)", r"\(1000, 0\.9"]),
+    "phase_diagram": (1, [r"0\.42 +\S+ +0\.[0-4]", r"0\.70 +\S+ +(0\.[89]|1\.0)", r"\(700, 0\.[89]"]),
 }
 ABSOLUTE = re.compile(r"""(?:^|[\s"'(=])(?:/|~/|[A-Za-z]:\\+)\w""", re.MULTILINE)
 

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from pydantic import Field
 
 from anchorbench.claim import CANNOT, DOES_NOT, REPLICATES, Claim, Curve, Experiment, Findings, Measure, Panel, Verdict, claims
+from anchorbench.claims.trained import train
 from anchorbench.recipe import Recipe, parse_recipe
 from anchorbench.train.stack import Stack
 
@@ -117,12 +118,7 @@ class KDecay(Claim):
         rates = arms(done, settings.k)
         recipes = [with_rates(base, row).override({"seed": seed}) for row in rates.values() for seed in range(settings.seeds)]
         stack = Stack(recipes)
-        looks = [base.steps * look // settings.looks for look in range(1, settings.looks + 1)]
-        for look in looks:
-            losses = stack.advance(look)
-            while stack.step < look:
-                losses = stack.advance(look)
-            stack.evaluate(losses)
+        looks = train(stack, settings.looks)
 
         def by_arm(values: list[float]) -> dict[str, np.ndarray]:
             return dict(zip(rates, np.array(values).reshape(len(rates), settings.seeds, -1), strict=True))

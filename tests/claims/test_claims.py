@@ -40,7 +40,17 @@ GOOD: dict[str, dict[str, float]] = {
         "acceleration": 3,
         "noise_random": 1,
     },
+    "grafting": {"over_sgd": 0.8, "to_adam": 0.0},
     "k-decay": {"gain": 0.05, "gain_higher": 0.05, "gain_plateau": 0.05},
+    "rate-without-scale": {"effect": 0, "effect_plain": 0.4, "effect_same": 0.4, "fit": 0.9},
+    "scale-invariance": {
+        "invariance": -13,
+        "orthogonality": -13,
+        "lost_small": 0,
+        "lost_large": 0,
+        "lost_plain": 0.5,
+        "accuracy": 0.9,
+    },
     "sparse-variables": {"exponent": 0.3, "difference": 0.5, "unlearned": 0},
     "svrg-least-squares": {"under_first": 0.5, "under_last": -5, "over_least": 0.2, "check": 0.01},
 }
@@ -49,6 +59,10 @@ ONLY_UNDECIDED = {
     ("dropout-regularization", "unmatched"),
     ("embedding-principle", "converged"),
     ("embedding-principle", "gap"),
+    ("rate-without-scale", "effect_plain"),
+    ("rate-without-scale", "effect_same"),
+    ("rate-without-scale", "fit"),
+    ("scale-invariance", "accuracy"),
     ("sparse-variables", "unlearned"),
     ("svrg-least-squares", "check"),
 }
@@ -154,6 +168,8 @@ def test_power_is_what_trials_find() -> None:
             "examples are 7; allowed: more than the net's 7 parameters",
         ),
         ("embedding-principle", {"alphas": [0.3]}, "allowed: with 0.5 and 2, for equal halves"),
+        ("scale-invariance", {"scales": [0.1, 2, 10]}, "allowed: factors that grow, from below 1 to above it by way of 1"),
+        ("rate-without-scale", {"gammas": [0.5, 0.3]}, "allowed: rates that grow"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(name: str, changed: dict[str, Any], sentence: str) -> None:

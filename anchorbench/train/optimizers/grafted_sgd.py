@@ -44,8 +44,8 @@ def read_rates(path: Path) -> Rates:
         raise ValueError(f"{path} holds no rates: {first_sentence(error)}") from None
 
 
-def write_rates(path: Path, run_id: str, state: Mapping[str, Tensor], step: int) -> Rates:
-    """Writes each tensor's median ratio, from the state that a run of kind `grafting` with `measure` kept at `step`.
+def median_rates(run_id: str, state: Mapping[str, Tensor], step: int) -> Rates:
+    """Each tensor's median ratio, from the state that a run of kind `grafting` with `measure` kept at `step`.
 
     Raises ValueError if that state holds no ratios, or others than finite ones.
     """
@@ -57,7 +57,12 @@ def write_rates(path: Path, run_id: str, state: Mapping[str, Tensor], step: int)
         raise ValueError(f"run {run_id} kept ratios that are not finite; allowed: runs that have not diverged by step {step}")
     steps = min(len(row) for row in ratios.values())
     pairs = [(name, min(MOST, float(row.double().quantile(0.5)))) for name, row in sorted(ratios.items())]
-    rates = Rates(run_id=run_id, steps=steps, rates=pairs)
+    return Rates(run_id=run_id, steps=steps, rates=pairs)
+
+
+def write_rates(path: Path, run_id: str, state: Mapping[str, Tensor], step: int) -> Rates:
+    """Writes `median_rates` to a file. Raises ValueError as that does."""
+    rates = median_rates(run_id, state, step)
     write_atomically(path, (rates.model_dump_json(indent=1) + "\n").encode())
     return rates
 
