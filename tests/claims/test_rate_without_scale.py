@@ -9,4 +9,4 @@ def test_rate_without_scale() -> None:
     found = run("rate-without-scale", seeds=2, looks=2, **short("rate-without-scale", plain=2, same=2, invariant=2))
     require_findings("rate-without-scale", found)
     assert claims["rate-without-scale"].judge(found.measures) == CANNOT, "nothing is fit in two steps"
-    assert found.passes == 2 * 2 * 2 * 2
+    assert found.passes == 3 * 2 * 2 * 2
