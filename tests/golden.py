@@ -44,6 +44,8 @@ GOLDEN = [
         "composite", "conflict", [70, 60, 4, 3, 51, 52, 53, 54, 55], 50, "(4,3)", 60, 1, "ood", {"inferential": 50, "symmetric": 54}
     ),
     Golden("composite", "conflict-control", [70, 60, 2, 1, 51, 52, 53, 54, 55], 66, "(2,1)", 60, 1, "ood", {"inferential": 66}),
+    Golden("composite", "heldout-pairs", [70, 60, 2, 1, 51, 52, 53, 54, 55], 66, "(2,1)", 60, 1, "ood", {"inferential": 66}),
+    Golden("composite", "heldout-pairs", [70, 60, 3, 4, 51, 52, 53, 54, 55], 50, "(3,4)", 60, 1, "train", {"inferential": 50}),
     # identity: iid where key and the anchor's position have the same residue mod 8
     Golden("identity", "default", [50, 3, 77, 51, 52, 53, 54, 55, 56], 77, "identity", 77, 2, "train"),
     Golden("identity", "default", [50, 3, 81, 51, 52, 53, 54, 55, 56], 81, "identity", 81, 2, "iid"),

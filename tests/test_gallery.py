@@ -181,7 +181,13 @@ def test_facts_of_composite():
     paper, table, kinds, words = facts(find_tasks("composite"))
     assert paper == "Paper    2405.05409, section 3; 2501.08537, phase diagram (both pairs held out)\nVersion  1"
     assert re.search(r"^  conflict +759,375 +84,375 +50,625 +9 +120 +0.0125 +[0-9a-f]{16}$", table, re.MULTILINE)
-    assert [line.split()[0] for line in kinds.splitlines()] == ["Groups", "heldout-both", "conflict", "conflict-control"]
+    assert [line.split()[0] for line in kinds.splitlines()] == [
+        "Groups",
+        "heldout-both",
+        "conflict",
+        "conflict-control",
+        "heldout-pairs",
+    ]
     assert re.search(r"^ +a2  anchor 2: adds \+1", words, re.MULTILINE)
     assert re.search(r"^ +116  more, which are numbers$", words, re.MULTILINE)
 
@@ -197,7 +203,7 @@ def test_an_explanation_draws_the_sequence_and_has_all_variants(name):
 
 def test_names_stand_for_tasks():
     assert len(find_tasks("all")) == len(TASKS)
-    assert [task.variant for task in find_tasks("composite")] == ["heldout-both", "conflict", "conflict-control"]
+    assert [task.variant for task in find_tasks("composite")] == ["heldout-both", "conflict", "conflict-control", "heldout-pairs"]
     (task,) = find_tasks("composite-conflict")
     assert (task.name, task.variant) == ("composite", "conflict")
 

@@ -251,6 +251,15 @@ def test_the_control_pair_rotates_over_seeds(seed: int, pair: tuple[int, int]) -
     assert {task.groups[group].name for group in ood.group} == {"(4,3)", f"({a},{b})", f"({b},{a})"}
 
 
+def test_every_pair_is_held_out_in_turn() -> None:
+    turns = [
+        {group.name for group in load_task("composite", "heldout-pairs").for_seed(s).groups if group.role != "trained"}
+        for s in range(7)
+    ]
+    pairs = [(1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (3, 4), (1, 2)]
+    assert turns == [{f"({a},{b})", f"({b},{a})"} for a, b in pairs]
+
+
 @pytest.mark.parametrize("variant", ["heldout-both", "conflict"])
 def test_other_variants_do_not_rotate(variant: str) -> None:
     task = load_task("composite", variant)
