@@ -16,11 +16,12 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+from pydantic import Field
 
-from anchorbench.claim import Measure
+from anchorbench.claim import Measure, Number, Text
 from anchorbench.files import Plain, write_atomically
 from anchorbench.machine import this_machine
 from anchorbench.recipe import Recipe, flatten, parse_recipe
@@ -149,21 +150,24 @@ COMPARISONS: Sequence[tuple[str, str]] = (
 """Each part and its control."""
 
 
+Chance = Annotated[float, Field(ge=0, le=1)]
+
+
 class Effect(Plain):
     """What a part does to the share of held-out answers composed, against its control."""
 
-    part: str
-    control: str
-    rates: tuple[float, float]
+    part: Text
+    control: Text
+    rates: tuple[Number, Number]
     """Their peak learning rates."""
-    fit: tuple[float, float]
+    fit: tuple[Chance, Chance]
     """The share of runs of each that are not underfit."""
-    composed: tuple[float, float]
+    composed: tuple[Chance, Chance]
     """Their mean share of held-out answers composed."""
     effect: Measure
     by_gamma: dict[str, Measure]
-    p: float
-    p_holm: float
+    p: Chance
+    p_holm: Chance
     """After Holm's correction for all comparisons of the table."""
     matched: Measure | None
     """The effect at matched training loss; None if too many pairs have no loss in common."""
@@ -178,8 +182,8 @@ class Study(Plain):
     """The table, with what it took."""
 
     base: dict[str, Any]
-    gammas: list[float]
-    seeds: int
+    gammas: list[Number]
+    seeds: int = Field(ge=2, le=10_000)
     effects: list[Effect]
     machine: dict[str, Any]
 
