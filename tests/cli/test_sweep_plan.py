@@ -129,7 +129,7 @@ BAD_FILES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "a group that is a field": ("steps: {lr: 3}", ("steps",)),
     "a value out of range": ("optimizer: {lr: -1}", ("optimizer.lr is -1", "greater than 0")),
     "not a number": ("optimizer: {lr: .nan}", ("recipe.yaml is not plain YAML", ".nan", "finite")),
-    "unknown precision": ("precision: fp8", ("'fp8'", "'fp32' or 'bf16'")),
+    "unknown precision": ("precision: fp8", ("'fp8'", "'fp32', 'bf16' or 'tf32'")),
     "unknown task": ("task: compsite", ("'compsite'", "did you mean 'composite'")),
     "unknown variant": ("variant: heldout", ("'heldout'", "heldout-both")),
     "axes that are nothing": ("axes:", ("axes is None", "a mapping")),

@@ -8,9 +8,10 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import SMALL_COMPOSITE, TINY
 from scipy.stats import mannwhitneyu
 
+from anchorbench import load_task
 from anchorbench.inspect import validation
 from anchorbench.inspect.mechanism import COMPOSITION, EXCEPTION, SURE
 from anchorbench.inspect.validation import Observed, auroc, held_out, observe, recipe_features, share, sweeps, within_recipes
@@ -30,7 +31,8 @@ def test_within_recipes_by_hand() -> None:
     assert found == {"value": 4.5 / 6, "low": 0.5, "high": 0.8, "n": 6}
 
 
-def test_auroc_is_the_share_of_pairs_in_order() -> None:
+def test_auroc_is_the_share_of_pairs_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation, "RESAMPLES", 100)
     rng = np.random.default_rng(0)
     probability, positive = rng.random(60).round(1), rng.random(60) < 0.4
     found = auroc(probability, positive, [str(run) for run in range(60)])
@@ -40,11 +42,12 @@ def test_auroc_is_the_share_of_pairs_in_order() -> None:
     assert found["n"] == 60
 
 
-def test_the_interval_of_the_auroc_is_over_recipes() -> None:
+def test_the_interval_of_the_auroc_is_over_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten equal runs a recipe tell no more than one: two recipes of either kind, one of them on the wrong side.
 
     Of four recipes, draws that hold no right one of a kind, or no wrong one, reach 0 and 1: both ends of the interval.
     """
+    monkeypatch.setattr(validation, "RESAMPLES", 300)
     probability, positive = np.repeat([0.9, 0.2, 0.1, 0.3], 10), np.repeat([True, True, False, False], 10)
     found = auroc(probability, positive, np.repeat(["a", "b", "c", "d"], 10).tolist())
     assert (found["value"], found["low"], found["high"]) == (0.75, 0.0, 1.0)
@@ -141,6 +144,7 @@ def test_a_quick_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     noise (with noise: test_planted).
     """
     monkeypatch.setattr(validation, "QUICK_SEEDS", validation.QUICK_SEEDS[:1])
+    monkeypatch.setattr(validation, "load_task", lambda name: load_task(name, **SMALL_COMPOSITE))  # for planted circuits
     monkeypatch.setattr(validation, "QUICK_NOISES", (0.0,))
     monkeypatch.setattr(validation, "NULL_STEPS", 60)  # the models below FIT are undecided after any number
     validation.validate_and_show(tmp_path, tmp_path / "found.json", quick=True)

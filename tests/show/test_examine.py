@@ -2,19 +2,21 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import Cli, random_gpt, require_one_sentence
+from conftest import SMALL_COMPOSITE, Cli, random_gpt, require_one_sentence
 from safetensors.torch import load_file, save_file
 
 from anchorbench import load_task
 from anchorbench.hub.models import export, to_transformers, tokenizer
 from anchorbench.inspect.planted import key_to_anchors, pair_lookup
+from anchorbench.model.gpt import GPT
 from anchorbench.probes import list_probes
+from anchorbench.recipe import Recipe
 from anchorbench.sweeps.run_folder import Run
 
 TASK = load_task("composite")
@@ -51,10 +53,17 @@ def only(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr("anchorbench.show.examine.list_probes", lambda: {name: list_probes()[name]})
 
 
+def planted(plant: Callable[..., GPT], norm: str, variant: str, folder: Path) -> Path:
+    """A checkpoint of a circuit for a small task, which its card names."""
+    recipe = Recipe(variant=variant, task_config=SMALL_COMPOSITE)
+    to_transformers(plant(recipe.load_task(), norm, 0)).save_pretrained(folder)
+    (folder / "anchorbench.json").write_text(json.dumps({"recipe": recipe.model_dump(mode="json")}))
+    return folder
+
+
 def test_a_member_that_composes(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, "patching")
-    composing = checkpoint(to_transformers(key_to_anchors(TASK, "pre", 0)), tmp_path / "model")
-    shown = cli("classify", composing, *NAME, "--json")
+    shown = cli("classify", planted(key_to_anchors, "pre", "heldout-both", tmp_path / "model"), "--json")
     assert (shown.code, shown.err) == (0, "")
     found = json.loads(shown.out)
     assert (found["task"], found["variant"]) == ("composite", "heldout-both")
@@ -73,9 +82,8 @@ def test_a_member_that_composes(cli: Cli, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_table_with_an_exception(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, "embedding_order")
-    conflict = load_task("composite", "conflict")
-    folder = checkpoint(to_transformers(pair_lookup(conflict, "post", 0)), tmp_path / "model")
-    shown = cli("classify", folder, "--task", "composite-conflict", "--figures", tmp_path / "page.svg")
+    folder = planted(pair_lookup, "post", "conflict", tmp_path / "model")
+    shown = cli("classify", folder, "--figures", tmp_path / "page.svg")
     assert (shown.code, shown.err) == (0, "")
     assert "behaviour: symmetric" in shown.out
     assert "mechanism: memorizing" in shown.out
