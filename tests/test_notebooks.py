@@ -12,7 +12,10 @@ from nbclient import NotebookClient
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 OUTCOMES = {  # figures, and what its cells are to return
     "attention_flow": (3, [r"'pre-LN, gamma 0.7': \('inferential'", r"gamma 0.55': \('memorizing'", r"gamma 0.4': \('memorizing'"]),
-    "bring_your_own_model": (2, [r"'GPT-2': \('inferential', 0\.\d+, 0\.\d+\)", r"'Llama': \('underfit', 0\.", r"'Llama': \('undecided', None"]),
+    "bring_your_own_model": (
+        2,
+        [r"'GPT-2': \('inferential', 0\.\d+, 0\.\d+\)", r"'Llama': \('underfit', 0\.", r"'Llama': \('undecided', None"],
+    ),
     "datasets": (
         1,
         [r"\(\[57, -1\], \{1: 'it does not hold", r"'cells in both: 0'", "'foil_symmetric': 21"],

@@ -82,7 +82,7 @@ def test_adashift_is_the_definition(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("with_adashift")
 def test_adashift() -> None:
     settings = claims["adashift"].scales["laptop"].model_dump()
-    found = run("adashift", seeds=8, streams=64, stochastic=settings["stochastic"] | {"steps": 2000})
+    found = run("adashift", seeds=5, streams=64, stochastic=settings["stochastic"] | {"steps": 1000})
     require_findings("adashift", found)
     assert found.measures["drift_difference"].low > 3
     assert found.measures["end"].value < -0.95

@@ -53,7 +53,7 @@ class TestPlanted:
     """By hand: what the circuit says must follow, follows in every sequence, and nothing else in any."""
 
     def scores(self, model: GPT) -> dict[str, float]:
-        return {name: score.value for name, score in patching(model, SMALL, n=100).scores().items()}
+        return {name: score.value for name, score in patching(model, SMALL, n=50).scores().items()}
 
     def test_key_to_anchors(self, norm: str) -> None:
         found = self.scores(key_to_anchors(SMALL, norm, 1))

@@ -107,7 +107,7 @@ def test_a_llama(cli: Cli, tmp_path: Path) -> None:
     assert "scale: embed_tokens " in shown.out
 
 
-@pytest.mark.parametrize("name", list_probes(on_request=True))
+@pytest.mark.parametrize("name", [*list_probes(), "effective_width"])  # one that is read on request only
 def test_each_probe_alone(cli: Cli, run: Run, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("anchorbench.verdict.FIT", 0.0)  # six steps of training count as fit here
     shown = cli("probe", name, run.path, "--figures", tmp_path / f"{name}.png")

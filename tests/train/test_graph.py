@@ -28,7 +28,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 def recipes(fields: dict[str, Any]) -> list[Recipe]:
     """Three members that share data or not, with rates and betas of their own; widths that a batched matmul treats alike."""
-    base = TINY.override({"steps": 80, "model.d_model": 32, "model.d_head": 16, "model.d_ff": 64, "batch": 32, **fields})
+    base = TINY.override({"steps": 80, "batch": 32, **fields})
     return [base, base.override({"order_seed": 5, "optimizer.lr": base.optimizer.lr / 2}), base.override({"seed": 3})]
 
 
