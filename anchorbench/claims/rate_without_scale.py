@@ -124,6 +124,12 @@ class RateWithoutScale(Claim):
         " excludes 0: gamma matters without scale. Else, or if the intervals of effect_plain and effect_same do not both lie above"
         " 0, so that the effect to be explained is there under the same training too, or if fit is below 0.8, it cannot be told."
     )
+    reading = (
+        "What gamma does to a plain transformer depends on how it is trained: by Adam the larger rate composes more, by the SGD of"
+        " the scale-invariant one it composes less. So there is no one effect that the scale of the function could explain, and"
+        " that the scale-invariant model shows none within 0.2 says little about why the plain one does. Version 1, without the"
+        " arm of the same training, had called this a replication."
+    )
     seconds = 260
     scales = {
         "laptop": settings_of(
