@@ -1,11 +1,12 @@
 """The study of ways of training: its statistics by hand, and that no part is left out."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import Cli
+from conftest import ROOT, Cli
 
 from anchorbench import ways
 from anchorbench.parts import estimators, growths, models, noises, optimizers, penalties, schedules
@@ -130,3 +131,13 @@ def test_the_command_trains_what_is_missing_and_writes_the_table(cli: Cli, tmp_p
     assert rates[0] == rates[1]
     assert rates[0] in ways.ADAM
     assert (tmp_path / "docs" / "ways.md").read_text() == table(found)
+
+
+def test_the_committed_table_is_that_of_the_committed_study() -> None:
+    """It is of the arms, seeds and rules as they are now, and what it calls corrected follows from its own p-values."""
+    found = ways.Study.model_validate_json((ROOT / "docs" / "ways.json").read_text())
+    assert (ROOT / "docs" / "ways.md").read_text() == table(found)
+    assert found.base == json.loads(json.dumps(ways.BASE))
+    assert (tuple(found.gammas), found.seeds) == (GAMMAS, ways.SEEDS)
+    assert [(effect.part, effect.control) for effect in found.effects] == list(COMPARISONS)
+    assert [effect.p_holm for effect in found.effects] == pytest.approx(holm([effect.p for effect in found.effects]))
