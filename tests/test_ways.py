@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, Cli
+from scipy import stats
 
 from anchorbench import ways
 from anchorbench.parts import estimators, growths, models, noises, optimizers, penalties, schedules
@@ -88,6 +89,15 @@ def test_an_effect_by_hand() -> None:
     assert effect.matched.value == pytest.approx(0.2)
 
 
+def test_p_over_pairs_is_of_the_means_of_seeds_that_hold_out_the_same_pair() -> None:
+    """Twelve seeds, of which the second six repeat the first: p as of six."""
+    control = [[0.0] * 12] * len(GAMMAS)
+    gains = [0.1, 0.3, 0.2, 0.5, 0.0, 0.4] * 2
+    found = compare("a", "b", {"a": runs([gains] * len(GAMMAS)), "b": runs(control)}, {"a": 1.0, "b": 1.0})
+    assert found.p_pairs == pytest.approx(2 * stats.t.sf(3.2733, 5), rel=1e-3)  # t = .25 / (.18708 / sqrt 6)
+    assert found.p < 0.001
+
+
 def test_equal_arms_have_no_effect_and_diverged_ones_no_match() -> None:
     same = [[0.2, 0.3]] * len(GAMMAS)
     effect = compare("adamw", "sgd", {"adamw": runs(same, None), "sgd": runs(same)}, {"adamw": 1.0, "sgd": 1.0})
@@ -99,16 +109,18 @@ def test_the_table_says_what_is_shown_and_what_is_not() -> None:
     near = ways.Measure(value=0.05, low=-0.1, high=0.2, n=12)
     common: dict[str, Any] = {"rates": (0.004, 0.002), "fit": (1, 0.5), "composed": (0.7, 0.4), "by_gamma": {"0.5": measure}}
     effects = [
-        ways.Effect(part="muon", control="adamw", effect=measure, p=1e-6, p_holm=1e-4, matched=near, **common),
-        ways.Effect(part="lion", control="adamw", effect=near, p=0.5, p_holm=1, matched=None, **common),
+        ways.Effect(part="muon", control="adamw", effect=measure, p=1e-6, p_holm=1e-4, p_pairs=0.02, matched=near, **common),
+        ways.Effect(part="lion", control="adamw", effect=near, p=0.5, p_holm=1, p_pairs=0.9, matched=None, **common),
     ]
     text = table(ways.Study(base=dict(ways.BASE), gammas=[0.5], seeds=12, effects=effects, machine={}))
     assert (
-        "| **muon** | adamw | **+0.30 (+0.20 to +0.40)** | < 0.001 | +0.05 (-0.10 to +0.20) | 0.70 / 0.40 | 1.00 / 0.50 |" in text
+        "| **muon** | adamw | **+0.30 (+0.20 to +0.40)** | < 0.001 | 0.040 | +0.05 (-0.10 to +0.20) | 0.70 / 0.40 | 1.00 / 0.50 |"
+        in text
     )
     assert (
         "- muon composes more than adamw: +0.30 (+0.20 to +0.40), n = 12 seeds; at matched training loss that is not shown" in text
     )
+    assert "by that, muon (against adamw) would be shown." in text
     assert "Nothing is shown, at this scale and with these seeds, of lion (against adamw)." in text
 
 

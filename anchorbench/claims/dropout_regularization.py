@@ -51,7 +51,7 @@ class Settings(Experiment):
     rate: float = Field(gt=0, lt=1)
     """The share of hidden neurons that dropout drops."""
     learning_rate: float = Field(gt=0, le=1)
-    """Of Adam at the first step, on all examples at once; it falls to zero in a straight line, so that no step is an accident."""
+    """Initial learning rate of full-batch Adam; it falls linearly to zero, so that the result does not depend on the last step."""
     steps: int = Field(ge=1, le=10_000_000)
     looks: int = Field(ge=1, le=100)
     """Evenly spaced steps at which directions and alignment are measured, besides the start."""
@@ -195,7 +195,7 @@ def rises(theta: Float[Tensor, " weights"], data: Data, slices: int, seed: int) 
 
 
 def hessian(theta: Float[Tensor, " weights"], data: Data) -> Float[Tensor, "weights weights"]:
-    """Of the loss without dropout."""
+    """The Hessian of the loss without dropout."""
     return cast(Tensor, torch.func.jacrev(torch.func.grad(loss))(theta, data))
 
 

@@ -115,13 +115,13 @@ def draw(generator: torch.Generator, inputs: int, neurons: int, scale: float = 1
 
 
 def outputs(net: Net, x: Float[Tensor, "n inputs"]) -> Float[Tensor, " n"]:
-    """Of a layer of tanh."""
+    """The outputs of a network with one hidden layer of tanh units."""
     hidden = (x @ net["ff_in.weight"][0] + net["ff_in.bias"][0]).tanh()
     return (hidden @ net["ff_out.weight"][0] + net["ff_out.bias"][0])[:, 0]
 
 
 def jacobian(net: Net, x: Float[Tensor, "n inputs"]) -> Float[Tensor, "n weights"]:
-    """Of the outputs, in the order of `flat`; written by hand, as minima take thousands of them."""
+    """The Jacobian of the outputs, in the order of `flat`; hand-written, as a search for minima takes thousands of them."""
     hidden = (x @ net["ff_in.weight"][0] + net["ff_in.bias"][0]).tanh()
     slope = (1 - hidden.square()) * net["ff_out.weight"][0, :, 0]
     return torch.cat([(x[:, :, None] * slope[:, None]).flatten(1), slope, hidden, torch.ones_like(x[:, :1])], 1)
@@ -144,12 +144,12 @@ def loss_of(like: Net, data: Data) -> Callable[[Tensor], Tensor]:
 
 
 def gradient(net: Net, data: Data) -> Net:
-    """Of the loss."""
+    """The gradient of the loss."""
     return shaped(torch.func.grad(loss_of(net, data))(flat(net)), net)
 
 
 def hessian(net: Net, data: Data) -> Float[Tensor, "weights weights"]:
-    """Of the loss."""
+    """The hessian of the loss."""
     return cast(Tensor, torch.func.jacrev(torch.func.grad(loss_of(net, data)))(flat(net)))
 
 
@@ -302,6 +302,14 @@ def log10(error: float) -> float:
     return float(np.log10(max(error, 1e-20)))
 
 
+def settings_of(counts: tuple[int, int, int], recipe: dict[str, Any], **fields: Any) -> Settings:
+    """`counts` are seeds, starts and models."""
+    seeds, starts, models = counts
+    recipe = {"task": "composite", "optimizer": {"lr": 1e-3, "warmup": 0}, **recipe}
+    alphas = [0.3, 0.5, -1.0, 2.0, 0.0, 1.0]
+    return Settings(seeds=seeds, starts=starts, models=models, alphas=alphas, recipe=recipe, **fields)
+
+
 @claims.register
 class EmbeddingPrinciple(Claim):
     """See the module."""
@@ -353,33 +361,21 @@ class EmbeddingPrinciple(Claim):
     )
     seconds = 100
     scales = {
-        "laptop": Settings(
-            seeds=100,
+        "laptop": settings_of(
+            (100, 10, 4),
             drawn=Ground(inputs=2, neurons=3, examples=20),
             trained=Ground(inputs=1, neurons=2, examples=20),
             teacher=6,
-            starts=10,
             widths=[2, 3],
-            alphas=[0.3, 0.5, -1.0, 2.0, 0.0, 1.0],
-            recipe={
-                "task": "composite",
-                "model": {"d_model": 16, "d_head": 16, "d_ff": 32},
-                "optimizer": {"lr": 1e-3, "warmup": 0},
-                "batch": 64,
-                "steps": 100,
-            },
-            models=4,
+            recipe={"model": {"d_model": 16, "d_head": 16, "d_ff": 32}, "batch": 64, "steps": 100},
         ),
-        "paper": Settings(
-            seeds=500,
+        "paper": settings_of(
+            (500, 20, 8),
             drawn=Ground(inputs=5, neurons=6, examples=60),
             trained=Ground(inputs=1, neurons=3, examples=50),
             teacher=10,
-            starts=20,
             widths=[2, 3, 4],
-            alphas=[0.3, 0.5, -1.0, 2.0, 0.0, 1.0],
-            recipe={"task": "composite", "optimizer": {"lr": 1e-3, "warmup": 0}, "batch": 128, "steps": 500},
-            models=8,
+            recipe={"batch": 128, "steps": 500},
         ),
     }
 

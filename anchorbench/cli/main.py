@@ -8,6 +8,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 import typer.core
 
+from anchorbench.cli.bench import app as bench_app
 from anchorbench.cli.interruption import INTERRUPTED, SENTENCE
 from anchorbench.cli.leaderboard import app as leaderboard_app
 
@@ -391,7 +392,6 @@ def ways(
     console.print(f"table: {visible(page)}", soft_wrap=True)
 
 
-bench_app = typer.Typer(no_args_is_help=True, help="Measure speed on this machine.")
 app.add_typer(bench_app, name="bench")
 app.add_typer(leaderboard_app, name="leaderboard")
 
@@ -444,74 +444,6 @@ def data_push(
         console.print(f"{file.stat().st_size:>14,}  {file.relative_to(folder)}", soft_wrap=True)
     total = sum(file.stat().st_size for file in files)
     console.print(f"{total:>14,}  bytes in {len(files)} files would be uploaded to {visible(repo)}; nothing was", soft_wrap=True)
-
-
-@bench_app.command("data")
-def bench_data() -> None:
-    """Sequences per second of every task's generator, and of a plain Python loop."""
-    from rich.console import Console
-
-    from anchorbench.bench.data import bench_data
-
-    bench_data(Console(highlight=False))
-
-
-@bench_app.command("train")
-def bench_train_(
-    json_file: Annotated[Path | None, typer.Option("--json", help="File to write the measurements to, one row per shape.")] = None,
-    small: Annotated[bool, typer.Option("--small", help="Leave out the large shape, whose steps take seconds.")] = False,
-) -> None:
-    """Member-steps per second of the stack, beside a plain loop over models and the bare matrix products."""
-    import json
-
-    from rich.console import Console
-
-    from anchorbench.bench.train import as_json, bench_train
-    from anchorbench.files import require_place, write_atomically
-
-    if json_file is not None:
-        require_place(json_file, "--json")
-    rows = bench_train(Console(highlight=False), large=not small)
-    if json_file is not None:
-        write_atomically(json_file, (json.dumps(as_json(rows), indent=1) + "\n").encode())
-
-
-@bench_app.command("scale")
-def bench_scale_(
-    json_file: Annotated[Path | None, typer.Option("--json", help="File to write the measurements to, one row per point.")] = None,
-) -> None:
-    """How the time of a step grows with threads, members, width, length and depth."""
-    import json
-
-    from rich.console import Console
-
-    from anchorbench.bench.scale import bench_scale
-    from anchorbench.files import require_place, write_atomically
-
-    if json_file is not None:
-        require_place(json_file, "--json")
-    rows = bench_scale(Console(highlight=False))
-    if json_file is not None:
-        write_atomically(json_file, (json.dumps(rows, indent=1) + "\n").encode())
-
-
-@bench_app.command("gpu")
-def bench_gpu_(
-    json_file: Annotated[Path | None, typer.Option("--json", help="File to write checks and measurements to.")] = None,
-) -> None:
-    """On a GPU: whether it trains as the processor does, and member-steps per second; a few minutes."""
-    import json
-
-    from rich.console import Console
-
-    from anchorbench.bench.gpu import bench_gpu
-    from anchorbench.files import require_place, write_atomically
-
-    if json_file is not None:
-        require_place(json_file, "--json")
-    found = bench_gpu(Console(highlight=False, markup=False))
-    if json_file is not None:
-        write_atomically(json_file, (json.dumps(found, indent=1) + "\n").encode())
 
 
 def main() -> None:

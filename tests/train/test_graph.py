@@ -85,7 +85,8 @@ def test_a_device_that_is_not_there_is_one_sentence(name: str, monkeypatch: pyte
 def test_one_device_is_seen(seen: str | None, name: str, left: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As CUDA counts them: those that the process was given, from zero."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # so that what was there comes back
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     if seen is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
     use_device(name)

@@ -1,0 +1,59 @@
+"""The commands `anchorbench bench ...`."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Measure speed on this machine.")
+JsonFile = Annotated[Path | None, typer.Option("--json", help="JSON file to write the measurements to.")]
+
+
+@app.command()
+def data() -> None:
+    """Sequences per second of every task's generator, and of a plain Python loop."""
+    from anchorbench.bench.data import bench_data
+
+    _measure(bench_data, None)
+
+
+@app.command()
+def train(
+    json_file: JsonFile = None,
+    small: Annotated[bool, typer.Option("--small", help="Leave out the large shape, whose steps take seconds.")] = False,
+) -> None:
+    """Member-steps per second of the stack, beside a plain loop over models and the bare matrix products."""
+    from anchorbench.bench.train import as_json, bench_train
+
+    _measure(lambda console: as_json(bench_train(console, large=not small)), json_file)
+
+
+@app.command()
+def scale(json_file: JsonFile = None) -> None:
+    """How the time of a step grows with threads, members, width, length and depth."""
+    from anchorbench.bench.scale import bench_scale
+
+    _measure(bench_scale, json_file)
+
+
+@app.command()
+def gpu(json_file: JsonFile = None) -> None:
+    """On a GPU: whether it trains as the CPU does, and member-steps per second; a few minutes."""
+    from anchorbench.bench.gpu import bench_gpu
+
+    _measure(bench_gpu, json_file)
+
+
+def _measure(bench: Callable[[Any], Any], json_file: Path | None) -> None:
+    """Runs a benchmark that prints to the console, and writes what it returns."""
+    from rich.console import Console
+
+    from anchorbench.files import require_place, write_atomically
+
+    if json_file is not None:
+        require_place(json_file, "--json")
+    found = bench(Console(highlight=False))
+    if json_file is not None:
+        write_atomically(json_file, (json.dumps(found, indent=1) + "\n").encode())
