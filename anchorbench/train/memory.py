@@ -92,7 +92,8 @@ def _slurm(environ: Mapping[str, str]) -> Iterator[int]:
 def memory_of_member(recipe: Recipe) -> float:
     """Bytes that one member adds to a stack: parameters, gradients, state of the parts, the step's arrays, and training data.
 
-    Worked out on shapes alone, without allocating. A quarter is added for what an operation needs while it runs.
+    Worked out on shapes alone, without allocating: parts make their state by `new_zeros`, as `zeros_like` of a tensor without data
+    imports sympy. A quarter is added for what an operation needs while it runs.
     """
     task, shape = recipe.load_task(), recipe.model_at(recipe.steps)
     with torch.device("meta"):

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -27,7 +26,7 @@ class SVRG(Estimator):
 
     def __init__(self, configs: Sequence[Any], layout: Layout, like: Tensor) -> None:
         super().__init__(configs, layout, like)
-        self.state = {"old": torch.zeros_like(like), "mean": torch.zeros_like(like)}
+        self.state = {"old": like.new_zeros(like.shape), "mean": like.new_zeros(like.shape)}
 
     @classmethod
     def passes_of(cls, config: Any) -> float:

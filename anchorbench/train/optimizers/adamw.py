@@ -29,7 +29,7 @@ class AdamW(Optimizer):
     def __init__(self, configs: Sequence[Any], layout: Layout, like: Tensor) -> None:
         super().__init__(configs, layout, like)
         names = ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if self.amsgrad else [])]
-        self.state = {name: torch.zeros_like(like) for name in names}
+        self.state = {name: like.new_zeros(like.shape) for name in names}
 
     def step(self, into: Tensor, gradient: Tensor, weights: Tensor, rate: Tensor, t: int) -> None:
         alike: dict[tuple[float, float, float, float], list[int]] = {}

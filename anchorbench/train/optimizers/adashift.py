@@ -37,7 +37,7 @@ class AdaShift(Optimizer):
     def __init__(self, configs: Sequence[Any], layout: Layout, like: Tensor) -> None:
         super().__init__(configs, layout, like)
         window = like.new_zeros(len(like), configs[0].window, like.shape[1])
-        second = self._reduced(torch.zeros_like(like))
+        second = self._reduced(like.new_zeros(like.shape))
         self.state = {"window": window, "second": second, "counted": torch.zeros_like(second)}
 
     def _reduced(self, gradient: Tensor) -> Tensor:

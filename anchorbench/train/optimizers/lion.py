@@ -6,7 +6,6 @@ Its authors advise a rate 3 to 10 times lower than AdamW's, and weight decay as 
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -27,7 +26,7 @@ class Lion(Optimizer):
 
     def __init__(self, configs: Sequence[Any], layout: Layout, like: Tensor) -> None:
         super().__init__(configs, layout, like)
-        self.state = {"mean": torch.zeros_like(like)}
+        self.state = {"mean": like.new_zeros(like.shape)}
 
     def step(self, into: Tensor, gradient: Tensor, weights: Tensor, rate: Tensor, t: int) -> None:
         """See `Optimizer`."""

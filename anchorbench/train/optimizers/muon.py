@@ -62,7 +62,7 @@ class Muon(Optimizer):
         self._rest = (~hidden).nonzero()[:, 0].to(like.device)
         self._adam = AdamW(configs, layout, like[:, self._rest])
         mean = {f"mean.{name}": view for name, view in zip(layout.names, layout.views(like), strict=True) if name in layout.hidden}
-        self.state = {**self._adam.state, **{name: torch.zeros_like(view) for name, view in mean.items()}}
+        self.state = {**self._adam.state, **{name: view.new_zeros(view.shape) for name, view in mean.items()}}
 
     def step(self, into: Tensor, gradient: Tensor, weights: Tensor, rate: Tensor, t: int) -> None:
         """See `Optimizer`. Matrices are multiplied member by member, as a batched product may round otherwise than a single one."""

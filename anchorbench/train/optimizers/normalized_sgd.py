@@ -8,7 +8,6 @@ far as the others unless `eps` is above the noise.
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -32,7 +31,7 @@ class NormalizedSGD(Optimizer):
 
     def __init__(self, configs: Sequence[Any], layout: Layout, like: Tensor) -> None:
         super().__init__(configs, layout, like)
-        self.state = {"mean": torch.zeros_like(like)}
+        self.state = {"mean": like.new_zeros(like.shape)}
 
     def step(self, into: Tensor, gradient: Tensor, weights: Tensor, rate: Tensor, t: int) -> None:
         """See `Optimizer`."""

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -25,7 +24,7 @@ class SGD(Optimizer):
 
     def __init__(self, configs: Sequence[Any], layout: Layout, like: Tensor) -> None:
         super().__init__(configs, layout, like)
-        self.state = {"velocity": torch.zeros_like(like)}
+        self.state = {"velocity": like.new_zeros(like.shape)}
 
     def step(self, into: Tensor, gradient: Tensor, weights: Tensor, rate: Tensor, t: int) -> None:
         momentum = self.column("momentum")
