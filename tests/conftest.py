@@ -110,7 +110,7 @@ def patterns_of(model: GPT, tokens: torch.Tensor) -> list[torch.Tensor]:
 def patch_training(patch: pytest.MonkeyPatch, **constants: object) -> None:
     """Sets constants of the training loop and of its evaluations."""
     for name, value in constants.items():
-        patch.setattr(f"anchorbench.train.{'loop' if name == 'CHECKPOINT_SECONDS' else 'evaluation'}.{name}", value)
+        patch.setattr(f"anchorbench.train.{'execution' if name == 'CHECKPOINT_SECONDS' else 'evaluation'}.{name}", value)
 
 
 def require_one_sentence(err: str) -> None:

@@ -89,7 +89,7 @@ def run(
         axes=axis or (),
     )
     folder = out if out is not None else default_folder(sweep, preset)
-    run_and_show(sweep, folder, memory=_bytes(memory), keep_steps=_steps(keep_steps), strict_bits=strict_bits, figures=formats)
+    run_and_show(sweep, folder, _execution(memory, keep_steps, strict_bits=strict_bits), formats)
 
 
 sweep_app = typer.Typer(no_args_is_help=True, help="Sweeps over any fields of a recipe, described in a YAML file.")
@@ -132,7 +132,7 @@ def sweep_run(
     formats = parse_formats(figures)
     _use(threads, device)
     sweep = load_sweep(recipe, axis or ())
-    run_and_show(sweep, out, memory=_bytes(memory), keep_steps=_steps(keep_steps), strict_bits=strict_bits, figures=formats)
+    run_and_show(sweep, out, _execution(memory, keep_steps, strict_bits=strict_bits), formats)
 
 
 @sweep_app.command("locate")
@@ -159,6 +159,12 @@ def _use(threads: int | None, device: str | None = None) -> None:
 
     use_device(device)
     torch.set_num_threads(threads or usable_cores())
+
+
+def _execution(memory: float | None, keep_steps: str | None, *, strict_bits: bool) -> Any:
+    from anchorbench.train.execution import Execution
+
+    return Execution(memory=_bytes(memory), keep_steps=_steps(keep_steps), strict_bits=strict_bits)
 
 
 def _bytes(gib: float | None) -> float | None:

@@ -19,6 +19,7 @@ from anchorbench.recipe import SCHEMA, Recipe, parse_recipe
 from anchorbench.sweeps.lock import STALE, RunLock, nobody_inside
 from anchorbench.sweeps.run_folder import DamagedRunError, Run, read_run, write_run, write_tables
 from anchorbench.train.checkpoint import CheckpointState
+from anchorbench.train.execution import Execution
 from anchorbench.train.gradients.choice import suits_native
 from anchorbench.train.gradients.compiled import announce
 from anchorbench.train.memory import free_memory
@@ -228,18 +229,15 @@ def run_sweep(
     sweep: Sweep,
     folder: SweepFolder,
     report: Callable[[Progress], None] = lambda progress: None,
-    *,
-    memory: float | None = None,
-    keep_steps: Sequence[int] = (),
-    strict_bits: bool = False,
+    how: Execution | None = None,
 ) -> list[Run]:
     """Trains the missing runs and returns all runs in the sweep's order; damaged run folders are reported and retrained.
 
-    Waits for runs that another process is training in the same folder. `keep_steps` are steps whose weights are also kept.
-    With `strict_bits`, a stack is restarted rather than resumed on a machine where its bits may differ.
+    Waits for runs that another process is training in the same folder.
     """
+    how = how or Execution()
     recipes = sweep.runs()
-    runs, problems = folder.finished(recipes, keep_steps)
+    runs, problems = folder.finished(recipes, how.keep_steps)
     done = {run.result.run_id: run for run in runs}
     folder.require_free([recipe for recipe in recipes if recipe.run_id not in done])
     for problem in problems:
@@ -256,24 +254,24 @@ def run_sweep(
     waiting = 0
     while missing := [recipe for recipe in recipes if recipe.run_id not in done]:
         busy = 0
-        for stack, checkpoint in _planned(missing, recipes, folder, memory):
+        for stack, checkpoint in _planned(missing, recipes, folder, how.memory):
             with ExitStack() as held:
                 locks = {recipe.run_id: lock for recipe in stack if (lock := _lock(folder, recipe, held))}
                 mine = [recipe for recipe in stack if recipe.run_id in locks]
                 busy += len(stack) - len(mine)
                 if checkpoint.exists() and len(mine) < len(stack):
                     continue  # another process is training this stack
-                meanwhile, _ = folder.finished([recipe for recipe in mine if recipe.run_id not in done], keep_steps)
+                meanwhile, _ = folder.finished([recipe for recipe in mine if recipe.run_id not in done], how.keep_steps)
                 done |= {run.result.run_id: run for run in meanwhile}
                 if any(recipe.run_id not in done for recipe in mine):
-                    trained = _train(mine, folder, report, keep_steps, checkpoint, locks, warn, strict_bits=strict_bits)
+                    trained = _train(mine, folder, report, how, checkpoint, locks, warn)
                     done |= {run.result.run_id: run for run in trained}
         if busy:
             if busy != waiting:
                 report(Progress([], message=f"waiting for {busy} runs that another process trains"))
             waiting = busy
             time.sleep(POLL_SECONDS)
-            runs, _ = folder.finished(missing, keep_steps)
+            runs, _ = folder.finished(missing, how.keep_steps)
             done |= {run.result.run_id: run for run in runs}
     ordered = [done[recipe.run_id] for recipe in recipes]
     folder.remove_checkpoints(set(done))
@@ -317,19 +315,17 @@ def _train(
     stack: list[Recipe],
     folder: SweepFolder,
     report: Callable[[Progress], None],
-    keep_steps: Sequence[int],
+    how: Execution,
     checkpoint: Path,
     locks: dict[str, RunLock],
     warn: Callable[[str], None],
-    *,
-    strict_bits: bool,
 ) -> list[Run]:
     from anchorbench.train.loop import train
 
     failures: list[OSError | ValueError] = []
 
     def write(member: Any) -> None:
-        written = folder.finished([member.recipe], keep_steps)[0]  # by this stack, before it was interrupted
+        written = folder.finished([member.recipe], how.keep_steps)[0]  # by this stack, before it was interrupted
         if not written and locks[member.recipe.run_id].still_mine():
             try:
                 write_run(folder.path(member.recipe), member)
@@ -337,12 +333,12 @@ def _train(
                 failures.append(failure)
 
     report(Progress(stack))
-    train(stack, lambda step: report(Progress(stack, step)), checkpoint, keep_steps, write, warn, strict_bits=strict_bits)
+    train(stack, lambda step: report(Progress(stack, step)), checkpoint, write, warn, how=how)
     if failures:
         raise failures[0]
     for path in (checkpoint, *checkpoint.parent.glob(f".{checkpoint.name}.*")):  # and partial saves of killed processes
         remove(path)
-    finished, _ = folder.finished(stack, keep_steps)  # all, unless a lock was lost
+    finished, _ = folder.finished(stack, how.keep_steps)  # all, unless a lock was lost
     report(Progress(stack, stack[0].steps, finished))
     return finished
 
