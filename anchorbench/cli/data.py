@@ -19,7 +19,7 @@ def build(
     import time
 
     from anchorbench.files import visible
-    from anchorbench.hub.datasets import TOKENIZER, Built, config_name
+    from anchorbench.hub.datasets import TOKENIZER, Built
     from anchorbench.hub.datasets import build as build_data
 
     start = time.perf_counter()
@@ -28,10 +28,10 @@ def build(
         rows, size = sum(b.rows for b in built), sum(b.parquet_bytes for b in built)
         typer.echo(f"{what:<40} {rows:>10,} rows {size / 1000:>9,.0f} kB{more}")
 
-    built = build_data(task, out, size=size, seed=seed, report=lambda b: show(config_name(b.task), [b]))
+    built = build_data(task, out, size=size, seed=seed, report=lambda b: show(b.task.full_name, [b]))
     show(f"{len(built)} in all", built, f", in {time.perf_counter() - start:.1f} s: {visible(out)}")
     if not (out / TOKENIZER[0]).exists():
-        example = out / config_name(built[0].task)
+        example = out / built[0].task.full_name
         typer.echo(
             f'Their vocabularies differ, so that each has its own tokenizer: AutoTokenizer.from_pretrained("{visible(example)}")'
         )

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from anchorbench import __version__
-from anchorbench.catalogue import config_name, find_tasks
+from anchorbench.catalogue import find_tasks
 from anchorbench.files import new_folder, open_plain, parse_yaml, read_bytes, read_json
 from anchorbench.hub.card import Built, Manifest, card, data_files, features
 from anchorbench.recipe import MAX_EXAMPLES
@@ -57,7 +57,7 @@ def build(
     with new_folder(out, marker=CARD) as folder:
         built: list[Built] = []
         for task in tasks:
-            built.append(_write_config(task, folder / config_name(task), size, seed))
+            built.append(_write_config(task, folder / task.full_name, size, seed))
             report(built[-1])
         common = _tokenizer_files(tasks)
         _write(common or {}, folder)
@@ -180,7 +180,7 @@ def verify(folder: Path) -> list[Manifest]:
     if (folder / TOKENIZER[0]).exists():
         order = list_tasks()
         _check_tokenizer(folder, sorted(tasks, key=lambda task: order.index((task.name, task.variant))))
-    _check_card(folder / CARD, {config_name(task): manifest for task, manifest in zip(tasks, manifests, strict=True)})
+    _check_card(folder / CARD, {task.full_name: manifest for task, manifest in zip(tasks, manifests, strict=True)})
     return manifests
 
 
@@ -205,7 +205,7 @@ def _read_manifest(config: Path) -> tuple[Manifest, Task]:
         ("version", manifest.version, task.version),
         ("fingerprint", manifest.fingerprint, task.fingerprint),
         ("splits", sorted(manifest.examples), sorted(task.splits)),
-        ("folder", config.name, config_name(task)),
+        ("folder", config.name, task.full_name),
     ):
         if says != real:
             raise ValueError(f"{path}: {what} is {says!r}; in anchorbench {__version__} it is {real!r}")
@@ -217,7 +217,7 @@ def _check_tokenizer(folder: Path, tasks: list[Task]) -> None:
     right = _tokenizer_files(tasks) or {}
     for name in TOKENIZER:
         if read_json(folder / name, most=MAX_SMALL_BYTES) != (json.loads(right[name]) if name in right else None):
-            raise ValueError(f"{folder / name} is not the tokenizer of {', '.join(map(config_name, tasks[:3]))}")
+            raise ValueError(f"{folder / name} is not the tokenizer of {', '.join(each.full_name for each in tasks[:3])}")
 
 
 def _check_card(path: Path, manifests: dict[str, Manifest]) -> None:
@@ -243,7 +243,7 @@ def _read_split(path: Path, task: Task, n: int) -> Iterator[pa.Table]:
         with open_plain(path) as plain, pq.ParquetFile(plain) as file:
             schema = _schema(task)
             if not file.schema_arrow.equals(schema):
-                raise ValueError(f"{path} does not have the columns of {config_name(task)}: {', '.join(schema.names)}")
+                raise ValueError(f"{path} does not have the columns of {task.full_name}: {', '.join(schema.names)}")
             if file.metadata.num_rows != n:
                 raise ValueError(f"{path} has {file.metadata.num_rows} rows; its {MANIFEST} says {n}")
             read = 0
@@ -263,7 +263,7 @@ def _check_rows(path: Path, start: int, table: pa.Table, task: Task, split: Spli
     if answers.problems:
         row = min(answers.problems)
         _check_rows(path, start, table[:row], task, split)  # report an earlier wrong row first
-        raise ValueError(f"{path}, row {start + row} is not an example of {config_name(task)}: {answers.problems[row]}")
+        raise ValueError(f"{path}, row {start + row} is not an example of {task.full_name}: {answers.problems[row]}")
 
     expected = _table(task, _schema(task), tokens, answers)
     wrong: list[tuple[int, str]] = []  # first failing row of each check, and what is wrong with it

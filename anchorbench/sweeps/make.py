@@ -122,4 +122,4 @@ def sweep(
 
 def default_folder(made: Sweep, preset: str) -> Path:
     """Where a preset's sweep goes if nothing else is said."""
-    return Path("anchorbench-out") / f"{made.base.task}-{made.base.variant}-{preset}"
+    return Path("anchorbench-out") / f"{made.base.load_task().full_name}-{preset}"
