@@ -200,12 +200,15 @@ def reproduce(
     name: Annotated[str, typer.Argument(help="A claim, or all: those without a current result.", metavar="[NAME|all]")] = "all",
     scale: Annotated[str, typer.Option(help="laptop or paper.")] = "laptop",
     out: Annotated[Path, typer.Option(help="Folder of the ledger.")] = Path("docs/ledger"),
+    runs: Annotated[Path, typer.Option(help="Folder in which trained runs are kept: what is there is not trained again.")] = Path(
+        "anchorbench-out/claims"
+    ),
 ) -> None:
     """Try published claims by rules written before the run, and write the ledger: JSON, table and page."""
     from anchorbench.cli.reproduce import reproduce as run_claims
 
     use(None)
-    run_claims(name, scale, out)
+    run_claims(name, scale, out, runs)
 
 
 @app.command()
