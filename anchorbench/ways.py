@@ -136,6 +136,7 @@ ARMS: Mapping[str, Arm] = {
     "dropout": Arm({"noise": {"kind": "dropout"}}, ADAM),
     "dropout of the last layer": Arm({"noise": {"kind": "dropout", "embedding": 0.0, "residual": 0.0, "final": 0.1}}, ADAM),
     "dropout-r1": Arm({"penalties": [{"kind": "dropout-r1"}]}, ADAM),
+    "dropout-r2": Arm({"penalties": [{"kind": "dropout-r2"}]}, ADAM),
     # Models
     "post-LN": Arm({"model.norm": "post"}, ADAM),
     "rms-norm": Arm({"model.kind": "rms-norm"}, ADAM),
@@ -167,6 +168,7 @@ COMPARISONS: Sequence[tuple[str, str]] = (
     ("decay 0.3, coupled", "decay 0.3"),
     *((name, "adamw") for name in ("unclipped", "svrg", "l1", "dropout", "dropout of the last layer")),
     ("dropout-r1", "adamw"),
+    ("dropout-r2", "adamw"),
     ("dropout of the last layer", "dropout-r1"),
     *((name, "adamw") for name in ("post-LN", "rms-norm", "border-tokens", "layer-sharing")),
     ("layer-sharing", "one layer"),
