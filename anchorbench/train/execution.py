@@ -16,5 +16,7 @@ class Execution:
     """Intermediate steps whose weights and optimizer state are kept as well."""
     strict_bits: bool = False
     """Whether training restarts, rather than resumes, on a machine where its bits may differ."""
+    workers: int = 1
+    """Processes that train the sweep on this machine, between which its stacks are cut."""
     checkpoint_seconds: float = field(default_factory=lambda: CHECKPOINT_SECONDS)
     """Time between two checkpoints of a stack."""
