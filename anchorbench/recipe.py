@@ -1,5 +1,6 @@
 """What is trained how: one run as data, and the hash that names it."""
 
+import difflib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -220,7 +221,7 @@ class Recipe(Plain):
             for parent in parents:
                 owner = owner.get(parent) if isinstance(owner, dict) else getattr(owner, parent, None)
                 if not isinstance(owner, BaseModel | dict):
-                    raise ValueError(f"a recipe has no field {path!r}")
+                    raise ValueError(f"a recipe has no field {path!r}{_meant(path)}")
                 inner = inner.setdefault(parent, {})
             inner[leaf] = value
         return _validated(type(self), content)
@@ -244,4 +245,34 @@ def _validated(kind: type[Recipe], content: Any) -> Recipe:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise ValueError(first_sentence(error)) from None
+        problem = error.errors()[0]
+        names = [part for part in problem["loc"] if isinstance(part, str) and not part.startswith("[")]
+        unknown = problem["type"] == "extra_forbidden"
+        raise ValueError(first_sentence(error) + (_meant(".".join(names)) if unknown else "")) from None
+
+
+def _meant(path: str) -> str:
+    """After the sentence about an unknown field: the kinds that have it, or the field that was probably meant."""
+    known = _fields(Recipe)
+    if kinds := known.get(path):
+        return f"; allowed for {' or '.join(kinds)}"
+    section, _, leaf = path.rpartition(".")
+    beside = {each.rpartition(".")[2]: each for each in known if each.rpartition(".")[0] == section}
+    close = [beside[name] for name in difflib.get_close_matches(leaf, beside, n=1, cutoff=0.7)]
+    meant = (
+        close or [each for each in known if each.endswith(f".{leaf}")] or difflib.get_close_matches(path, known, n=1, cutoff=0.8)
+    )
+    return f"; did you mean {meant[0]!r}?" if meant else ""
+
+
+def _fields(config: type[BaseModel], kind: str = "", prefix: str = "", inside: tuple[str, ...] = ()) -> dict[str, list[str]]:
+    """Dotted path of every field -> the kinds of its part that have it; parts inside another of their own sort are left out."""
+    found: dict[str, list[str]] = {}
+    for name, field in config.model_fields.items():
+        found[prefix + name] = [kind]
+        for part in (each for each in field.metadata if isinstance(each, Part) and each.registry.word not in inside):
+            for inner_kind, inner in part.registry.all.items():
+                of_kind = _fields(inner.Config, inner_kind, f"{prefix}{name}.", (*inside, part.registry.word))
+                for path, kinds in of_kind.items():
+                    found.setdefault(path, []).extend(kinds)
+    return found

@@ -213,10 +213,16 @@ def at(content: Any, path: str) -> Any:
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"optimiser.lr": 1.0}, "a recipe has no field 'optimiser.lr'"),
+        ({"optimiser.lr": 1.0}, "a recipe has no field 'optimiser.lr'; did you mean 'optimizer.lr'?"),
         ({"seed.first": 1}, "a recipe has no field 'seed.first'"),
-        ({"gamma": 0.5}, "unknown field 'gamma'"),
-        ({"optimizer.momentum": 0.9}, "unknown field 'optimizer.momentum'"),
+        ({"gamma": 0.5}, "unknown field 'gamma'; did you mean 'init.gamma'?"),
+        ({"stepz": 1}, "unknown field 'stepz'; did you mean 'steps'?"),
+        ({"optimizr.lr": 1}, "a recipe has no field 'optimizr.lr'; did you mean 'optimizer.lr'?"),
+        (
+            {"optimizer.momentum": 0.9},
+            "unknown field 'optimizer.momentum'; allowed for " + " or ".join(["sgd", "grafted-sgd", "muon", "normalized-sgd"]),
+        ),
+        ({"optimizer.qqq": 0.9}, "unknown field 'optimizer.qqq'"),
         ({"init.gamma": math.nan}, "init.gamma is nan; input should be a finite number"),
         ({"init.gamma": math.inf}, "init.gamma is inf; input should be a finite number"),
         ({"init.gamma": "big"}, "init.gamma is 'big'; input should be a valid number"),

@@ -13,7 +13,10 @@ JsonFile = Annotated[Path | None, typer.Option("--json", help="JSON file to writ
 
 @app.command()
 def data() -> None:
-    """Sequences per second of every task's generator, and of a plain Python loop."""
+    """Sequences per second of every task's generator.
+
+    Beside those of a plain Python loop.
+    """
     from anchorbench.bench.data import bench_data
 
     _measure(bench_data, None)
@@ -24,7 +27,10 @@ def train(
     json_file: JsonFile = None,
     small: Annotated[bool, typer.Option("--small", help="Leave out the large shape, whose steps take seconds.")] = False,
 ) -> None:
-    """Member-steps per second of the stack, beside a plain loop over models and the bare matrix products."""
+    """Member-steps per second, beside a plain loop over models.
+
+    And beside the bare matmuls.
+    """
     from anchorbench.bench.train import as_json, bench_train
 
     _measure(lambda console: as_json(bench_train(console, large=not small)), json_file)
@@ -32,7 +38,7 @@ def train(
 
 @app.command()
 def scale(json_file: JsonFile = None) -> None:
-    """How the time of a step grows with threads, members, width, length and depth."""
+    """Step time over threads, members, width, length and depth."""
     from anchorbench.bench.scale import bench_scale
 
     _measure(bench_scale, json_file)
@@ -40,7 +46,10 @@ def scale(json_file: JsonFile = None) -> None:
 
 @app.command()
 def gpu(json_file: JsonFile = None) -> None:
-    """On a GPU: whether it trains as the CPU does, and member-steps per second; a few minutes."""
+    """Correctness and speed on a GPU, in a few minutes.
+
+    Whether it trains as the CPU does, and member-steps per second.
+    """
     from anchorbench.bench.gpu import bench_gpu
 
     _measure(bench_gpu, json_file)

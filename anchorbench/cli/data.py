@@ -15,7 +15,10 @@ def build(
     size: Annotated[int | None, typer.Option(help="Examples in each split; the paper's sizes if not given.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
 ) -> None:
-    """Write tasks as a data set that `load_dataset(DIR, "TASK-VARIANT")` opens."""
+    """Write tasks as a Hugging Face data set.
+
+    `load_dataset(DIR, "TASK-VARIANT")` opens it.
+    """
     import time
 
     from anchorbench.files import visible
@@ -39,7 +42,10 @@ def build(
 
 @app.command()
 def verify(folder: Annotated[Path, typer.Argument(help="Folder of a data set, from anywhere.")]) -> None:
-    """Work out every label, foil, group and split of a data set again; name the first wrong row."""
+    """Compute every label and split of a data set again.
+
+    Foils and groups as well; the first wrong row is named.
+    """
     from anchorbench.files import visible
     from anchorbench.hub.datasets import verify as verify_data
 

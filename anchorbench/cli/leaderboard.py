@@ -8,7 +8,7 @@ import typer
 if TYPE_CHECKING:
     from anchorbench.leaderboard.entry import Entry
 
-app = typer.Typer(no_args_is_help=True, help="Training recipes compared on a fixed suite, with statistics that anyone can check.")
+app = typer.Typer(no_args_is_help=True, help="Training recipes compared on a fixed suite of tasks.")
 EntryFile = Annotated[Path, typer.Argument(help="An entry: one JSON file.")]
 
 
@@ -17,7 +17,10 @@ def run(
     recipe: Annotated[Path, typer.Argument(help="YAML: name, description, and fields of a recipe.")],
     out: Annotated[Path | None, typer.Option(help="Output folder; anchorbench-out/leaderboard/RECIPE if not given.")] = None,
 ) -> None:
-    """Train a recipe on its track's suite and write entry.json; what is finished is not trained again."""
+    """Train a recipe on its track's suite; write entry.json.
+
+    What is finished is not trained again.
+    """
     from anchorbench.files import visible
     from anchorbench.leaderboard.submit import run_entry
 
@@ -34,7 +37,10 @@ def run(
 
 @app.command()
 def validate(entries: Annotated[list[Path], typer.Argument(help="Entries: JSON files.")]) -> None:
-    """Check form, digest, completeness and statistics of entries; exit code 2 if one is refused."""
+    """Check entries without training.
+
+    Form, digest, completeness and statistics; exit code 2 if one is refused.
+    """
     from anchorbench.files import visible
     from anchorbench.leaderboard.check import read_entry
 
@@ -58,7 +64,10 @@ def verify(
     seed: Annotated[int | None, typer.Option(help="Draws the members; random if not given.")] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; a temporary one if not given.")] = None,
 ) -> None:
-    """Train a random part of an entry again and say whether its claim stands; exit code 1 if not."""
+    """Train a random part of an entry again.
+
+    Says whether its claim stands; exit code 1 if not.
+    """
     import secrets
     import tempfile
 
@@ -89,7 +98,10 @@ def render(
     folder: Annotated[Path, typer.Option(help="Folder with entries: JSON files.")] = Path("leaderboard/entries"),
     out: Annotated[Path, typer.Option(help="Folder to write index.html and table.md to.")] = Path("leaderboard"),
 ) -> None:
-    """Write the page and the Markdown table of all valid entries; refused ones are named and left out."""
+    """Write the page and the table of all valid entries.
+
+    Refused ones are named and left out.
+    """
     from anchorbench.files import visible, write_atomically
     from anchorbench.leaderboard.check import read_entry
     from anchorbench.leaderboard.entry import name_key
@@ -139,7 +151,7 @@ def export(
 
 @app.command()
 def schema(out: Annotated[Path, typer.Option(help="Folder to write schema.json and README.md to.")] = Path("leaderboard")) -> None:
-    """Write the JSON schema of an entry, and the README that explains it."""
+    """Write the JSON schema of an entry, and its README."""
     from anchorbench.files import write_atomically
     from anchorbench.leaderboard.schema import readme, schema_json
 

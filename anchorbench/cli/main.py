@@ -12,6 +12,7 @@ from anchorbench.cli.interruption import INTERRUPTED, SENTENCE
 from anchorbench.cli.options import (
     AsJson,
     Device,
+    DryRun,
     FigureFile,
     Formats,
     KeepSteps,
@@ -21,6 +22,7 @@ from anchorbench.cli.options import (
     TaskName,
     Threads,
     execution,
+    in_bytes,
     use,
 )
 
@@ -30,14 +32,26 @@ USAGE_ERROR: Any = typer.BadParameter.__base__
 app = typer.Typer(
     name="anchorbench",
     help="Did this transformer solve the task by inferring the rule, or by memorizing the table?",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        from anchorbench import __version__
+
+        typer.echo(f"anchorbench {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _callback() -> None:
+def _callback(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
     pass
 
 
@@ -61,9 +75,11 @@ def run(
     threads: Threads = None,
     device: Device = None,
     figures: Formats = "png",
-    out: Annotated[Path | None, typer.Option(help="Output folder; anchorbench-out/TASK-VARIANT-PRESET if not given.")] = None,
+    dry_run: DryRun = False,
+    out: Annotated[Path | None, typer.Option(help="Output folder; default: anchorbench-out/TASK-VARIANT-PRESET.")] = None,
 ) -> None:
-    """Train a sweep over the initialization rate, and name each member's solution."""
+    """Train a sweep over gamma and name each run's solution."""
+    from anchorbench.cli.plan import plan
     from anchorbench.cli.run import make_sweep, run_and_show
     from anchorbench.show.canvas import parse_formats
     from anchorbench.sweeps.make import default_folder
@@ -83,12 +99,18 @@ def run(
         axes=axis or (),
     )
     folder = out if out is not None else default_folder(sweep, preset)
+    if dry_run:
+        plan(sweep, folder, in_bytes(memory))
+        return
     run_and_show(sweep, folder, execution(memory, keep_steps, strict_bits=strict_bits), formats)
 
 
 @app.command()
 def classify(model: ModelName, task: TaskName = None, json: AsJson = False, figures: FigureFile = None) -> None:
-    """Say what a model answers, how it computes, and every probe's scores with their controls."""
+    """Say what a model answers and how it computes it.
+
+    Behaviour, mechanism, and every probe's scores with their controls.
+    """
     probe.examine(model, task, None, as_json=json, figures=figures)
 
 
@@ -97,7 +119,10 @@ def check(
     run_dir: Annotated[Path, typer.Argument(help="Folder of a finished run: OUT/runs/RUN_ID.")],
     steps: Annotated[int, typer.Option(help="Retrain at most this many steps.")] = 500,
 ) -> None:
-    """Check bit for bit that a run follows from its recipe: initial weights, training between kept steps, evaluation."""
+    """Check bit for bit that a run follows from its recipe.
+
+    Its initial weights, training between kept steps, and evaluation are computed again.
+    """
     from anchorbench.files import visible
     from anchorbench.sweeps.check import WORDS
     from anchorbench.sweeps.check import check as check_run
@@ -115,7 +140,10 @@ def export(
     out_dir: Annotated[Path, typer.Argument(help="Folder to write the checkpoint to.")],
     step: Annotated[int | None, typer.Option(help="An intermediate step that was kept.")] = None,
 ) -> None:
-    """Write a member as a Hugging Face checkpoint, which TransformerLens opens too."""
+    """Write a run as a Hugging Face checkpoint.
+
+    TransformerLens opens it too.
+    """
     from anchorbench.files import visible
     from anchorbench.hub.models import export as export_run
     from anchorbench.sweeps.run_folder import read_run
@@ -130,7 +158,10 @@ def rates(
     out: Annotated[Path, typer.Argument(help="JSON file to write.")],
     step: Annotated[int, typer.Option(help="The step that was kept (--keep-steps), after those that were measured.")],
 ) -> None:
-    """Write the rate of each tensor that grafting measured, for the optimizer grafted-sgd (rates: FILE)."""
+    """Write the rates per tensor that grafting measured.
+
+    The optimizer grafted-sgd takes them (rates: FILE).
+    """
     from anchorbench.files import require_place, visible
     from anchorbench.sweeps.run_folder import read_run
     from anchorbench.train.optimizers.grafted_sgd import write_rates
@@ -166,7 +197,10 @@ def parts(
     kind: Annotated[str | None, typer.Argument(help="Kind to explain; the part's kinds are listed if not given.")] = None,
     out: Annotated[Path | None, typer.Option(help="Markdown file to write with all kinds explained.")] = None,
 ) -> None:
-    """List the parts that a way of training is composed of, or explain one with its fields, bounds and source; draw a schedule."""
+    """List the parts that training is made of, or explain one.
+
+    With its fields, their bounds and its source; schedules are drawn.
+    """
     from anchorbench.files import require_place, write_atomically
     from anchorbench.show.parts import explanation, listing, page
 
@@ -185,7 +219,10 @@ def report(
     panels: Annotated[str | None, typer.Option(help="Axis of small multiples.")] = None,
     out: Annotated[Path | None, typer.Option(help="File to write; SWEEP/report.html if not given.")] = None,
 ) -> None:
-    """Write one HTML page for a sweep: phase diagram, trajectories, deviations, attention flow."""
+    """Write one HTML page about a sweep.
+
+    Phase diagram, trajectories, deviations and attention flow.
+    """
     from anchorbench.files import visible
     from anchorbench.show.report import report as write_report
 
@@ -204,7 +241,10 @@ def reproduce(
         "anchorbench-out/claims"
     ),
 ) -> None:
-    """Try published claims by rules written before the run, and write the ledger: JSON, table and page."""
+    """Try published claims and write the ledger.
+
+    By rules written before the run; the ledger is JSON, a table and a page.
+    """
     from anchorbench.cli.reproduce import reproduce as run_claims
 
     use(None)
@@ -216,7 +256,10 @@ def ways(
     runs: Annotated[Path, typer.Argument(help="Folder of the runs; what is missing there is trained.")],
     out: Annotated[Path, typer.Option(help="Folder of the table: ways.json and ways.md.")] = Path("docs"),
 ) -> None:
-    """Compare every part of training with its control on the composite task, over paired seeds; about an hour on two cores."""
+    """Compare every part of training with its control.
+
+    On the composite task, over paired seeds; about an hour on two cores.
+    """
     from anchorbench.files import require_place, visible
     from anchorbench.ways import study, write
 

@@ -24,6 +24,7 @@ Threads = Annotated[
 ]
 Memory = Annotated[float | None, typer.Option(help="GiB that training may take; default: 60% of what is free.")]
 Formats = Annotated[str, typer.Option("--figures", help="Formats of the figures, separated by commas: pdf, svg, png.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print runs, stacks, memory and an estimate of the time; train nothing.")]
 ModelName = Annotated[str, typer.Argument(help="A run folder, a checkpoint folder or a Hub id.", metavar="DIR|HF_ID")]
 TaskName = Annotated[str | None, typer.Option(help="TASK or TASK-VARIANT, if the model does not say itself.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

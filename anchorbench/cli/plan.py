@@ -86,7 +86,7 @@ def plan(sweep: Sweep, out: Path, memory: float | None) -> None:
     folder = SweepFolder(out, sweep) if (out / "sweep.json").exists() else None
     finished = {run.result.run_id for run in folder.finished(recipes)[0]} if folder else set[str]()
     planned = stacks([recipe for recipe in recipes if recipe.run_id not in finished], memory)
-    console.print(f"{len(recipes)} runs, {len(finished)} finished; {len(planned)} stacks to train")
+    console.print(f"{len(recipes)} runs, {len(finished)} finished; {len(planned)} stack{'s' * (len(planned) != 1)} to train")
     headers = ("stacks", "members", "layers", "width", "batch", "steps", "memory", "ms/step", "time")
     table = Table(*headers, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))  # fits 80 columns
     total = 0.0

@@ -34,7 +34,10 @@ def validate(
         "anchorbench-out/validation"
     ),
 ) -> None:
-    """Try the mechanistic verdict on planted truth, on nothing, and on behaviour that it never saw."""
+    """Try the mechanistic verdict where the truth is known.
+
+    On planted circuits, on models without a solution, and on behaviour that it was not fitted to.
+    """
     from anchorbench.inspect.validation import validate_and_show
 
     validate_and_show(out, json_file, quick=quick)
@@ -45,7 +48,10 @@ def fit(
     sweeps: Annotated[list[Path], typer.Argument(help="Output folders of sweeps.")],
     out: Annotated[Path, typer.Option(help="File for the weights.")] = Path("mechanism.json"),
 ) -> None:
-    """Fit the weights of the mechanistic verdict to the runs of sweeps whose behaviour is decided."""
+    """Fit the mechanistic verdict to runs of sweeps.
+
+    To those whose behaviour is decided.
+    """
     from anchorbench.inspect.validation import fit_and_show
 
     fit_and_show(sweeps, out)

@@ -12,18 +12,24 @@ RecipeFile = Annotated[Path, typer.Argument(help="YAML: preset, fields that diff
 Axes = Annotated[list[str] | None, typer.Option("--axis", help="Another axis, as FIELD=VALUE,...: init.gamma=0.4,0.5.")]
 
 
+def _folder(recipe: Path, end: str = "") -> Path:
+    return Path("anchorbench-out") / f"{recipe.stem}{end}"
+
+
 @app.command()
 def plan(
     recipe: RecipeFile,
     axis: Axes = None,
     memory: Memory = None,
-    out: Annotated[Path, typer.Option(help="Output folder; its finished runs are not counted.")] = Path("anchorbench-out/sweep"),
+    out: Annotated[
+        Path | None, typer.Option(help="Output folder, whose finished runs are not counted; default: anchorbench-out/RECIPE.")
+    ] = None,
 ) -> None:
-    """Print runs, stacks, memory and an estimate of the time, before anything starts."""
+    """Print runs, stacks, memory and an estimate of the time."""
     from anchorbench.cli.plan import load_sweep
     from anchorbench.cli.plan import plan as show_plan
 
-    show_plan(load_sweep(recipe, axis or ()), out, in_bytes(memory))
+    show_plan(load_sweep(recipe, axis or ()), out or _folder(recipe), in_bytes(memory))
 
 
 @app.command()
@@ -36,7 +42,7 @@ def run(
     keep_steps: KeepSteps = None,
     strict_bits: StrictBits = False,
     figures: Formats = "png",
-    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("anchorbench-out/sweep"),
+    out: Annotated[Path | None, typer.Option(help="Output folder; default: anchorbench-out/RECIPE, after the file's name.")] = None,
 ) -> None:
     """Train a sweep; what is finished is not trained again."""
     from anchorbench.cli.plan import load_sweep
@@ -46,7 +52,7 @@ def run(
     formats = parse_formats(figures)
     use(threads, device)
     sweep = load_sweep(recipe, axis or ())
-    run_and_show(sweep, out, execution(memory, keep_steps, strict_bits=strict_bits), formats)
+    run_and_show(sweep, out or _folder(recipe), execution(memory, keep_steps, strict_bits=strict_bits), formats)
 
 
 @app.command()
@@ -57,9 +63,13 @@ def locate(
     along: Annotated[str, typer.Option(help="The recipe's field.")] = "init.gamma",
     width: Annotated[float, typer.Option(help="Width of the 95% interval to reach.")] = 0.04,
     seeds: Annotated[int, typer.Option(help="Most members asked at an end.")] = 8,
-    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("anchorbench-out/boundary"),
+    out: Annotated[Path | None, typer.Option(help="Output folder; default: anchorbench-out/RECIPE-boundary.")] = None,
 ) -> None:
-    """Find where solutions turn from memorizing to inferential, with fewer members than a grid."""
+    """Find where solutions turn inferential, with few runs.
+
+    Fewer than a grid of the same resolution takes.
+    """
     from anchorbench.cli.plan import load_sweep, locate_and_show
 
-    locate_and_show(load_sweep(recipe, ()), along, low, high, width=width, seeds=seeds, out=out)
+    folder = out or _folder(recipe, "-boundary")
+    locate_and_show(load_sweep(recipe, ()), along, low, high, width=width, seeds=seeds, out=folder)

@@ -12,6 +12,7 @@ import pytest
 from conftest import RUNS, SWEEP, TINY, Cli, bytes_of, require_one_sentence
 from PIL import Image
 
+import anchorbench
 from anchorbench.presets import PRESETS
 from anchorbench.sweeps.run_folder import Run, read_run
 
@@ -34,6 +35,24 @@ def test_help(cli: Cli, arguments: tuple[str, ...]) -> None:
     assert (shown.code, shown.err) == (0, "")
     assert "Usage: " in shown.out
     assert ("--gamma" in shown.out) == (arguments[:1] == ("run",))
+
+
+@pytest.mark.parametrize("group", ["", "sweep", "probe", "data", "bench", "leaderboard"])
+def test_no_summary_of_a_command_is_cut_in_80_columns(cli: Cli, group: str) -> None:
+    listed = cli(*filter(None, [group]), "-h").out.partition("Commands:")[2].strip().splitlines()
+    assert len(listed) > 1
+    assert not [line for line in listed if line.endswith("...")]
+
+
+def test_the_version(cli: Cli) -> None:
+    assert cli("--version") == (0, f"anchorbench {anchorbench.__version__}\n", "")
+
+
+def test_a_dry_run_trains_nothing(cli: Cli, tmp_path: Path) -> None:
+    shown = cli("run", "--gamma", "0.5", "--seeds", "2", "--dry-run", "--out", tmp_path / "out")
+    assert (shown.code, shown.err) == (0, "")
+    assert "2 runs, 0 finished; 1 stack to train" in shown.out
+    assert not (tmp_path / "out").exists()
 
 
 # What is said must hold the value and a part of what is allowed.

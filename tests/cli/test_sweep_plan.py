@@ -256,7 +256,7 @@ def test_finished_runs_are_not_planned(cli: Cli, write: Write, sweep: Path, no_t
     precision = json.loads((sweep / "sweep.json").read_text())["base"]["precision"]
     path = write(f"precision: {precision}\naxes: {{init.gamma: [0.5, 0.7, 0.9], seed: 2}}")
     shown = cli("sweep", "plan", path, "--out", sweep)
-    assert f"{RUNS + 2} runs, {RUNS} finished; 1 stacks to train" in shown.out
+    assert f"{RUNS + 2} runs, {RUNS} finished; 1 stack to train" in shown.out
     [row] = rows_of(shown.out)
     assert row[:2] == ["1", "2"]
     finished = cli("sweep", "plan", path, "--axis", "init.gamma=0.5,0.7", "--out", sweep)
