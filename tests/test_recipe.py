@@ -222,7 +222,7 @@ def at(content: Any, path: str) -> Any:
             {"optimizer.momentum": 0.9},
             "unknown field 'optimizer.momentum'; allowed for " + " or ".join(["sgd", "grafted-sgd", "muon", "normalized-sgd"]),
         ),
-        ({"optimizer.qqq": 0.9}, "a recipe has no field"),
+        ({"optimizer.qqq": 0.9}, "unknown field 'optimizer.qqq'"),
         ({"init.gamma": math.nan}, "init.gamma is nan; input should be a finite number"),
         ({"init.gamma": math.inf}, "init.gamma is inf; input should be a finite number"),
         ({"init.gamma": "big"}, "init.gamma is 'big'; input should be a valid number"),
