@@ -258,10 +258,10 @@ def _meant(path: str) -> str:
         return f"; allowed for {' or '.join(kinds)}"
     section, _, leaf = path.rpartition(".")
     beside = {each.rpartition(".")[2]: each for each in known if each.rpartition(".")[0] == section}
-    close = [beside[name] for name in difflib.get_close_matches(leaf, beside, n=1, cutoff=0.7)]
-    meant = (
-        close or [each for each in known if each.endswith(f".{leaf}")] or difflib.get_close_matches(path, known, n=1, cutoff=0.8)
-    )
+    alike = [each for each in known if each.count(".") == path.count(".")]
+    meant = [beside[name] for name in difflib.get_close_matches(leaf, beside, n=1, cutoff=0.7)]
+    meant += [each for each in known if each.endswith(f".{leaf}")]
+    meant += [] if beside else difflib.get_close_matches(path, alike, n=1, cutoff=0.8)
     return f"; did you mean {meant[0]!r}?" if meant else ""
 
 
