@@ -8,7 +8,7 @@ and grading, never as a feature.
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,25 +47,46 @@ from anchorbench.verdict import FIT
 
 KEEP_STEPS = (150, 300, 600, 900, 1200, 1500, 2000, 2500)
 """Intermediate steps at which weights are kept, for the curve of how early the verdict is right."""
-PLANTED_SEEDS = 5
-NOISES = (0.0, 0.01, 0.02, 0.03, 0.1, 0.3, 0.8)
-"""Noise on planted weights, relative to each matrix's root mean square."""
-QUICK_NOISES = (0.0, 0.03, 0.3)
-"""Noise levels of the quick validation; with two seeds it takes a minute on two cores in all."""
 QUICK_SEEDS = (100, 101)
 """Seeds that the shipped weights were not fitted on."""
 STATED_NOISE = 0.03
 """Noise up to which every planted circuit should be classified correctly; at 0.05 the number line of `key_to_anchors` confuses
 neighbours.
 """
-NULL_STEPS = 300
 RESAMPLES = 2000
 MEMBERS = 8
 """Members read at once."""
 
 
+@dataclass(frozen=True)
+class Trial:
+    """What `validate` runs; the defaults are those of the full validation."""
+
+    sweeps: Mapping[str, Sweep]
+    shipped: bool = False
+    """Grades the shipped weights; otherwise, weights fitted on the other recipes."""
+    task: Task = field(default_factory=lambda: load_task("composite"))
+    """Task of the planted circuits and of the models without one."""
+    noises: tuple[float, ...] = (0.0, 0.01, 0.02, 0.03, 0.1, 0.3, 0.8)
+    """Noise on planted weights, relative to each matrix's root mean square."""
+    planted_seeds: int = 5
+    null_members: int = 8
+    null_steps: int = 300
+    """Steps of training on shuffled labels."""
+
+
+def full_trial() -> Trial:
+    """New weights, fitted and graded on 280 runs."""
+    return Trial(sweeps(quick=False))
+
+
+def quick_trial() -> Trial:
+    """The shipped weights, graded on four runs that they were not fitted on: a minute on two cores."""
+    return Trial(sweeps(quick=True), shipped=True, noises=(0.0, 0.03, 0.3), planted_seeds=2, null_members=2)
+
+
 def sweeps(*, quick: bool) -> dict[str, Sweep]:
-    """Name -> sweep: pre- and post-LN, over gamma, weight decay, learning rate, depth and seeds; 280 runs, or 6 if `quick`."""
+    """Name -> sweep: pre- and post-LN, over gamma, weight decay, learning rate, depth and seeds; 280 runs, or 4 if `quick`."""
     pre = PRESETS["laptop"].override({"precision": auto_precision()})
     post = pre.override({"model.norm": "post", "steps": 3000, "optimizer.warmup": 500, "optimizer.weight_decay": 0.01})
     if quick:
@@ -206,22 +227,22 @@ def within_recipes(probability: np.ndarray, share: np.ndarray, recipes: Sequence
     drawn = np.random.default_rng(0).integers(len(names), size=(RESAMPLES, len(names)))
     of_draws = pairs[drawn].sum(1)
     low, high = np.percentile(hits[drawn].sum(1)[of_draws > 0] / of_draws[of_draws > 0], [2.5, 97.5])
-    return {"value": hits.sum() / pairs.sum(), "low": float(low), "high": float(high), "n": int(pairs.sum())}
+    return {"value": float(hits.sum() / pairs.sum()), "low": float(low), "high": float(high), "n": int(pairs.sum())}
 
 
 def auroc(probability: np.ndarray, positive: np.ndarray, recipes: Sequence[str]) -> dict[str, float]:
     """Area under the ROC curve, with a 95% bootstrap interval over recipes, since the seeds of one recipe are similar."""
-    from sklearn.metrics import roc_auc_score
-
-    rng = np.random.default_rng(0)
-    members = [np.flatnonzero([other == recipe for other in recipes]) for recipe in dict.fromkeys(recipes)]
-    resampled: list[float] = []
-    for _ in range(RESAMPLES):
-        rows = np.concatenate([members[number] for number in rng.integers(len(members), size=len(members))])
-        if len(set(positive[rows].tolist())) == 2:
-            resampled.append(float(roc_auc_score(positive[rows], probability[rows])))
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    return {"value": float(roc_auc_score(positive, probability)), "low": float(low), "high": float(high), "n": len(positive)}
+    names = list(dict.fromkeys(recipes))
+    member = np.array([[other == recipe for recipe in names] for other in recipes], float)
+    yes, no = probability[positive, None], probability[None, ~positive]
+    # [recipe, recipe]: over pairs of a positive and a negative run, those in the right order, and all.
+    hits = member[positive].T @ ((yes > no) + 0.5 * (yes == no)) @ member[~positive]
+    pairs = np.outer(member[positive].sum(0), member[~positive].sum(0))
+    drawn = np.random.default_rng(0).integers(len(names), size=(RESAMPLES, len(names)))
+    times = (drawn[:, :, None] == np.arange(len(names))).sum(1)
+    right, of = (np.einsum("da,ab,db->d", times, table, times) for table in (hits, pairs))
+    low, high = np.percentile(right[of > 0] / of[of > 0], [2.5, 97.5])
+    return {"value": float(hits.sum() / pairs.sum()), "low": float(low), "high": float(high), "n": len(positive)}
 
 
 def share(hits: int, n: int) -> dict[str, float]:
@@ -232,17 +253,17 @@ def share(hits: int, n: int) -> dict[str, float]:
     return {"value": hits / n, "low": low, "high": high, "n": n}
 
 
-def planted(classifier: Classifier, noises: Sequence[float], seeds: int) -> list[dict[str, Any]]:
+def planted(classifier: Classifier, trial: Trial) -> list[dict[str, Any]]:
     """Verdicts on hand-written circuits: the papers' two, and a lookup table behind the attention of the first; both norms, at
     several noise levels, in a random basis; one row per model.
     """
-    task = load_task("composite")
+    task = trial.task
     rows: list[dict[str, Any]] = []
     circuits = (("inferential", key_to_anchors), ("memorizing", pair_lookup), ("memorizing", key_to_anchors_lookup))
     for truth, plant in circuits:
         for norm in ("pre", "post"):
-            for noise in noises:
-                models = [with_noise(rotated(plant(task, norm, seed), seed), noise, seed) for seed in range(seeds)]
+            for noise in trial.noises:
+                models = [with_noise(rotated(plant(task, norm, seed), seed), noise, seed) for seed in range(trial.planted_seeds)]
                 for found in mechanisms(side_by_side(models), task, classifier):
                     rows.append(
                         {"circuit": plant.__name__, "truth": truth, "norm": norm, "noise": noise, "verdict": found.verdict}
@@ -251,19 +272,19 @@ def planted(classifier: Classifier, noises: Sequence[float], seeds: int) -> list
     return rows
 
 
-def nothing(classifier: Classifier, members: int) -> list[dict[str, Any]]:
+def nothing(classifier: Classifier, trial: Trial) -> list[dict[str, Any]]:
     """Verdicts on untrained models, and on models trained on shuffled labels; one row per model.
 
     All of them are below FIT, which alone makes them undecided: this tests the accuracy gate and says nothing about the features.
     """
-    task = load_task("composite")
+    task, members = trial.task, trial.null_members
     rows: list[dict[str, Any]] = []
     for norm in ("pre", "post"):
         stack = GPT(ModelConfig(norm=norm), members=members, vocab_size=task.vocab_size, seq_len=task.seq_len)
         initialize(stack, [Rate.Config(gamma=0.4 + 0.4 * member / members) for member in range(members)], list(range(members)))
         for kind in ("untrained", "shuffled labels"):
             if kind == "shuffled labels":
-                _train_on_shuffled_labels(stack, task)
+                _train_on_shuffled_labels(stack, task, trial.null_steps)
             rows += [
                 {"kind": kind, "norm": norm, "verdict": found.verdict} | _numbers(found)
                 for found in mechanisms(StackModel(stack), task, classifier)
@@ -275,12 +296,12 @@ def _numbers(found: Any) -> dict[str, float]:
     return {"accuracy": found.accuracy} | {name: found.features[name] for name in COMPOSITION}
 
 
-def _train_on_shuffled_labels(stack: GPT, task: Task) -> None:
-    """Trains for NULL_STEPS on training sequences with randomly permuted labels."""
+def _train_on_shuffled_labels(stack: GPT, task: Task, steps: int) -> None:
+    """Trains on training sequences with randomly permuted labels."""
     from anchorbench.train.gradients.backprop import Backprop
 
     laptop = PRESETS["laptop"]
-    examples = task.sample("train", laptop.batch * NULL_STEPS, 0)
+    examples = task.sample("train", laptop.batch * steps, 0)
     rng = np.random.default_rng(stream_seed(0, "order"))
     tokens, labels = torch.from_numpy(examples.tokens), torch.from_numpy(rng.permutation(examples.label))
     backprop, adam = Backprop(stack, laptop.batch), torch.optim.AdamW(stack.parameters(), lr=laptop.optimizer.lr)
@@ -291,7 +312,12 @@ def _train_on_shuffled_labels(stack: GPT, task: Task) -> None:
         adam.step()
 
 
-def early(chosen: Observed, infers: np.ndarray, weights: Mapping[str, Logistic | None]) -> list[dict[str, Any]]:
+def early(
+    chosen: Observed,
+    infers: np.ndarray,
+    weights: Mapping[str, Logistic | None],
+    read: Callable[[Sequence[Run], int], Observed] = observe,
+) -> list[dict[str, Any]]:
     """How well the features at each kept step predict the final behaviour, with weights fitted on other recipes at the end of
     training. Steps are given as fractions of training, one row per step.
     """
@@ -301,19 +327,16 @@ def early(chosen: Observed, infers: np.ndarray, weights: Mapping[str, Logistic |
         probability = np.full(len(chosen.runs), np.nan)
         for step in dict.fromkeys(nearest):
             at = [number for number, other in enumerate(nearest) if other == step]
-            seen = observe([chosen.runs[number] for number in at], step)
+            seen = read([chosen.runs[number] for number in at], step)
             probability[at] = predicted(weights, seen.features, seen.recipes)
         rows.append({"fraction": fraction, "auroc": auroc(probability, infers, chosen.recipes)})
     return rows
 
 
-def validate(out: Path, report: Callable[[str], None], *, quick: bool) -> dict[str, Any]:
-    """Trains the missing runs in `out`, and returns what `anchorbench probe validate --json` writes.
-
-    With `quick`, the shipped weights are tested on four runs that they were not fitted on; otherwise new weights are fitted.
-    """
+def validate(out: Path, report: Callable[[str], None], trial: Trial) -> dict[str, Any]:
+    """Trains the missing runs in `out`, and returns what `anchorbench probe validate --json` writes."""
     runs: list[Run] = []
-    for name, sweep in sweeps(quick=quick).items():
+    for name, sweep in trial.sweeps.items():
         report(f"{name}: {len(sweep.runs())} runs")
         keep = [step for step in KEEP_STEPS if step < sweep.base.steps]
 
@@ -321,19 +344,18 @@ def validate(out: Path, report: Callable[[str], None], *, quick: bool) -> dict[s
             if event.message:
                 report(event.message)
 
-        runs += run_sweep(sweep, SweepFolder(out / name, sweep), say, keep_steps=() if quick else keep)
+        runs += run_sweep(sweep, SweepFolder(out / name, sweep), say, keep_steps=() if trial.shipped else keep)
     report(f"reading {len(runs)} runs")
     observed = observe(runs)
-    result = _grade_shipped(observed) if quick else _grade_held_out(observed, report)
+    result = _grade_shipped(observed) if trial.shipped else _grade_held_out(observed, report)
     classifier: Classifier = result.pop("classifier")
     report("planted circuits, and models without one")
-    noises, seeds = (QUICK_NOISES, 2) if quick else (NOISES, PLANTED_SEEDS)
-    plants, nulls = planted(classifier, noises, seeds), nothing(classifier, members=2 if quick else 8)
+    plants, nulls = planted(classifier, trial), nothing(classifier, trial)
     stated = [row for row in plants if row["noise"] <= STATED_NOISE and row["circuit"] != key_to_anchors_lookup.__name__]
     wrong = [row for row in plants if row["verdict"] not in (row["truth"], "undecided")]
     return {
         "planted_accuracy": share(sum(row["verdict"] == row["truth"] for row in stated), len(stated)) | {"noise": STATED_NOISE},
-        "planted_wrong": share(len(wrong), len(plants)) | {"noise": max(NOISES)},
+        "planted_wrong": share(len(wrong), len(plants)) | {"noise": max(trial.noises)},
         "null_undecided": share(sum(row["verdict"] == "undecided" for row in nulls), len(nulls)),
         **result,
         "planted": plants,
@@ -351,7 +373,9 @@ def _grade_shipped(observed: Observed) -> dict[str, Any]:
     return {"classifier": classifier, **_grades(chosen, infers, probability, "composition")}
 
 
-def _grade_held_out(observed: Observed, report: Callable[[str], None]) -> dict[str, Any]:
+def _grade_held_out(
+    observed: Observed, report: Callable[[str], None], read: Callable[[Sequence[Run], int], Observed] = observe
+) -> dict[str, Any]:
     chosen, infers = decided(observed, "composition")
     weights = fitted_without(observed.recipes, COMPOSITION, chosen.features, infers, chosen.recipes)
     probability = predicted(weights, chosen.features, chosen.recipes)
@@ -375,7 +399,7 @@ def _grade_held_out(observed: Observed, report: Callable[[str], None]) -> dict[s
         "within_recipe": within_recipes(of_every, shares, every.recipes),
         "within_recipe_pre_norm": within_recipes(of_every[pre_norm], shares[pre_norm], every.where(pre_norm).recipes),
         "exception": _grades(exceptions, in_order, exception_p, "exception"),
-        "early": early(chosen, infers, weights),
+        "early": early(chosen, infers, weights, read),
     }
 
 
@@ -411,10 +435,15 @@ def _grades(observed: Observed, positive: np.ndarray, probability: np.ndarray, q
 
 def validate_and_show(out: Path, json_file: Path | None, *, quick: bool) -> None:
     """Runs `anchorbench probe validate`."""
+    run_trial(quick_trial() if quick else full_trial(), out, json_file)
+
+
+def run_trial(trial: Trial, out: Path, json_file: Path | None) -> None:
+    """Validates with runs in `out`, prints the shares and the disagreements, and writes all figures to `json_file`."""
     console = Console(markup=False, highlight=False)
     if json_file is not None:
         require_place(json_file, "--json")
-    found = validate(out, lambda line: console.print(line, soft_wrap=True), quick=quick)
+    found = validate(out, lambda line: console.print(line, soft_wrap=True), trial)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for header in ("trial", "share", "95% interval", "of"):
         table.add_column(header, justify="left" if header == "trial" else "right")
