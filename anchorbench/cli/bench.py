@@ -13,7 +13,7 @@ JsonFile = Annotated[Path | None, typer.Option("--json", help="JSON file to writ
 
 @app.command()
 def data() -> None:
-    """Sequences per second of every task's generator, and of a plain Python loop."""
+    """Sequences per second of every task's generator, next to a plain Python loop."""
     from anchorbench.bench.data import bench_data
 
     _measure(bench_data, None)
@@ -22,25 +22,25 @@ def data() -> None:
 @app.command()
 def train(
     json_file: JsonFile = None,
-    small: Annotated[bool, typer.Option("--small", help="Leave out the large shape, whose steps take seconds.")] = False,
+    small: Annotated[bool, typer.Option("--small", help="Leave out the large config, whose steps take seconds.")] = False,
 ) -> None:
-    """Member-steps per second of the stack, beside a plain loop over models and the bare matrix products."""
-    from anchorbench.bench.train import as_json, bench_train
+    """Member-steps per second of the stack, next to a plain loop over models and to the bare matmuls."""
+    from anchorbench.bench.train import as_json, bench_train, cases
 
-    _measure(lambda console: as_json(bench_train(console, large=not small)), json_file)
+    _measure(lambda console: as_json(bench_train(console, cases(large=not small))), json_file)
 
 
 @app.command()
 def scale(json_file: JsonFile = None) -> None:
-    """How the time of a step grows with threads, members, width, length and depth."""
-    from anchorbench.bench.scale import bench_scale
+    """How the time per step grows with threads, members, width, length and depth."""
+    from anchorbench.bench.scale import bench_scale, fastest_path, points
 
-    _measure(bench_scale, json_file)
+    _measure(lambda console: bench_scale(console, points(), fastest_path()), json_file)
 
 
 @app.command()
 def gpu(json_file: JsonFile = None) -> None:
-    """On a GPU: whether it trains as the CPU does, and member-steps per second; a few minutes."""
+    """On a GPU: whether training matches the CPU, and member-steps per second. Takes a few minutes."""
     from anchorbench.bench.gpu import bench_gpu
 
     _measure(bench_gpu, json_file)
