@@ -180,8 +180,8 @@ def flatness(model: object, task: Task, n: int = 200, seed: int = 0) -> Flatness
     if n < 2 * BLOCKS or n % (2 * BLOCKS):
         raise ValueError(f"n is {n}; allowed: multiples of {2 * BLOCKS}, for {BLOCKS} pairs of batches")
     opened, task = open_own("flatness", model, task)
+    require_small("flatness", opened.module)
     ours = copy_of(opened)
-    require_small("flatness", ours)
     data, others = training_sequences(task, 2 * n, seed).parts(2)
     loss, weights, untrained = loss_of(ours), in_one_vector(ours), in_one_vector(copy_of(opened.untrained(seed)))
     require_finite(loss(weights, data), loss(weights, others))

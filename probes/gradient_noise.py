@@ -117,8 +117,8 @@ def gradient_noise(model: object, task: Task, batch: int = 32, seed: int = 0) ->
     if batch < 1:
         raise ValueError(f"batch is {batch}; allowed: at least 1")
     opened, task = open_own("gradient_noise", model, task)
+    require_small("gradient_noise", opened.module)
     ours = copy_of(opened)
-    require_small("gradient_noise", ours)
     roles = ours.roles()
     part_of = [(str(roles[name].part), parameter.numel()) for name, parameter in ours.named_parameters()]
     batches = training_sequences(task, BATCHES * batch, seed).parts(BATCHES)

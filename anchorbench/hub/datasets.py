@@ -179,8 +179,8 @@ def _write(files: dict[str, str], folder: Path) -> None:
 # ------------------------------------------------------------------------------------------------ checking
 
 
-def verify(folder: Path) -> list[Manifest]:
-    """Recomputes everything in a dataset with `Task.answer`, and returns the manifests of its configs.
+def verify(folder: Path, *, rows: int = ROWS) -> list[Manifest]:
+    """Recomputes everything in a dataset with `Task.answer`, `rows` at a time, and returns the manifests of its configs.
 
     The folder may come from an untrusted source: only regular files with the names above are read, as JSON and parquet. Raises
     ValueError naming the first file or row that is wrong. A sequence determines its split, so if every row is in the correct split,
@@ -193,7 +193,7 @@ def verify(folder: Path) -> list[Manifest]:
         _check_tokenizer(config, [task])
         for split, n in manifest.examples.items():
             path, row = config / f"{split}.parquet", 0
-            for table in _read_split(path, task, n):
+            for table in _read_split(path, task, n, rows):
                 _check_rows(path, row, table, task, split)
                 row += len(table)
         manifests.append(manifest)
@@ -258,8 +258,8 @@ def _check_card(path: Path, manifests: dict[str, Manifest]) -> None:
             raise ValueError(f"{path} does not send load_dataset to the files of {name}")
 
 
-def _read_split(path: Path, task: Task, n: int) -> Iterator[pa.Table]:
-    """The rows of a split's file, in chunks. Raises ValueError unless it is a complete file with the expected columns and rows."""
+def _read_split(path: Path, task: Task, n: int, rows: int) -> Iterator[pa.Table]:
+    """A split's file, `rows` at a time. Raises ValueError unless it is complete and has the expected columns and `n` rows."""
     try:
         with open_plain(path) as plain, pq.ParquetFile(plain) as file:
             schema = _schema(task)
@@ -268,7 +268,7 @@ def _read_split(path: Path, task: Task, n: int) -> Iterator[pa.Table]:
             if file.metadata.num_rows != n:
                 raise ValueError(f"{path} has {file.metadata.num_rows} rows; its {MANIFEST} says {n}")
             read = 0
-            for batch in file.iter_batches(batch_size=ROWS):
+            for batch in file.iter_batches(batch_size=rows):
                 read += batch.num_rows
                 yield pa.Table.from_batches([batch])
             if read != n:  # a damaged column may end early without an error

@@ -33,7 +33,7 @@ from anchorbench.leaderboard.entry import (
 )
 from anchorbench.leaderboard.statistics import BETTER, better_than, ranking
 from anchorbench.probes.attention_flow import Link, links
-from anchorbench.show.html import PageTooLargeError, percent, write_page
+from anchorbench.show.html import MAX_PAGE_BYTES, PageTooLargeError, percent, write_page
 from anchorbench.verdict import FIT
 
 RANKS = (
@@ -129,8 +129,8 @@ class Shown:
         return self.statistics.seconds / self.reference
 
 
-def render(entries: Sequence[Entry], out: Path) -> Path:
-    """Writes the page of valid `entries`, omitting attention figures if the page would exceed MAX_PAGE_BYTES with them.
+def render(entries: Sequence[Entry], out: Path, *, most_bytes: int = MAX_PAGE_BYTES) -> Path:
+    """Writes the page of valid `entries`, omitting attention figures if the page would exceed `most_bytes` with them.
 
     Raises PageTooLargeError if it is too large even so.
     """
@@ -153,9 +153,9 @@ def render(entries: Sequence[Entry], out: Path) -> Path:
     content: dict[str, Any] = {"tracks": tracks, "seeds": SEEDS, "better_p": BETTER, "ranks": RANKS, "limits": LIMITS}
     content["verdict_names"] = VERDICTS
     try:
-        return write_page("leaderboard.html", out, **content, attention=True)
+        return write_page("leaderboard.html", out, most_bytes=most_bytes, **content, attention=True)
     except PageTooLargeError:
-        return write_page("leaderboard.html", out, **content, attention=False)
+        return write_page("leaderboard.html", out, most_bytes=most_bytes, **content, attention=False)
 
 
 def _shown(rank: int, entry: Entry, others: list[Entry], phases: list[Phase]) -> Shown:

@@ -39,10 +39,10 @@ def copy(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "copy"))
 
 
-def refused(folder: Path, *parts: str) -> None:
+def refused(folder: Path, *parts: str, **options: int) -> None:
     """`verify` refuses the folder in one sentence that names each of `parts`."""
     with pytest.raises(ValueError) as caught:
-        data.verify(folder)
+        data.verify(folder, **options)
     message = str(caught.value)
     assert "\n" not in message
     assert len(message) < 1_000
@@ -106,11 +106,10 @@ def test_the_first_wrong_row_is_named(copy):
     refused(copy, "row 3: position is 8")
 
 
-def test_rows_are_counted_over_the_pieces_that_are_read(copy, monkeypatch):
-    monkeypatch.setattr("anchorbench.hub.datasets.ROWS", 7)
-    data.verify(copy)
+def test_rows_are_counted_over_the_pieces_that_are_read(copy):
+    data.verify(copy, rows=7)
     change(copy / "composite-conflict" / "train.parquet", "label", 23, 5)
-    refused(copy, "row 23: label is 5")
+    refused(copy, "row 23: label is 5", rows=7)
 
 
 def test_a_row_of_another_split_is_named(copy):
