@@ -1,11 +1,10 @@
-"""Evaluates the mechanistic verdict: on planted circuits, on behaviour it has never seen, and on how early in training it is right.
+"""Evaluates the mechanistic verdict: on planted circuits, on held-out runs, and on how early in training it is right.
 
-`validate` trains the sweeps of SWEEPS that are not finished, reads the deciding features of every run, and predicts each run's
+`validate` trains the unfinished runs of a trial, reads the deciding features of every run, and predicts each run's
 behaviour with weights fitted on the other recipes only: all seeds of a recipe are held out together. Behaviour is used for fitting
 and grading, never as a feature.
 """
 
-import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +31,7 @@ from anchorbench.inspect.mechanism import (
 )
 from anchorbench.inspect.open_model import StackModel, open_runs, side_by_side
 from anchorbench.inspect.planted import key_to_anchors, key_to_anchors_lookup, pair_lookup, rotated, with_noise
-from anchorbench.intervals import wilson
+from anchorbench.inspect.statistics import auroc, share, within_recipes
 from anchorbench.model.gpt import GPT, ModelConfig
 from anchorbench.model.initialize import initialize
 from anchorbench.model.initializers.rate import Rate
@@ -53,7 +52,6 @@ STATED_NOISE = 0.03
 """Noise up to which every planted circuit should be classified correctly; at 0.05 the number line of `key_to_anchors` confuses
 neighbours.
 """
-RESAMPLES = 2000
 MEMBERS = 8
 """Members read at once."""
 
@@ -64,9 +62,9 @@ class Trial:
 
     sweeps: Mapping[str, Sweep]
     shipped: bool = False
-    """Grades the shipped weights; otherwise, weights fitted on the other recipes."""
+    """Whether the shipped weights are graded; otherwise, each run is graded with weights fitted on the other recipes."""
     task: Task = field(default_factory=lambda: load_task("composite"))
-    """Task of the planted circuits and of the models without one."""
+    """Task of the planted and the null models."""
     noises: tuple[float, ...] = (0.0, 0.01, 0.02, 0.03, 0.1, 0.3, 0.8)
     """Noise on planted weights, relative to each matrix's root mean square."""
     planted_seeds: int = 5
@@ -150,7 +148,7 @@ def observe(runs: Sequence[Run], step: int | None = None) -> Observed:
 
 
 def decided(observed: Observed, question: str) -> tuple[Observed, Bool[np.ndarray, " runs"]]:
-    """The runs whose behaviour decides `composition` or `exception`, and a mask of those that are inferential, or ordered."""
+    """The runs with a clear `composition` or `exception` behaviour, and a mask of those that are inferential, or ordered."""
     yes, no = {"composition": ("inferential", "memorizing"), "exception": ("ordered", "symmetric")}[question]
     verdicts = np.array([str(getattr(run.result, question)) for run in observed.runs])
     chosen = (verdicts == yes) | (verdicts == no)
@@ -158,7 +156,7 @@ def decided(observed: Observed, question: str) -> tuple[Observed, Bool[np.ndarra
 
 
 def fit(observed: Observed) -> Classifier:
-    """Fits the weights on all runs whose behaviour is decided. Raises ValueError if all of them are of one class."""
+    """Fits the weights on all runs with clear behaviour. Raises ValueError if all of them are of one class."""
     of_composition, infers = decided(observed, "composition")
     of_exception, in_order = decided(observed, "exception")
     exception = None
@@ -199,7 +197,7 @@ def held_out(features: Sequence[str], found: Mapping[str, np.ndarray], positive:
 
 
 def recipe_features(runs: Sequence[Run]) -> dict[str, Float[np.ndarray, " runs"]]:
-    """Features of a run known without looking at its weights: the baseline that a probe has to beat."""
+    """Features known without looking at the weights: the baseline that a probe has to beat."""
     recipes = [run.recipe for run in runs]
     return {
         "gamma": np.array([recipe.init.gamma for recipe in recipes]),
@@ -211,51 +209,9 @@ def recipe_features(runs: Sequence[Run]) -> dict[str, Float[np.ndarray, " runs"]
     }
 
 
-def within_recipes(probability: np.ndarray, share: np.ndarray, recipes: Sequence[str]) -> dict[str, float]:
-    """Over pairs of runs of one recipe whose composed shares differ by more than 0.2: how often the more probable composes more.
-
-    This is the AUROC within recipes, where nothing in the recipe can help; ties count as half. The 95% interval is a
-    bootstrap over recipes, since the pairs of one recipe share runs. n is the number of pairs.
-    """
-    hits, pairs = np.zeros((2, len(names := list(dict.fromkeys(recipes)))))
-    for number, recipe in enumerate(names):
-        members = [run for run, other in enumerate(recipes) if other == recipe]
-        for a, b in itertools.permutations(members, 2):
-            if share[a] > share[b] + 0.2:
-                pairs[number] += 1
-                hits[number] += 1.0 if probability[a] > probability[b] else 0.5 * (probability[a] == probability[b])
-    drawn = np.random.default_rng(0).integers(len(names), size=(RESAMPLES, len(names)))
-    of_draws = pairs[drawn].sum(1)
-    low, high = np.percentile(hits[drawn].sum(1)[of_draws > 0] / of_draws[of_draws > 0], [2.5, 97.5])
-    return {"value": float(hits.sum() / pairs.sum()), "low": float(low), "high": float(high), "n": int(pairs.sum())}
-
-
-def auroc(probability: np.ndarray, positive: np.ndarray, recipes: Sequence[str]) -> dict[str, float]:
-    """Area under the ROC curve, with a 95% bootstrap interval over recipes, since the seeds of one recipe are similar."""
-    names = list(dict.fromkeys(recipes))
-    member = np.array([[other == recipe for recipe in names] for other in recipes], float)
-    yes, no = probability[positive, None], probability[None, ~positive]
-    # [recipe, recipe]: over pairs of a positive and a negative run, those in the right order, and all.
-    hits = member[positive].T @ ((yes > no) + 0.5 * (yes == no)) @ member[~positive]
-    pairs = np.outer(member[positive].sum(0), member[~positive].sum(0))
-    drawn = np.random.default_rng(0).integers(len(names), size=(RESAMPLES, len(names)))
-    times = (drawn[:, :, None] == np.arange(len(names))).sum(1)
-    right, of = (np.einsum("da,ab,db->d", times, table, times) for table in (hits, pairs))
-    low, high = np.percentile(right[of > 0] / of[of > 0], [2.5, 97.5])
-    return {"value": float(hits.sum() / pairs.sum()), "low": float(low), "high": float(high), "n": len(positive)}
-
-
-def share(hits: int, n: int) -> dict[str, float]:
-    """A share with its 95% Wilson interval."""
-    if n == 0:
-        return {"value": float("nan"), "low": 0.0, "high": 1.0, "n": 0}
-    low, high = wilson(hits, n)
-    return {"value": hits / n, "low": low, "high": high, "n": n}
-
-
 def planted(classifier: Classifier, trial: Trial) -> list[dict[str, Any]]:
-    """Verdicts on hand-written circuits: the papers' two, and a lookup table behind the attention of the first; both norms, at
-    several noise levels, in a random basis; one row per model.
+    """Verdicts on planted circuits: the papers' two, and a lookup table behind the attention of the first; both norms, several
+    noise levels, in a random basis; one row per model.
     """
     task = trial.task
     rows: list[dict[str, Any]] = []
@@ -273,9 +229,9 @@ def planted(classifier: Classifier, trial: Trial) -> list[dict[str, Any]]:
 
 
 def nothing(classifier: Classifier, trial: Trial) -> list[dict[str, Any]]:
-    """Verdicts on untrained models, and on models trained on shuffled labels; one row per model.
+    """Verdicts on untrained models and on models trained on shuffled labels; one row per model.
 
-    All of them are below FIT, which alone makes them undecided: this tests the accuracy gate and says nothing about the features.
+    All of them are below FIT, so the accuracy gate alone leaves them undecided: this says nothing about the features.
     """
     task, members = trial.task, trial.null_members
     rows: list[dict[str, Any]] = []
@@ -318,8 +274,8 @@ def early(
     weights: Mapping[str, Logistic | None],
     read: Callable[[Sequence[Run], int], Observed] = observe,
 ) -> list[dict[str, Any]]:
-    """How well the features at each kept step predict the final behaviour, with weights fitted on other recipes at the end of
-    training. Steps are given as fractions of training, one row per step.
+    """How well the features at intermediate steps predict the final behaviour, with weights fitted on other recipes at the end of
+    training; one row per fraction of training.
     """
     rows: list[dict[str, Any]] = []
     for fraction in (0.1, 0.2, 0.3, 0.5, 0.7):
@@ -349,7 +305,7 @@ def validate(out: Path, report: Callable[[str], None], trial: Trial) -> dict[str
     observed = observe(runs)
     result = _grade_shipped(observed) if trial.shipped else _grade_held_out(observed, report)
     classifier: Classifier = result.pop("classifier")
-    report("planted circuits, and models without one")
+    report("planted circuits and null models")
     plants, nulls = planted(classifier, trial), nothing(classifier, trial)
     stated = [row for row in plants if row["noise"] <= STATED_NOISE and row["circuit"] != key_to_anchors_lookup.__name__]
     wrong = [row for row in plants if row["verdict"] not in (row["truth"], "undecided")]
@@ -382,13 +338,13 @@ def _grade_held_out(
     baseline = recipe_features(chosen.runs)
     guessed = held_out(tuple(baseline), baseline, infers, chosen.recipes)
     asked = np.array([run.result.composes is not None and run.result.accuracy_iid.value >= FIT for run in observed.runs])
-    every = observed.where(asked)  # including runs of mixed behaviour, which are never fitted on
+    every = observed.where(asked)  # including runs with mixed behaviour, which are never used for fitting
     of_every = predicted(weights, every.features, every.recipes)
     shares = np.array([run.result.inferential for run in every.runs])
     pre_norm = np.array([run.recipe.model.norm == "pre" for run in every.runs])
     exceptions, in_order = decided(observed, "exception")
     exception_p = held_out(EXCEPTION, exceptions.features, in_order, exceptions.recipes)
-    report("reading the weights that were kept during training")
+    report("reading the weights kept during training")
     return {
         "classifier": fit(observed),
         **_grades(chosen, infers, probability, "composition"),
@@ -404,7 +360,7 @@ def _grade_held_out(
 
 
 def _grades(observed: Observed, positive: np.ndarray, probability: np.ndarray, question: str) -> dict[str, Any]:
-    """Agreement of verdict and behaviour; a run whose verdict is undecided does not agree."""
+    """Agreement of verdict and behaviour; an undecided verdict does not agree."""
     yes, no = (probability >= SURE), (probability <= 1 - SURE)
     fitting = observed.accuracy >= FIT
     agree = fitting & np.where(positive, yes, no)
@@ -445,8 +401,8 @@ def run_trial(trial: Trial, out: Path, json_file: Path | None) -> None:
         require_place(json_file, "--json")
     found = validate(out, lambda line: console.print(line, soft_wrap=True), trial)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for header in ("trial", "share", "95% interval", "of"):
-        table.add_column(header, justify="left" if header == "trial" else "right")
+    for header in ("evaluation", "share", "95% interval", "n"):
+        table.add_column(header, justify="left" if header == "evaluation" else "right")
     for words, figure in _rows(found):
         if figure is not None:
             table.add_row(words, f"{figure['value']:.3f}", f"{figure['low']:.3f} to {figure['high']:.3f}", f"{figure['n']:.0f}")
@@ -466,19 +422,19 @@ def run_trial(trial: Trial, out: Path, json_file: Path | None) -> None:
 def _rows(found: dict[str, Any]) -> list[tuple[str, dict[str, float] | None]]:
     exception = found.get("exception", {})
     return [
-        (f"planted circuits named right, noise to {STATED_NOISE}", found["planted_accuracy"]),
-        ("planted circuits named wrong, any noise", found["planted_wrong"]),
+        (f"planted circuits classified correctly, noise up to {STATED_NOISE}", found["planted_accuracy"]),
+        ("planted circuits misclassified, any noise", found["planted_wrong"]),
         ("underfit (untrained, shuffled labels): undecided, by the accuracy gate", found["null_undecided"]),
         ("held-out recipes: verdict agrees", found["heldout_agreement"]),
         ("    verdict is the opposite", found["heldout_opposite"]),
         ("    AUROC", found["heldout_auroc"]),
         ("    AUROC of the recipe alone", found.get("baseline_auroc")),
         ("    agreement of the recipe alone", found.get("baseline_agreement")),
-        ("of two of one recipe: the right order", found.get("within_recipe")),
+        ("pairs of runs of one recipe: right order", found.get("within_recipe")),
         ("    pre-LN only", found.get("within_recipe_pre_norm")),
         ("trained exception: verdict agrees", exception.get("heldout_agreement")),
         ("    AUROC", exception.get("heldout_auroc")),
-        *((f"AUROC after {row['fraction']:.0%} of the training", row["auroc"]) for row in found.get("early", [])),
+        *((f"AUROC after {row['fraction']:.0%} of training", row["auroc"]) for row in found.get("early", [])),
     ]
 
 
@@ -503,6 +459,6 @@ def fit_and_show(folders: Sequence[Path], out: Path) -> None:
         runs += found
     classifier = fit(observe(runs))
     write_atomically(out, (classifier.model_dump_json(indent=1) + "\n").encode())
-    asked = f" and {classifier.exception.runs} with a trained exception" if classifier.exception else ""
-    fitted = f"fitted on {classifier.composition.runs} runs{asked} whose behaviour is decided, of {len(runs)}"
+    asked = f" (and {classifier.exception.runs} with a trained exception)" if classifier.exception else ""
+    fitted = f"fitted on {classifier.composition.runs} runs{asked} with clear behaviour, of {len(runs)}"
     console.print(f"{fitted}: {visible(out)}", soft_wrap=True)

@@ -15,19 +15,17 @@ from scipy.stats import mannwhitneyu
 
 from anchorbench import load_task
 from anchorbench.inspect.mechanism import COMPOSITION, EXCEPTION, SURE, fit_logistic
+from anchorbench.inspect.statistics import auroc, share, within_recipes
 from anchorbench.inspect.validation import (
     QUICK_SEEDS,
     Observed,
     _grade_held_out,
-    auroc,
     held_out,
     observe,
     quick_trial,
     recipe_features,
     run_trial,
-    share,
     sweeps,
-    within_recipes,
 )
 from anchorbench.sweeps.run_folder import Run, read_run
 from anchorbench.sweeps.runner import Sweep
