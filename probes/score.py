@@ -12,7 +12,7 @@ COLORS = {"trained": "#0072B2", "control": "#8a8a8a", "key": "#009E73", "anchor"
 """Colours from Okabe and Ito's palette, and a grey."""
 
 BLOCKS = 20
-"""Jackknife blocks; with this number the interval is 3% wider than with arbitrarily many."""
+"""Jackknife blocks; the interval is 3% wider than with arbitrarily many."""
 
 
 class Score(NamedTuple):
