@@ -18,7 +18,7 @@ class PageTooLargeError(ValueError):
 
 
 def write_page(template: str, out: Path, *, most_bytes: int = MAX_PAGE_BYTES, **content: Any) -> Path:
-    """Renders one of the package's templates to `out`; style and script are inlined, and allowed by their hashes.
+    """Renders one of the package's templates to `out`; style and script are inlined and allowed by hash.
 
     Raises PageTooLargeError for a page of more than `most_bytes`.
     """
