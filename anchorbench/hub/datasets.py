@@ -69,7 +69,7 @@ def build(
 
 
 def build_and_show(name: str, out: Path, *, size: int | None = None, seed: int = 0) -> None:
-    """Runs `build` and prints a line as each config is finished."""
+    """Runs `build` and prints a line for each finished config."""
     console = Console(markup=False, highlight=False)
     start = time.perf_counter()
 
@@ -82,7 +82,7 @@ def build_and_show(name: str, out: Path, *, size: int | None = None, seed: int =
     if not (out / _TOKENIZER[0]).exists():
         example = out / config_name(built[0].task)
         console.print(
-            f'Their vocabularies differ, so that each has its own tokenizer: AutoTokenizer.from_pretrained("{visible(example)}")',
+            f'Their vocabularies differ, so each has its own tokenizer: AutoTokenizer.from_pretrained("{visible(example)}")',
             soft_wrap=True,
         )
 
@@ -176,7 +176,7 @@ def _write(files: dict[str, str], folder: Path) -> None:
         (folder / name).write_text(content + "\n")
 
 
-# ------------------------------------------------------------------------------------------------ checking
+# ------------------------------------------------------------------------------------------------ verifying
 
 
 def verify(folder: Path, *, rows: int = ROWS) -> list[Manifest]:
@@ -211,7 +211,7 @@ def _configs(folder: Path) -> list[Path]:
     except OSError as error:
         raise ValueError(f"{folder} cannot be read: {error.strerror}") from None
     if not found:
-        raise ValueError(f"{folder} is not a data set: it holds no folder of a configuration")
+        raise ValueError(f"{folder} is not a dataset: it holds no config folder")
     return found
 
 
@@ -252,10 +252,10 @@ def _check_card(path: Path, manifests: dict[str, Manifest]) -> None:
     except (LookupError, TypeError):
         raise ValueError(f"{path} does not begin with the YAML that load_dataset reads") from None
     if said.keys() != manifests.keys():
-        raise ValueError(f"{path} lists {len(said)} configurations, not those of the {len(manifests)} folders beside it")
+        raise ValueError(f"{path} lists {len(said)} configs, not those of the {len(manifests)} folders beside it")
     for name, manifest in manifests.items():
         if said[name] != data_files(manifest):
-            raise ValueError(f"{path} does not send load_dataset to the files of {name}")
+            raise ValueError(f"{path} does not point load_dataset to the files of {name}")
 
 
 def _read_split(path: Path, task: Task, n: int, rows: int) -> Iterator[pa.Table]:
@@ -311,7 +311,7 @@ def _check_rows(path: Path, start: int, table: pa.Table, task: Task, split: Spli
             check(
                 ~same.to_numpy(),
                 lambda row, name=name, column=column, right=right: (
-                    f"{name} is {column[row].as_py()!r:.200}; by the task it is {right[row].as_py()!r}"
+                    f"{name} is {column[row].as_py()!r:.200}; the task gives {right[row].as_py()!r}"
                 ),
             )
     if wrong:
@@ -341,7 +341,7 @@ def uploads(folder: Path) -> list[Path]:
     files = [folder / name for name in names]
     for file in files:
         if file.is_symlink() or (file.parent != folder and file.parent.is_symlink()) or not file.is_file():
-            raise ValueError(f"{file} is missing, or a link, which could stand for any file of this machine")
+            raise ValueError(f"{file} is missing, or a link, which could point to any file on this machine")
     return files
 
 
@@ -357,7 +357,7 @@ def push(folder: Path, repo: str) -> str:
         api = HfApi(library_name="anchorbench", library_version=__version__)
         address = api.create_repo(repo, repo_type="dataset", exist_ok=True)
         api.upload_folder(repo_id=repo, repo_type="dataset", folder_path=folder, allow_patterns=names)
-    except Exception as error:  # network, token or name: each library underneath raises its own types
+    except Exception as error:  # network, token or name: each underlying library raises its own types
         what = " ".join(str(error).split())
         raise ValueError(f"{repo!r} cannot be pushed to the Hub: {what or type(error).__name__}") from None
     return str(address)

@@ -99,7 +99,7 @@ def test_the_first_wrong_row_is_named(copy):
     path = copy / "composite-conflict" / "train.parquet"
     for name, row, value in (("tokens", 30, [0] * 9), ("label", 20, 5), ("key", 25, 5)):
         change(path, name, row, value)
-    refused(copy, "row 20: label is 5; by the task it is ")
+    refused(copy, "row 20: label is 5; the task gives ")
     change(path, "tokens", 10, [0] * 9)
     refused(copy, "row 10 is not an example")
     change(path, "position", 3, 8)
@@ -232,7 +232,7 @@ def test_the_common_tokenizer_is_checked(tmp_path):
     [
         ("composite-conflict/ood.parquet", "composite-conflict/train.parquet", "to the files of composite-conflict"),
         ("composite-conflict/ood.parquet", "../ood.parquet", "to the files of composite-conflict"),
-        ("- config_name: statistical-default\n  data", "- config_name: statistical\n  data", "lists 2 configurations"),
+        ("- config_name: statistical-default\n  data", "- config_name: statistical\n  data", "lists 2 configs"),
         ("configs:", "config:", "does not begin with the YAML"),
         ("---\n", "", "does not begin with the YAML"),
         ("license: apache-2.0", "license: [", "README.md is not YAML"),
