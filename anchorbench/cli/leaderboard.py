@@ -15,9 +15,9 @@ EntryFile = Annotated[Path, typer.Argument(help="An entry: one JSON file.")]
 @app.command()
 def run(
     recipe: Annotated[Path, typer.Argument(help="YAML: name, description, and fields of a recipe.")],
-    out: Annotated[Path | None, typer.Option(help="Output folder; anchorbench-out/leaderboard/RECIPE if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder (default: anchorbench-out/leaderboard/RECIPE).")] = None,
 ) -> None:
-    """Train a recipe on its track's suite and write entry.json; what is finished is not trained again."""
+    """Train a recipe on its track's suite and write entry.json; finished runs are kept."""
     from rich.console import Console
 
     from anchorbench.files import visible
@@ -37,7 +37,7 @@ def run(
 
 @app.command()
 def validate(entries: Annotated[list[Path], typer.Argument(help="Entries: JSON files.")]) -> None:
-    """Check form, digest, completeness and statistics of entries; exit code 2 if one is refused."""
+    """Check format, digest, completeness and statistics of entries; exit code 2 if one is rejected."""
     from rich.console import Console
 
     from anchorbench.files import visible
@@ -50,23 +50,23 @@ def validate(entries: Annotated[list[Path], typer.Argument(help="Entries: JSON f
             entry = read_entry(path)
         except ValueError as refusal:
             refused += 1
-            console.print(f"refused: {visible(refusal)}", soft_wrap=True)
+            console.print(f"rejected: {visible(refusal)}", soft_wrap=True)
         else:
             console.print(
                 f"{visible(path)}: valid, {entry.recipe.name}, score {entry.statistics.inferential.value:.2f}", soft_wrap=True
             )
     if refused:
-        raise ValueError(f"{refused} of {len(entries)} entries refused")
+        raise ValueError(f"{refused} of {len(entries)} entries rejected")
 
 
 @app.command()
 def verify(
     entry: EntryFile,
-    members: Annotated[int, typer.Option(help="Members to train again.")] = 3,
-    seed: Annotated[int | None, typer.Option(help="Draws the members; random if not given.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Output folder; a temporary one if not given.")] = None,
+    members: Annotated[int, typer.Option(help="Number of runs to retrain.")] = 3,
+    seed: Annotated[int | None, typer.Option(help="Seed for drawing the runs (default: random).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder (default: a temporary one).")] = None,
 ) -> None:
-    """Train a random part of an entry again and say whether its claim stands; exit code 1 if not."""
+    """Retrain a random part of an entry and check whether its claim stands; exit code 1 if not."""
     import secrets
     import tempfile
 
@@ -88,7 +88,7 @@ def verify(
     console.print(
         f"--seed {drawn_by}: {done.share.hits} of {done.share.n} inferential, 95% interval {low:.2f} to {high:.2f};"
         f" claimed {share.value:.2f}, {share.low:.2f} to {share.high:.2f};"
-        f" {done.agree} inferential or not as claimed, {done.reproduced} with the very counts",
+        f" {done.agree} inferential or not as claimed, {done.reproduced} with exactly the claimed counts",
         soft_wrap=True,
     )
     console.print("the claim stands" if done.stands else "the claim does not stand")
@@ -101,7 +101,7 @@ def render(
     folder: Annotated[Path, typer.Option(help="Folder with entries: JSON files.")] = Path("leaderboard/entries"),
     out: Annotated[Path, typer.Option(help="Folder to write index.html and table.md to.")] = Path("leaderboard"),
 ) -> None:
-    """Write the page and the Markdown table of all valid entries; refused ones are named and left out."""
+    """Write the page and the Markdown table of all valid entries; invalid ones are named and left out."""
     from rich.console import Console
 
     from anchorbench.files import visible, write_atomically
@@ -111,7 +111,7 @@ def render(
     from anchorbench.leaderboard.page import render as render_page
 
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; allowed: a folder with entries")
+        raise ValueError(f"{folder} is not a folder; allowed: a folder with entries")
     console = Console(markup=False, highlight=False)
     entries: list[Entry] = []
     known: dict[object, Path] = {}
@@ -141,7 +141,7 @@ def render(
 def export(
     entry: EntryFile,
     out: Annotated[Path, typer.Option(help="Folder to write eval.yaml and .eval_results to.")],
-    dataset: Annotated[str, typer.Option(help="The benchmark's data set on the Hub, OWNER/NAME.")],
+    dataset: Annotated[str, typer.Option(help="The benchmark's dataset on the Hub, OWNER/NAME.")],
 ) -> None:
     """Write Hugging Face eval.yaml and .eval_results files."""
     from rich.console import Console

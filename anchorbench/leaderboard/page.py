@@ -42,9 +42,9 @@ RANKS = (
 )
 LIMITS = (
     f"A run below {FIT:.0%} accuracy on seen groups is underfit and counts as not inferential, even if it answers the held-out"
-    " groups correctly: the score measures fit as well, and a task on which no run memorizes measures only fit. In"
-    " conflict-control the held-out pair follows from the seed, so entries are asked about different mixes of pairs. Inferential"
-    " means inferential within the entry's own training steps. Time is reported by the submitter."
+    " groups correctly: the score also measures fit, and on a task that no run memorizes it measures only fit. In"
+    " conflict-control the held-out pair follows from the seed, so entries are tested on different mixes of pairs. Inferential"
+    " means inferential within the entry's own training steps. Times are reported by the submitter."
 )
 """Limitations of the score."""
 
@@ -80,7 +80,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class ShownTask:
-    """A task's statistics, and each member's row with its held-out accuracy."""
+    """A task's statistics, and each run's row with its held-out accuracy."""
 
     statistics: TaskStatistics
     rows: list[tuple[Row, float]]
@@ -88,7 +88,7 @@ class ShownTask:
 
 @dataclass(frozen=True)
 class ShownFlow:
-    """A member's attention as drawn: positions on x, layers on y."""
+    """A run's attention as drawn: positions on x, layers on y."""
 
     row: Row
     words: list[str]
@@ -118,11 +118,11 @@ class Shown:
     verdicts: list[tuple[str, int]]
     flows: list[ShownFlow]
     phase: Phase | None
-    """The entry among those that differ only in gamma: those of its own kind, or else the first such set."""
+    """The entries that differ only in gamma: the set that contains this one, or else the first such set."""
     better: list[str]
     """Names of the entries that this one is better than."""
     reference: float
-    """Seconds that the reference recipe takes on the entry's machine, for the same number of members."""
+    """Seconds that the reference recipe takes on the entry's machine, for the same number of runs."""
 
     @property
     def relative_time(self) -> float:
@@ -227,7 +227,7 @@ def verdicts_by_task(entries: Sequence[Entry]) -> list[tuple[str, list[int]]]:
 
 
 def markdown_table(entries: Sequence[Entry]) -> str:
-    """Per track: the entries ranked as on the page, and the verdicts of all their runs by task."""
+    """Per track: the entries, ranked as on the page, and the verdicts of all their runs by task."""
     lines: list[str] = []
     for name in TRACKS:
         ranked = ranking([entry for entry in entries if entry.recipe.track == name])
@@ -237,7 +237,7 @@ def markdown_table(entries: Sequence[Entry]) -> str:
             *([""] if lines else []),
             f"Track {name}. {RANKS}",
             "",
-            "| rank | recipe | score | 95% interval | held-out | seen | underfit | TFLOP to the verdict | time, of the reference's |",  # noqa: E501
+            "| rank | recipe | score | 95% interval | held-out | seen | underfit | TFLOPs to a stable verdict | time / reference |",
             "|---:|---|---:|---:|---:|---:|---:|---:|---:|",
         ]
         for rank, entry in ranked:

@@ -91,7 +91,7 @@ def test_equal_entries_give_equal_bytes(entries: list[Entry], page: Path, tmp_pa
 def test_an_entry_without_attention_has_no_heading_for_it(tmp_path: Path) -> None:
     with_attention = hostile.honest_entry()
     without = with_attention.model_copy(update={"flows": ()})
-    heading = "Attention of one member per verdict"
+    heading = "Attention of one run per verdict"
     assert heading in render([with_attention], tmp_path / "page.html").read_text()
     assert heading not in render([without], tmp_path / "page.html").read_text()
 
@@ -104,10 +104,10 @@ def test_too_many_entries_are_shown_without_attention(tmp_path: Path) -> None:
     ]
     text = render(deep, tmp_path / "page.html", most_bytes=limit).read_text()
     assert len(text.encode()) <= limit
-    assert "Pictures of attention are left out" in text
+    assert "Attention figures are left out" in text
     assert text.count("<details>") == 5
     few = render(deep[:1], tmp_path / "page.html", most_bytes=limit).read_text()
-    assert "Pictures of attention are left out" not in few
+    assert "Attention figures are left out" not in few
     assert len(few) > limit / 5, "else all pictures would have fit"
 
 
