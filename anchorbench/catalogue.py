@@ -11,21 +11,16 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from anchorbench.task import NO_ANSWER, SPLITS, Examples, Task, list_tasks, load_task
+from anchorbench.task import NO_ANSWER, SPLITS, Examples, Task, full_name, list_tasks, load_task
 
 WIDTH = 76
 """Examples wider than this are drawn on several lines; with the margin they fit an 80-column terminal."""
 ARXIV = r"\d{4}\.\d{5}(?:v\d+)?"
 
 
-def config_name(task: Task) -> str:
-    """The name of a task variant's dataset config: TASK-VARIANT."""
-    return f"{task.name}-{task.variant}"
-
-
 def find_tasks(name: str) -> list[Task]:
     """The tasks selected by `name`: "all", TASK (all its variants) or TASK-VARIANT. Raises ValueError for any other name."""
-    found = [load_task(task, variant) for task, variant in list_tasks() if name in ("all", task, f"{task}-{variant}")]
+    found = [load_task(task, variant) for task, variant in list_tasks() if name in ("all", task, full_name(task, variant))]
     return found or [load_task(name)]  # raises an error that lists the allowed names
 
 

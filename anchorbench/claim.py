@@ -7,8 +7,9 @@ worked out again from the ledger.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -16,6 +17,9 @@ from pydantic import Field, model_validator
 from anchorbench.files import Plain
 from anchorbench.intervals import mean_and_half_width
 from anchorbench.registry import MAX_NAME, Registry, did_you_mean
+
+if TYPE_CHECKING:
+    from anchorbench.recipe import Recipe
 
 Verdict = Literal["replicates", "does not replicate", "cannot be told at this scale"]
 REPLICATES, DOES_NOT, CANNOT = get_args(Verdict)
@@ -102,6 +106,12 @@ class Findings:
     panels: Sequence[Panel]
     passes: int
     """Forward and backward passes over a batch, of one model; a step of an exact recursion counts as one."""
+    data: Mapping[str, str] = field(default_factory=dict)
+    """Task and variant -> fingerprint of the data, of claims that train recipes."""
+    gradient: str = ""
+    """The gradient paths that trained its runs, if these are recipes."""
+    earlier: float = 0.0
+    """Seconds that training took of runs that were in the folder already."""
 
 
 class Experiment(Plain):
@@ -127,14 +137,22 @@ class Claim(ABC):
     """Name of each measure -> what it is, with its unit; the first is the claim's figure, and the rule may use no others."""
     rule: ClassVar[str]
     """How the verdict follows from the measures, written before the run."""
+    published: ClassVar[str] = ""
+    """The paper's own figure, in words, if it gives one."""
     reading: ClassVar[str] = ""
     """What we make of the result at laptop scale, written after the run; it decides nothing."""
     seconds: ClassVar[float]
     """Processor time that the laptop scale takes, about."""
     scales: ClassVar[Mapping[Scale, Experiment]]
 
-    def __init__(self, settings: Any) -> None:
-        self.settings = settings
+    def __init__(self, settings: Any, runs: Path | None = None) -> None:
+        """`runs` is the folder in which a claim keeps what it trains; a temporary one if not given."""
+        self.settings, self.runs = settings, runs
+
+    @classmethod
+    def recipes(cls, settings: Any) -> "list[Recipe]":
+        """What is trained with every seed, of claims that train recipes; what that costs is worked out from them."""
+        return []
 
     @abstractmethod
     def run(self) -> Findings:

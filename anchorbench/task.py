@@ -41,6 +41,11 @@ Offsets = Annotated[dict[TokenId, Offset], Field(max_length=64)]
 Pairs = Annotated[tuple[tuple[TokenId, TokenId], ...], Field(max_length=4096)]
 
 
+def full_name(task: str, variant: str) -> str:
+    """TASK-VARIANT: what a variant is called in folders, data sets and commands."""
+    return f"{task}-{variant}"
+
+
 class Token(NamedTuple):
     """One id of the vocabulary: its word in text, and its meaning."""
 
@@ -314,6 +319,11 @@ class Task(ABC):
     def _generator(self, split: Split, seed: int, batch: int) -> np.random.Generator:
         entropy = [int(self.fingerprint, 16), SPLITS.index(split), int(seed), batch]
         return np.random.Generator(np.random.SFC64(np.random.SeedSequence(entropy)))
+
+    @property
+    def full_name(self) -> str:
+        """TASK-VARIANT, see `full_name`."""
+        return full_name(self.name, self.variant)
 
     def __repr__(self) -> str:
         return f"<task {self.name}, variant {self.variant}, fingerprint {self.fingerprint}>"

@@ -27,11 +27,12 @@ import numpy as np
 from pydantic import Field
 
 from anchorbench.claim import Measure, Number, Text
+from anchorbench.claims.arms import file_name, train_sweep
 from anchorbench.files import Plain, write_atomically
 from anchorbench.machine import this_machine
 from anchorbench.recipe import Recipe, flatten, parse_recipe
 from anchorbench.sweeps.run_folder import Run
-from anchorbench.sweeps.runner import Progress, Sweep, SweepFolder, run_sweep
+from anchorbench.sweeps.runner import Sweep
 
 BASE: Mapping[str, Any] = {
     "task": "composite",
@@ -135,6 +136,7 @@ ARMS: Mapping[str, Arm] = {
     "dropout": Arm({"noise": {"kind": "dropout"}}, ADAM),
     "dropout of the last layer": Arm({"noise": {"kind": "dropout", "embedding": 0.0, "residual": 0.0, "final": 0.1}}, ADAM),
     "dropout-r1": Arm({"penalties": [{"kind": "dropout-r1"}]}, ADAM),
+    "dropout-r2": Arm({"penalties": [{"kind": "dropout-r2"}]}, ADAM),
     # Models
     "post-LN": Arm({"model.norm": "post"}, ADAM),
     "rms-norm": Arm({"model.kind": "rms-norm"}, ADAM),
@@ -166,6 +168,7 @@ COMPARISONS: Sequence[tuple[str, str]] = (
     ("decay 0.3, coupled", "decay 0.3"),
     *((name, "adamw") for name in ("unclipped", "svrg", "l1", "dropout", "dropout of the last layer")),
     ("dropout-r1", "adamw"),
+    ("dropout-r2", "adamw"),
     ("dropout of the last layer", "dropout-r1"),
     *((name, "adamw") for name in ("post-LN", "rms-norm", "border-tokens", "layer-sharing")),
     ("layer-sharing", "one layer"),
@@ -228,7 +231,7 @@ def study(out: Path, report: Callable[[str], None] = lambda sentence: None) -> S
     for number, (name, arm) in enumerate(ARMS.items(), 1):
         rates[name] = rates[arm.rates] if isinstance(arm.rates, str) else _best_rate(name, arm.rates, out)
         axes = {"init.gamma": GAMMAS, "seed": tuple(range(SEEDS))}
-        runs[name] = _train(Sweep(recipe_of(name, rates[name]), axes), _folder(out / "runs", name))
+        runs[name] = train_sweep(Sweep(recipe_of(name, rates[name]), axes), out / "runs" / file_name(name))
         mean = np.mean([run.result.inferential or 0.0 for run in runs[name]])
         report(f"{number} of {len(ARMS)}: {name}, learning rate {rates[name]:g}, composes {mean:.2f}")
     effects = [compare(part, control, runs, rates) for part, control in COMPARISONS]
@@ -300,22 +303,10 @@ def holm(p: Sequence[float]) -> list[float]:
 def _best_rate(name: str, rates: tuple[float, ...], out: Path) -> float:
     sweep = Sweep(recipe_of(name, rates[0]).override({"init.gamma": GAMMAS[1]}), {"optimizer.lr": rates, "seed": TUNING_SEEDS})
     losses: dict[float, float] = dict.fromkeys(rates, 0.0)
-    for run in _train(sweep, _folder(out / "rates", name)):
+    for run in train_sweep(sweep, out / "rates" / file_name(name)):
         loss = run.trajectory()[-1]["loss"]
         losses[run.recipe.optimizer.lr] += math.inf if loss is None else math.log(max(loss, SMALLEST))
     return min(losses, key=losses.__getitem__)
-
-
-def _train(sweep: Sweep, folder: Path) -> list[Run]:
-    def fail(progress: Progress) -> None:
-        if progress.message is not None and progress.message.startswith("waiting"):
-            raise ValueError(f"another process trains in {folder}; allowed: one study in a folder")
-
-    return run_sweep(sweep, SweepFolder(folder, sweep), fail)
-
-
-def _folder(out: Path, name: str) -> Path:
-    return out / "".join(letter if letter.isalnum() else "-" for letter in name)
 
 
 def _pair(values: Any) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from anchorbench.inspect.open_model import OpenModel, open_one
+from anchorbench.palette import CYCLE
 from anchorbench.task import Task
 
 from .pair_grid import cosines
@@ -25,7 +26,6 @@ from .score import COLORS, Score, jackknife_scores
 ALIKE = 0.7
 """Minimum cosine of neurons in one group (2405.05409; the code of 2501.08537 has 0.4)."""
 MEASURES = ("directions", "stable_rank", "participation_ratio")
-CURVES = ("#0072B2", "#D55E00", "#009E73")
 SHOWN = 12
 """Number of singular values in the figure over training."""
 
@@ -139,7 +139,7 @@ class CondensationOverTraining:
     def draw(self, figure: Any) -> None:
         """Draws the measures and the largest singular values of the first member against the step."""
         curves, spectra = figure.subplots(1, 2)
-        for measure, (name, style, color) in enumerate(zip(MEASURES, ("o-", "s--", "^:"), CURVES, strict=True)):
+        for measure, (name, style, color) in enumerate(zip(MEASURES, ("o-", "s--", "^:"), CYCLE, strict=False)):
             values = self.measures[:, :, measure]
             curves.plot(self.steps, values.mean(1), style, color=color, ms=4, lw=1.5, label=name.replace("_", " "))
             if values.shape[1] > 1:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from anchorbench.inspect.open_model import OpenModel, open_one
+from anchorbench.palette import CYCLE
 from anchorbench.task import Task
 
 from .pair_grid import (
@@ -40,7 +41,6 @@ KEYS = 12
 MOST_BASES = 1000
 SHOWN = 200
 """Approximate number of points in the PCA and t-SNE views; t-SNE takes a second."""
-UNORDERED_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def _draw_pairs(axes: Any, at: Float[np.ndarray, "point 2"], pair_of: Int[np.nda
     unordered = [pair for pair in np.unique(np.sort(pair_of, 1), axis=0).tolist() if pair[0] != pair[1]]
     doubled = pair_of[:, 0] == pair_of[:, 1]
     axes.scatter(*at[doubled].T, s=9, color="#bdbdbd", lw=0, zorder=1)
-    for (a, b), color in zip(unordered, UNORDERED_COLORS, strict=False):
+    for (a, b), color in zip(unordered, CYCLE, strict=False):
         for order, marker in (((a, b), "o"), ((b, a), "^")):
             rows = (pair_of == order).all(1)
             label = f"({a},{b})" if marker == "o" else None

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from anchorbench.palette import BLUE, GREEN, PURPLE, SKY, VERMILION
 from anchorbench.task import Task
 
 from .loss import (
@@ -32,7 +33,7 @@ BATCHES = 40
 """Number of batches; the interval is over them."""
 MERGED = (1, 2, 4, 8)
 """How many batches are merged into one in the figure."""
-PARTS = {"embedding": "#CC79A7", "qk": "#0072B2", "vo": "#56B4E9", "mlp": "#D55E00", "norm": "#009E73"}
+PARTS = {"embedding": PURPLE, "qk": BLUE, "vo": SKY, "mlp": VERMILION, "norm": GREEN}
 """Parts of the model, as in `anchorbench.model.roles`, and their colours."""
 
 

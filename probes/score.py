@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from anchorbench.intervals import half_width, mean_and_half_width
+from anchorbench.palette import BLUE, GREEN, GREY, VERMILION
 
-COLORS = {"trained": "#0072B2", "control": "#8a8a8a", "key": "#009E73", "anchor": "#D55E00"}
-"""Colours from Okabe and Ito's palette, and a grey."""
+COLORS = {"trained": BLUE, "control": GREY, "key": GREEN, "anchor": VERMILION}
 
 BLOCKS = 20
 """Jackknife blocks; the interval is 3% wider than with arbitrarily many."""

@@ -3,10 +3,15 @@
     position   0   1   2   3   4   5   6   7   8
     token     35  [3] 52  [4] 70  [1] 91  [2] 66   ->   1: the nearest value to 66 is 70
 
-The task is 2401.08309's classification (runs `ICL_near_value`: sequences of 9, 100,000 training examples). Its format is known
-from a figure of the authors, its generator is unpublished: sampling, ties and held-out groups are ours. Each sequence has one
-example of every class, in random order, so the answer depends on the context alone. Exactly one value is
-nearest, never at distance 0, so finding an equal token is not enough.
+The task is 2401.08309's classification (runs `ICL_near_value`: sequences of 9, 100,000 training examples), whose generator is
+unpublished: sampling, ties and held-out groups are ours. Each sequence has one example of every class, in random order, so the
+answer depends on the context alone. Exactly one value is nearest, never at distance 0, so finding an equal token is not enough.
+
+Variants
+    default        sequences of 9: four examples
+    paper-format   x1 a1 x2 a2 x3 a3 x -> a_i with i = argmin |x - x_i|, three examples, as in a figure of the authors. It leaves
+                   open which anchors there are, what a tie gives and whether x may equal an x_i: here 1, 2 and 3 in any order, and
+                   neither ties nor equal values occur
 
 Groups are (side, place): whether the nearest value lies below or above the last token, and which example it is, counted from 1.
 (above,2) is held out. The foil `shortcut` skips a second example above the last token and takes the nearest of the
@@ -18,7 +23,8 @@ Within a group and a split, all such sequences are equally likely.
 
 import functools
 import itertools
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -77,6 +83,7 @@ class NearestValue(KeyTask):
     paper = "2401.08309, classification; the definition is ours, the authors' generator is unpublished"
     Config = NearestValueConfig
     config: NearestValueConfig
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"default": {}, "paper-format": {"seq_len": 7}}
     description = "Examples of value and class, then a value to classify: the class of the nearest one."
     sizes = {"train": 100_000, "iid": 500, "ood": 500}
 

@@ -3,10 +3,15 @@
     position   0   1   2   3   4   5   6   7   8
     token     57  [2] 41  [1] 66  [3] 38  90  [1]  ->   66: what the text says about 1
 
-The task is 2401.08309's reading comprehension (sequences of 9, 2,000 training examples). Its format is known from a figure of the
-authors, its generator is unpublished: sampling, filler and held-out groups are ours. Each of the anchors 1, 2, 3 occurs once in
-the text, in any order and at any position, followed by its value; the rest is filler. All values are uniform over the keys,
-so only reading the text gives the answer.
+The task is 2401.08309's reading comprehension (sequences of 9, 2,000 training examples), whose generator is unpublished: sampling,
+filler and held-out groups are ours. Each of the anchors 1, 2, 3 occurs once in the text, in any order and at any position,
+followed by its value; the rest is filler. All values are uniform over the keys, so only reading the text gives the answer.
+
+Variants
+    default        sequences of 9, with two tokens of filler
+    paper-format   a1 x1 a2 x2 a3 x3 a_i -> x_i, without filler, as in a figure of the authors. It leaves open which anchors a1, a2
+                   and a3 are: here 1, 2 and 3 in any order, as in a fixed one the question alone would say where to look; values
+                   may be equal
 
 Groups are (question, place of its fact among the facts, counted from 1). (2,2) is held out: question 2 is trained, and so is
 looking up the second fact, but never both at once. `key` is the value asked for; `iid` where it and its position have the same
@@ -14,6 +19,8 @@ residue, else `train`; `ood` holds the held-out groups on the training residues.
 """
 
 import itertools
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Int
@@ -58,6 +65,7 @@ class ReadingComprehension(KeyTask):
     paper = "2401.08309, reading comprehension; the definition is ours, the authors' generator is unpublished"
     Config = ReadingComprehensionConfig
     config: ReadingComprehensionConfig
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {"default": {}, "paper-format": {"seq_len": 7}}
     description = "A text of anchors, each with a value after it; the last token asks for the value of one of them."
     sizes = {"train": 2_000, "iid": 500, "ood": 500}
 

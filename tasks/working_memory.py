@@ -3,11 +3,10 @@
     position   0   1   2   3   4   5   6   7   8  ..  17  18  19
     token     57   x  [1] 33  81   y  [2] 90  24  ..  46  [5] [2]   ->   y + offset[5]
 
-The definition is ours. In 2401.08309's working memory (runs `working_memory_inverse_two_prompt`: sequences of 20, 40,000 training
-examples, generator unpublished), a figure of the authors shows one key before a first anchor and a second anchor later, and the
-answer composes both. In psychology, a cue that comes after the items is called a retro-cue. Two keys, each directly before its
-memory, 1 or 2, are anywhere in the first 18 positions, in either order; the last two tokens are an operation (3, 4, 5, 6 add +5,
-+1, -2, -8) and a memory. Until then both keys must be kept.
+The definition is ours, but for sequence length and number of examples; the paper's format, in which one key meets two anchors, is
+`working-memory-two-prompts`. In psychology, a cue that comes after the items is called a retro-cue. Two keys, each directly
+before its memory, 1 or 2, are anywhere in the first 18 positions, in either order; the last two tokens are an operation (3, 4, 5,
+6 add +5, +1, -2, -8) and a memory. Until then both keys must be kept.
 
 Groups are (memory, operation). (2,6) is held out: memory 2 is trained with all other operations, operation 6 with memory 1. The
 foil `shortcut` applies the operation to the other memory, the only one that operation 6 was trained with. `key` is the queried

@@ -110,7 +110,7 @@ def patterns_of(model: GPT, tokens: torch.Tensor) -> list[torch.Tensor]:
 def patch_training(patch: pytest.MonkeyPatch, **constants: object) -> None:
     """Sets constants of the training loop and of its evaluations."""
     for name, value in constants.items():
-        patch.setattr(f"anchorbench.train.{'loop' if name == 'CHECKPOINT_SECONDS' else 'evaluation'}.{name}", value)
+        patch.setattr(f"anchorbench.train.{'execution' if name == 'CHECKPOINT_SECONDS' else 'evaluation'}.{name}", value)
 
 
 def require_one_sentence(err: str) -> None:
@@ -200,12 +200,13 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 def finished_sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of a finished sweep of RUNS runs: read it, copy it, do not change it."""
     from anchorbench.cli.run import make_sweep, run_and_show
+    from anchorbench.train.execution import Execution
 
     out = tmp_path_factory.mktemp("finished") / "sweep"
     options = {"task": "composite", "variant": None, "norm": None, "seeds": 2, "steps": None, "weight_decay": None}
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "laptop", TINY)
-        run_and_show(make_sweep(preset="laptop", gamma="0.5,0.7", **options), out)
+        run_and_show(make_sweep(preset="laptop", gamma="0.5,0.7", **options), out, Execution())
     before = contents(out)
     yield out
     assert contents(out) == before, "a test changed the finished sweep; it needs a copy (`sweep`)"

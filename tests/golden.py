@@ -170,6 +170,12 @@ GOLDEN = [
             ([1, 50, 2, 43, 3, 38, 60, 61, 2], 43, "(2,2)", 3, None),
         )
     ),
+    Golden(
+        "reading-comprehension-lookup", "paper-format", [3, 38, 1, 66, 2, 41, 1], 66, "(1,2)", 66, 3, "train", {"inferential": 66}
+    ),
+    Golden(
+        "reading-comprehension-lookup", "paper-format", [3, 41, 2, 41, 1, 66, 2], 41, "(2,2)", 41, 3, "ood", {"inferential": 41}
+    ),
     # nearest value: groups (side of the last token, place); the shortcut passes over a second value above the last token
     *(
         Golden(
@@ -183,6 +189,27 @@ GOLDEN = [
             ([35, 3, 70, 1, 52, 4, 91, 2, 66], 1, "(above,2)", 70, 2, "ood", {"shortcut": 4}),
             ([60, 1, 68, 2, 72, 3, 90, 4, 66], 2, "(above,2)", 68, 2, "ood", {}),  # 60 and 72 are equally near
             ([40, 1, 74, 2, 90, 3, 20, 4, 72], 2, "(above,2)", 74, 2, None, {"shortcut": 3}),
+        )
+    ),
+    *(
+        Golden(
+            *("nearest-value-classification", "paper-format", tokens, label, group, key, position, split),
+            {"inferential": label, **shortcut},
+        )
+        for tokens, label, group, key, position, split, shortcut in (
+            ([60, 3, 52, 1, 91, 2, 57], 3, "(above,1)", 60, 0, "train", {}),
+            ([91, 2, 70, 3, 61, 1, 66], 3, "(above,2)", 70, 2, "ood", {"shortcut": 1}),
+        )
+    ),
+    # two prompts: 1, 2, 3, 4 add 0, +1, 0, -2; iid where key and its position agree mod 8
+    *(
+        Golden("working-memory-two-prompts", "default", tokens, label, group, key, position, split, {"inferential": label})
+        for tokens, label, group, key, position, split in (
+            ([57, 33, 60, 4, 81, 2, *range(50, 64)], 59, "(4,2)", 60, 2, "train"),
+            ([57, 33, 58, 4, 81, 2, *range(50, 64)], 57, "(4,2)", 58, 2, "iid"),
+            ([60, 3, *range(50, 67), 4], 58, "(3,4)", 60, 0, "ood"),
+            ([*range(50, 67), 60, 4, 3], 58, "(4,3)", 60, 17, "ood"),
+            ([*range(50, 67), 57, 4, 3], 55, "(4,3)", 57, 17, None),
         )
     ),
     # working memory: 3, 4, 5, 6 add +5, +1, -2, -8; the shortcut applies 6 to memory 1; iid where key and its position agree mod 8

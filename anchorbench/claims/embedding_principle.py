@@ -23,7 +23,7 @@ Version 2 counts at 1e-12, at other points, by the same rule.
 """
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple, cast
 
 import numpy as np
@@ -34,6 +34,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from anchorbench.claim import CANNOT, Claim, Curve, Experiment, Findings, Measure, Panel, Verdict, above, all_of, below, claims
+from anchorbench.claims.one_hidden_layer import Data, Net, draw, flat, gradient, hessian, jacobian, outputs, shaped
 from anchorbench.files import Plain
 from anchorbench.intervals import wilson
 from anchorbench.model.gpt import GPT, new_model
@@ -49,8 +50,6 @@ CRITICAL = 1e-11
 DEGENERATE = 1e-6
 """Share of the largest eigenvalue that the smallest one of a trained minimum must have."""
 
-Net = dict[str, Tensor]
-"""A net of one hidden layer, by the names that a feed-forward layer has: a stack of one `[1, ...]`."""
 Counts = tuple[int, int, int]
 """Negative, zero and positive eigenvalues."""
 
@@ -96,61 +95,6 @@ class Settings(Experiment):
         if 0.5 not in self.alphas or 2 not in self.widths:
             raise ValueError(f"alphas are {self.alphas} and widths {self.widths}; allowed: with 0.5 and 2, for equal halves")
         return self
-
-
-class Data(NamedTuple):
-    """Examples of a net."""
-
-    x: Float[Tensor, "n inputs"]
-    y: Float[Tensor, " n"]
-
-
-# ------------------------------------------------------------------------------------------------ nets
-
-
-def draw(generator: torch.Generator, inputs: int, neurons: int, scale: float = 1.0) -> Net:
-    """Normal weights."""
-    shapes = {"ff_in.weight": (inputs, neurons), "ff_in.bias": (neurons,), "ff_out.weight": (neurons, 1), "ff_out.bias": (1,)}
-    return {name: scale * torch.randn(1, *shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
-
-
-def outputs(net: Net, x: Float[Tensor, "n inputs"]) -> Float[Tensor, " n"]:
-    """The outputs of a network with one hidden layer of tanh units."""
-    hidden = (x @ net["ff_in.weight"][0] + net["ff_in.bias"][0]).tanh()
-    return (hidden @ net["ff_out.weight"][0] + net["ff_out.bias"][0])[:, 0]
-
-
-def jacobian(net: Net, x: Float[Tensor, "n inputs"]) -> Float[Tensor, "n weights"]:
-    """The Jacobian of the outputs, in the order of `flat`; hand-written, as a search for minima takes thousands of them."""
-    hidden = (x @ net["ff_in.weight"][0] + net["ff_in.bias"][0]).tanh()
-    slope = (1 - hidden.square()) * net["ff_out.weight"][0, :, 0]
-    return torch.cat([(x[:, :, None] * slope[:, None]).flatten(1), slope, hidden, torch.ones_like(x[:, :1])], 1)
-
-
-def flat(net: Net) -> Float[Tensor, " weights"]:
-    """All weights as a vector."""
-    return torch.cat([part.flatten() for part in net.values()])
-
-
-def shaped(weights: Float[Tensor, " weights"], like: Net) -> Net:
-    """The way back from `flat`."""
-    parts = weights.split([part.numel() for part in like.values()])
-    return {name: part.view(of.shape) for (name, of), part in zip(like.items(), parts, strict=True)}
-
-
-def loss_of(like: Net, data: Data) -> Callable[[Tensor], Tensor]:
-    """Half the mean squared error as a function of all weights."""
-    return lambda weights: (outputs(shaped(weights, like), data.x) - data.y).square().mean() / 2
-
-
-def gradient(net: Net, data: Data) -> Net:
-    """The gradient of the loss."""
-    return shaped(torch.func.grad(loss_of(net, data))(flat(net)), net)
-
-
-def hessian(net: Net, data: Data) -> Float[Tensor, "weights weights"]:
-    """The hessian of the loss."""
-    return cast(Tensor, torch.func.jacrev(torch.func.grad(loss_of(net, data)))(flat(net)))
 
 
 # ------------------------------------------------------------------------------------------------ critical points

@@ -18,43 +18,35 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Output folder (default: anchorbench-out/leaderboard/RECIPE).")] = None,
 ) -> None:
     """Train a recipe on its track's suite and write entry.json; finished runs are kept."""
-    from rich.console import Console
-
     from anchorbench.files import visible
     from anchorbench.leaderboard.submit import run_entry
 
-    console = Console(markup=False, highlight=False)
     folder = out if out is not None else Path("anchorbench-out/leaderboard") / recipe.stem
 
     def report(task: str, message: str) -> None:
-        console.print(f"  {task}: {visible(message)}", soft_wrap=True)
+        typer.echo(f"  {task}: {visible(message)}")
 
     entry = run_entry(recipe, folder, report)
     share = entry.statistics.inferential
-    console.print(f"score {share.value:.2f}, 95% interval {share.low:.2f} to {share.high:.2f}")
-    console.print(f"entry: {visible(folder / 'entry.json')}", soft_wrap=True)
+    typer.echo(f"score {share.value:.2f}, 95% interval {share.low:.2f} to {share.high:.2f}")
+    typer.echo(f"entry: {visible(folder / 'entry.json')}")
 
 
 @app.command()
 def validate(entries: Annotated[list[Path], typer.Argument(help="Entries: JSON files.")]) -> None:
     """Check format, digest, completeness and statistics of entries; exit code 2 if one is rejected."""
-    from rich.console import Console
-
     from anchorbench.files import visible
     from anchorbench.leaderboard.check import read_entry
 
-    console = Console(markup=False, highlight=False)
     refused = 0
     for path in entries:
         try:
             entry = read_entry(path)
         except ValueError as refusal:
             refused += 1
-            console.print(f"rejected: {visible(refusal)}", soft_wrap=True)
+            typer.echo(f"rejected: {visible(refusal)}")
         else:
-            console.print(
-                f"{visible(path)}: valid, {entry.recipe.name}, score {entry.statistics.inferential.value:.2f}", soft_wrap=True
-            )
+            typer.echo(f"{visible(path)}: valid, {entry.recipe.name}, score {entry.statistics.inferential.value:.2f}")
     if refused:
         raise ValueError(f"{refused} of {len(entries)} entries rejected")
 
@@ -70,28 +62,24 @@ def verify(
     import secrets
     import tempfile
 
-    from rich.console import Console
-
     from anchorbench.leaderboard.check import read_entry
     from anchorbench.leaderboard.submit import verify as verify_entry
 
-    console = Console(markup=False, highlight=False)
     claim = read_entry(entry)
     drawn_by = secrets.randbelow(2**31) if seed is None else seed
     with tempfile.TemporaryDirectory() as temporary:
         done = verify_entry(claim, members, drawn_by, out or Path(temporary))
     for claimed, again in zip(done.claimed, done.retrained, strict=True):
         words = f"  {claimed.task}/{claimed.variant}, seed {claimed.seed}: claimed {claimed.verdict}, now {again.verdict}"
-        console.print(words, soft_wrap=True)
+        typer.echo(words)
     low, high = done.share.interval
     share = claim.statistics.inferential
-    console.print(
+    typer.echo(
         f"--seed {drawn_by}: {done.share.hits} of {done.share.n} inferential, 95% interval {low:.2f} to {high:.2f};"
         f" claimed {share.value:.2f}, {share.low:.2f} to {share.high:.2f};"
-        f" {done.agree} inferential or not as claimed, {done.reproduced} with exactly the claimed counts",
-        soft_wrap=True,
+        f" {done.agree} inferential or not as claimed, {done.reproduced} with exactly the claimed counts"
     )
-    console.print("the claim stands" if done.stands else "the claim does not stand")
+    typer.echo("the claim stands" if done.stands else "the claim does not stand")
     if not done.stands:
         raise typer.Exit(1)
 
@@ -102,8 +90,6 @@ def render(
     out: Annotated[Path, typer.Option(help="Folder to write index.html and table.md to.")] = Path("leaderboard"),
 ) -> None:
     """Write the page and the Markdown table of all valid entries; invalid ones are named and left out."""
-    from rich.console import Console
-
     from anchorbench.files import visible, write_atomically
     from anchorbench.leaderboard.check import read_entry
     from anchorbench.leaderboard.entry import name_key
@@ -112,7 +98,6 @@ def render(
 
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; allowed: a folder with entries")
-    console = Console(markup=False, highlight=False)
     entries: list[Entry] = []
     known: dict[object, Path] = {}
     for path in sorted(folder.glob("*.json")):
@@ -126,7 +111,7 @@ def render(
                     raise ValueError(f"{path}: {what} {known[key]}")
             known |= {training: path, name: path}
         except ValueError as refusal:
-            console.print(f"left out: {visible(refusal)}", soft_wrap=True)
+            typer.echo(f"left out: {visible(refusal)}")
         else:
             entries.append(entry)
     if not entries:
@@ -134,7 +119,7 @@ def render(
     out.mkdir(parents=True, exist_ok=True)
     page = render_page(entries, out / "index.html")
     write_atomically(out / "table.md", markdown_table(entries).encode())
-    console.print(f"{len(entries)} entries: {visible(page)}, {visible(out / 'table.md')}", soft_wrap=True)
+    typer.echo(f"{len(entries)} entries: {visible(page)}, {visible(out / 'table.md')}")
 
 
 @app.command()
@@ -144,14 +129,12 @@ def export(
     dataset: Annotated[str, typer.Option(help="The benchmark's dataset on the Hub, OWNER/NAME.")],
 ) -> None:
     """Write Hugging Face eval.yaml and .eval_results files."""
-    from rich.console import Console
-
     from anchorbench.files import visible
     from anchorbench.leaderboard.check import read_entry
     from anchorbench.leaderboard.export import export_entry
 
     for path in export_entry(read_entry(entry), dataset, out):
-        Console(markup=False, highlight=False).print(visible(path), soft_wrap=True)
+        typer.echo(visible(path))
 
 
 @app.command()

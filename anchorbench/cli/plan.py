@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -124,7 +125,6 @@ def locate_and_show(sweep: Sweep, path: str, low: float, high: float, *, width: 
     """Locates the boundary between inferential and other decided members along one field; prints it, and writes boundary.json."""
     from anchorbench.sweeps.locate import locate
 
-    console = Console(markup=False, highlight=False)
     if len(sweep.runs()) != len({recipe.seed for recipe in sweep.runs()}):
         raise ValueError("a recipe with axes other than seed has no single boundary; leave them out")
     if path in SEEDS:
@@ -137,13 +137,13 @@ def locate_and_show(sweep: Sweep, path: str, low: float, high: float, *, width: 
         runs = run_sweep(Sweep(sweep.base, {path: (value,), "seed": tuple(members)}), SweepFolder(out, ends))
         trained.update({run.result.run_id: run for run in runs})
         types = [INFERS.get(run.result.verdict or "") for run in runs]
-        console.print(f"  {path} {value:g}: " + ", ".join(str(run.result.verdict) for run in runs))
+        typer.echo(f"  {path} {value:g}: " + ", ".join(str(run.result.verdict) for run in runs))
         return types
 
     boundary = locate(decide, low, high, width=width, seeds=seeds)
     left, right = boundary.interval
     settled = "" if boundary.settled else f" - wider than the {width:g} asked for: members differ too much"
-    console.print(f"boundary: {path} {boundary.value:.3f}, 95% interval {left:.3f} to {right:.3f}{settled}")
-    console.print(f"{boundary.members} members; a grid of spacing {width:g} with {seeds} seeds takes {boundary.grid_members}")
+    typer.echo(f"boundary: {path} {boundary.value:.3f}, 95% interval {left:.3f} to {right:.3f}{settled}")
+    typer.echo(f"{boundary.members} members; a grid of spacing {width:g} with {seeds} seeds takes {boundary.grid_members}")
     write_tables(out, trained.values())
     write_atomically(out / "boundary.json", (json.dumps(asdict(boundary), indent=1) + "\n").encode())

@@ -21,6 +21,7 @@ from anchorbench.sweeps.run_folder import Run
 from anchorbench.sweeps.runner import Progress as Event
 from anchorbench.sweeps.runner import Sweep, SweepFolder, run_sweep
 from anchorbench.sweeps.summary import Condition, Mean, clearest, conditions
+from anchorbench.train.execution import Execution
 
 
 def make_sweep(*, gamma: str | None, norm: str | None, axes: Sequence[str] = (), **options: Any) -> Sweep:
@@ -51,10 +52,7 @@ def _number(text: str) -> float:
 def run_and_show(
     sweep: Sweep,
     out: Path,
-    *,
-    memory: float | None = None,
-    keep_steps: Sequence[int] = (),
-    strict_bits: bool = False,
+    how: Execution,
     figures: Sequence[str] = ("png",),
 ) -> list[Run]:
     """Trains what is missing of the sweep in `out`, then prints the table and writes the figures in these formats.
@@ -62,23 +60,21 @@ def run_and_show(
     A figure that cannot be drawn is one sentence at the end: the results are there.
     """
     console = Console(markup=False)  # paths may hold brackets
-    for step in keep_steps:
+    for step in how.keep_steps:
         if not 0 < step < sweep.base.steps:
             raise ValueError(f"keep-steps has {step}; allowed: steps between 1 and {sweep.base.steps - 1}")
     folder = SweepFolder(out, sweep)
     recipes = sweep.runs()
-    finished, _ = folder.finished(recipes, keep_steps)
+    finished, _ = folder.finished(recipes, how.keep_steps)
     start = time.perf_counter()
     if len(finished) == len(recipes):
         console.print(f"All {len(recipes)} runs are finished; nothing is trained.")
-        runs = run_sweep(sweep, folder, keep_steps=keep_steps)
+        runs = run_sweep(sweep, folder, how=how)
     else:
         already = f", {len(finished)} of them finished" if finished else ""
         rounded = ", in bf16" if sweep.base.precision == "bf16" else ""
         console.print(f"{sweep.base.task}, variant {sweep.base.variant}: {len(recipes)} runs{already}{rounded}")
-        runs = _train_with_progress(
-            sweep, folder, len(recipes) - len(finished), console, memory, keep_steps, strict_bits=strict_bits
-        )
+        runs = _train_with_progress(sweep, folder, len(recipes) - len(finished), console, how)
     show(runs, console)
     console.print(f"{time.perf_counter() - start:.0f} s. Results: {visible(out / 'results.jsonl')}", soft_wrap=True)
     _draw(runs, out, figures, console)
@@ -104,16 +100,7 @@ def _draw(runs: list[Run], out: Path, formats: Sequence[str], console: Console) 
         console.print(visible(problem), soft_wrap=True)
 
 
-def _train_with_progress(
-    sweep: Sweep,
-    folder: SweepFolder,
-    missing: int,
-    console: Console,
-    memory: float | None,
-    keep_steps: Sequence[int],
-    *,
-    strict_bits: bool,
-) -> list[Run]:
+def _train_with_progress(sweep: Sweep, folder: SweepFolder, missing: int, console: Console, how: Execution) -> list[Run]:
     columns = [
         TextColumn("{task.description}"),
         BarColumn(),
@@ -122,8 +109,8 @@ def _train_with_progress(
         TimeRemainingColumn(),
     ]
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("training", total=missing * sweep.base.steps)
-        done = 0
+        task = bar.add_task("training", total=missing)
+        done, under_way = 0, dict[str, float]()
         so_far: Counter[str] = Counter()
 
         def report(event: Event) -> None:
@@ -131,9 +118,12 @@ def _train_with_progress(
             if event.message is not None:
                 console.print(visible(event.message), soft_wrap=True)
                 return
+            stack = event.recipes[0].run_id
             if event.finished is None:
-                bar.update(task, completed=(done + len(event.recipes) * event.step / sweep.base.steps) * sweep.base.steps)
+                under_way[stack] = len(event.recipes) * event.step / sweep.base.steps
+                bar.update(task, completed=done + sum(under_way.values()))
                 return
+            under_way.pop(stack, None)
             done += len(event.recipes)
             so_far.update(run.result.verdict or "done" for run in event.finished)
             bar.update(task, description=f"{done} of {missing} members: {_counts(so_far)}")
@@ -146,7 +136,7 @@ def _train_with_progress(
                     f"  [{done:>3}/{missing}] {where}: iid {seen}{held_out}; {_counts(condition.verdicts)}", highlight=False
                 )
 
-        return run_sweep(sweep, folder, report, memory=memory, keep_steps=keep_steps, strict_bits=strict_bits)
+        return run_sweep(sweep, folder, report, how)
 
 
 def show(runs: list[Run], console: Console) -> None:

@@ -9,10 +9,10 @@ import pyarrow as pa
 from pydantic import Field
 
 from anchorbench import __version__
-from anchorbench.catalogue import ARXIV, by_name, config_name, docstring, facts, link
+from anchorbench.catalogue import ARXIV, by_name, docstring, facts, link
 from anchorbench.files import Plain
 from anchorbench.recipe import MAX_EXAMPLES
-from anchorbench.task import SPLITS, DrawSeed, Split, Task
+from anchorbench.task import SPLITS, DrawSeed, Split, Task, full_name
 
 
 class Manifest(Plain):
@@ -45,7 +45,7 @@ class Built:
 
 def data_files(manifest: Manifest) -> list[dict[str, str]]:
     """The split files of a config, as listed in the card for `load_dataset`."""
-    folder = f"{manifest.task}-{manifest.variant}"
+    folder = full_name(manifest.task, manifest.variant)
     return [{"split": split, "path": f"{folder}/{split}.parquet"} for split in manifest.examples]
 
 
@@ -90,12 +90,12 @@ def card(command: str, built: list[Built], *, one_tokenizer: bool) -> str:
     first = built[0].task
     families = list(by_name(b.task for b in built))
     title = "anchorbench: " + (first.name if len(families) == 1 else "all tasks")
-    example = config_name(first)
+    example = first.full_name
     tokenizer_at = "PATH" if one_tokenizer else f'PATH, subfolder="{example}"'
     columns = {name: feature for b in built for name, feature in features(b.task).items()}
     sizes = [
         [
-            config_name(b.task),
+            b.task.full_name,
             *(f"{b.manifest.examples[split]:,}" if split in b.manifest.examples else "-" for split in SPLITS),
             f"`{b.manifest.fingerprint}`",
         ]
@@ -163,7 +163,7 @@ def _header(title: str, built: list[Built]) -> str:
 
     infos, configs = DatasetInfosDict(), MetadataConfigs()
     for b in built:
-        name = config_name(b.task)
+        name = b.task.full_name
         splits = {s: SplitInfo(s, num_bytes=b.arrow_bytes[s], num_examples=n) for s, n in b.manifest.examples.items()}
         infos[name] = DatasetInfo(
             features=features(b.task),

@@ -10,7 +10,6 @@ The same command writes the same bytes: no file contains a time, a path or a hos
 
 import json
 import re
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,10 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 from pydantic import ValidationError
-from rich.console import Console
 
 from anchorbench import __version__
-from anchorbench.catalogue import config_name, find_tasks
-from anchorbench.files import new_folder, open_plain, parse_yaml, read_bytes, read_json, visible
+from anchorbench.catalogue import find_tasks
+from anchorbench.files import new_folder, open_plain, parse_yaml, read_bytes, read_json
 from anchorbench.hub.card import Built, Manifest, card, data_files, features
 from anchorbench.recipe import MAX_EXAMPLES
 from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Split, Task, first_sentence, list_tasks, load_task
@@ -37,7 +35,7 @@ MANIFEST = "anchorbench.json"
 MAX_SMALL_BYTES = 2**20
 MAX_HEADER_BYTES = 2**17
 """Maximum size of a card's YAML header; the one for all tasks takes a quarter of it."""
-_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
 # ------------------------------------------------------------------------------------------------ writing
@@ -59,32 +57,13 @@ def build(
     with new_folder(out, marker=CARD) as folder:
         built: list[Built] = []
         for task in tasks:
-            built.append(_write_config(task, folder / config_name(task), size, seed))
+            built.append(_write_config(task, folder / task.full_name, size, seed))
             report(built[-1])
         common = _tokenizer_files(tasks)
         _write(common or {}, folder)
         options = ("" if size is None else f" --size {size}") + f" --seed {seed}"
         (folder / CARD).write_text(card(f"data build {name} --out DIR{options}", built, one_tokenizer=common is not None))
     return built
-
-
-def build_and_show(name: str, out: Path, *, size: int | None = None, seed: int = 0) -> None:
-    """Runs `build` and prints a line for each finished config."""
-    console = Console(markup=False, highlight=False)
-    start = time.perf_counter()
-
-    def show(what: str, built: list[Built], more: str = "") -> None:
-        rows, size = sum(b.rows for b in built), sum(b.parquet_bytes for b in built)
-        console.print(f"{what:<40} {rows:>10,} rows {size / 1000:>9,.0f} kB{more}", soft_wrap=True)
-
-    built = build(name, out, size=size, seed=seed, report=lambda b: show(config_name(b.task), [b]))
-    show(f"{len(built)} in all", built, f", in {time.perf_counter() - start:.1f} s: {visible(out)}")
-    if not (out / _TOKENIZER[0]).exists():
-        example = out / config_name(built[0].task)
-        console.print(
-            f'Their vocabularies differ, so each has its own tokenizer: AutoTokenizer.from_pretrained("{visible(example)}")',
-            soft_wrap=True,
-        )
 
 
 def _write_config(task: Task, folder: Path, size: int | None, seed: int) -> Built:
@@ -168,7 +147,7 @@ def _tokenizer_files(tasks: list[Task]) -> dict[str, str] | None:
             [Replace(Regex(rf"(?<!\S){re.escape(word)}(?!\S)"), first) for word, first in sorted(others.items())]
         )
     config = {"tokenizer_class": "PreTrainedTokenizerFast"}
-    return dict(zip(_TOKENIZER, (tokenizer.to_str(pretty=True), json.dumps(config, indent=2)), strict=True))
+    return dict(zip(TOKENIZER, (tokenizer.to_str(pretty=True), json.dumps(config, indent=2)), strict=True))
 
 
 def _write(files: dict[str, str], folder: Path) -> None:
@@ -198,10 +177,10 @@ def verify(folder: Path, *, rows: int = ROWS) -> list[Manifest]:
                 row += len(table)
         manifests.append(manifest)
         tasks.append(task)
-    if (folder / _TOKENIZER[0]).exists():
+    if (folder / TOKENIZER[0]).exists():
         order = list_tasks()
         _check_tokenizer(folder, sorted(tasks, key=lambda task: order.index((task.name, task.variant))))
-    _check_card(folder / CARD, {config_name(task): manifest for task, manifest in zip(tasks, manifests, strict=True)})
+    _check_card(folder / CARD, {task.full_name: manifest for task, manifest in zip(tasks, manifests, strict=True)})
     return manifests
 
 
@@ -226,7 +205,7 @@ def _read_manifest(config: Path) -> tuple[Manifest, Task]:
         ("version", manifest.version, task.version),
         ("fingerprint", manifest.fingerprint, task.fingerprint),
         ("splits", sorted(manifest.examples), sorted(task.splits)),
-        ("folder", config.name, config_name(task)),
+        ("folder", config.name, task.full_name),
     ):
         if says != real:
             raise ValueError(f"{path}: {what} is {says!r}; in anchorbench {__version__} it is {real!r}")
@@ -236,9 +215,9 @@ def _read_manifest(config: Path) -> tuple[Manifest, Task]:
 def _check_tokenizer(folder: Path, tasks: list[Task]) -> None:
     """Raises ValueError unless the tokenizer in `folder` is exactly the one that `build` writes for `tasks`."""
     right = _tokenizer_files(tasks) or {}
-    for name in _TOKENIZER:
+    for name in TOKENIZER:
         if read_json(folder / name, most=MAX_SMALL_BYTES) != (json.loads(right[name]) if name in right else None):
-            raise ValueError(f"{folder / name} is not the tokenizer of {', '.join(map(config_name, tasks[:3]))}")
+            raise ValueError(f"{folder / name} is not the tokenizer of {', '.join(each.full_name for each in tasks[:3])}")
 
 
 def _check_card(path: Path, manifests: dict[str, Manifest]) -> None:
@@ -264,7 +243,7 @@ def _read_split(path: Path, task: Task, n: int, rows: int) -> Iterator[pa.Table]
         with open_plain(path) as plain, pq.ParquetFile(plain) as file:
             schema = _schema(task)
             if not file.schema_arrow.equals(schema):
-                raise ValueError(f"{path} does not have the columns of {config_name(task)}: {', '.join(schema.names)}")
+                raise ValueError(f"{path} does not have the columns of {task.full_name}: {', '.join(schema.names)}")
             if file.metadata.num_rows != n:
                 raise ValueError(f"{path} has {file.metadata.num_rows} rows; its {MANIFEST} says {n}")
             read = 0
@@ -284,7 +263,7 @@ def _check_rows(path: Path, start: int, table: pa.Table, task: Task, split: Spli
     if answers.problems:
         row = min(answers.problems)
         _check_rows(path, start, table[:row], task, split)  # report an earlier wrong row first
-        raise ValueError(f"{path}, row {start + row} is not an example of {config_name(task)}: {answers.problems[row]}")
+        raise ValueError(f"{path}, row {start + row} is not an example of {task.full_name}: {answers.problems[row]}")
 
     expected = _table(task, _schema(task), tokens, answers)
     wrong: list[tuple[int, str]] = []  # first failing row of each check, and what is wrong with it
@@ -334,10 +313,10 @@ def _matrix(column: pa.ChunkedArray, width: int, missing: int | float) -> np.nda
 def uploads(folder: Path) -> list[Path]:
     """The files of a dataset that `push` uploads, once verified. Raises ValueError as `verify` does, or for a symlink."""
     verify(folder)
-    names = [CARD, *(name for name in _TOKENIZER if (folder / name).exists())]
+    names = [CARD, *(name for name in TOKENIZER if (folder / name).exists())]
     for config in _configs(folder):
         manifest, _ = _read_manifest(config)
-        names += [f"{config.name}/{name}" for name in (MANIFEST, *_TOKENIZER, *(f"{split}.parquet" for split in manifest.examples))]
+        names += [f"{config.name}/{name}" for name in (MANIFEST, *TOKENIZER, *(f"{split}.parquet" for split in manifest.examples))]
     files = [folder / name for name in names]
     for file in files:
         if file.is_symlink() or (file.parent != folder and file.parent.is_symlink()) or not file.is_file():

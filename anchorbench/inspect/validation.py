@@ -41,6 +41,7 @@ from anchorbench.seeds import stream_seed
 from anchorbench.sweeps.run_folder import Run, read_run
 from anchorbench.sweeps.runner import Progress, Sweep, SweepFolder, run_sweep
 from anchorbench.task import Task, load_task
+from anchorbench.train.execution import Execution
 from anchorbench.train.gradients.choice import auto_precision
 from anchorbench.verdict import FIT
 
@@ -300,7 +301,7 @@ def validate(out: Path, report: Callable[[str], None], trial: Trial) -> dict[str
             if event.message:
                 report(event.message)
 
-        runs += run_sweep(sweep, SweepFolder(out / name, sweep), say, keep_steps=() if trial.shipped else keep)
+        runs += run_sweep(sweep, SweepFolder(out / name, sweep), say, Execution(keep_steps=() if trial.shipped else keep))
     report(f"reading {len(runs)} runs")
     observed = observe(runs)
     result = _grade_shipped(observed) if trial.shipped else _grade_held_out(observed, report)

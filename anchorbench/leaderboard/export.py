@@ -13,11 +13,12 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from anchorbench.files import write_atomically
 from anchorbench.leaderboard.entry import TRACKS, Entry, SuiteTask
+from anchorbench.task import full_name
 
 
 def task_id(task: SuiteTask) -> str:
     """The task's name on the Hub, which is also the name of its dataset config."""
-    return f"{task.task}-{task.variant}"
+    return full_name(task.task, task.variant)
 
 
 def benchmark(track: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from anchorbench.probes import Result, list_probes, probes, run_probe
 from anchorbench.recipe import parse_recipe
 from anchorbench.show.canvas import plain_matplotlib, save
 from anchorbench.sweeps.run_folder import Run, record_mechanism
-from anchorbench.task import Task, list_tasks, load_task
+from anchorbench.task import Task, full_name, list_tasks, load_task
 from anchorbench.verdict import FIT, Behaviour
 
 UNFIT = f"not read, as the model has not learned the trained pairs (below {FIT:.0%}): there is no solution to describe"
@@ -94,7 +94,7 @@ def _task_of(source: str, loaded: object, name: str | None) -> Task:
     Raises ValueError if there is no such task, or the model does not record its task.
     """
     if name is not None:
-        named = {f"{task}-{variant}": (task, variant) for task, variant in list_tasks()}
+        named = {full_name(task, variant): (task, variant) for task, variant in list_tasks()}
         return load_task(*named[name]) if name in named else load_task(name)
     if isinstance(loaded, Run):
         return loaded.recipe.load_task()

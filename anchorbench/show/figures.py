@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from anchorbench import palette
 from anchorbench.inspect.open_model import open_model
 from anchorbench.probes.attention_flow import attention, central, links
 from anchorbench.show.canvas import plain_matplotlib, save
@@ -14,22 +15,21 @@ from anchorbench.sweeps.run_folder import Run
 from anchorbench.sweeps.summary import Condition, conditions
 from anchorbench.task import SPLITS, Task
 
-# Okabe and Ito's colour-blind-safe palette.
 COLORS = {
-    "iid": "#0072B2",
-    "inferential": "#D55E00",
-    "symmetric": "#CC79A7",
-    "ordered": "#009E73",
-    "key": "#009E73",
-    "anchor": "#D55E00",
+    "iid": palette.BLUE,
+    "inferential": palette.VERMILION,
+    "symmetric": palette.PURPLE,
+    "ordered": palette.GREEN,
+    "key": palette.GREEN,
+    "anchor": palette.VERMILION,
     "filler": "#999999",
 }
 SHADES = {
     "underfit": "#bbbbbb",
-    "memorizing": "#56B4E9",
+    "memorizing": palette.SKY,
     "mixed": "#ffffff",
-    "inferential": "#F0E442",
-    "symmetric": "#CC79A7",
+    "inferential": palette.YELLOW,
+    "symmetric": palette.PURPLE,
     "other": "#ffffff",
 }
 POOR_FIT, NO_MAJORITY = "poor fit", "seeds differ"

@@ -17,16 +17,17 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 import anchorbench
+from anchorbench import palette
 from anchorbench.claim import POWER, SCALES, Claim, Findings, Measure, Panel, Scale, Text, Verdict, claims, power
 from anchorbench.files import Plain, read_json, visible, write_atomically
 from anchorbench.machine import this_machine
 from anchorbench.show.canvas import plain_matplotlib, save
 from anchorbench.show.html import write_page
-from anchorbench.task import first_sentence
+from anchorbench.task import first_sentence, load_task
 
 MAX_BYTES = 2**20
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's, which the colour-blind can tell apart."""
+TFLOPS = 10.0
+"""The speed at which the cost of paper scale is told, in TFLOP/s: what a recent GPU sustains on small models in fp32, about."""
 
 
 class Entry(Plain):
@@ -44,12 +45,19 @@ class Entry(Plain):
     panels: Annotated[list[Panel], Field(max_length=4)]
     passes: int = Field(ge=0, le=10**15)
     seconds: float = Field(ge=0, le=1e9)
-    """Processor time of all threads, so that other load on the machine does not count."""
+    """Processor time of all threads, so that other load on the machine does not count; of runs that an interrupted claim had left,
+    the time that their training took."""
     made_by: dict[str, Text]
     """anchorbench, libraries and processor."""
+    rule_commit: Text = ""
+    """The last commit, before the run, of the file that holds the claim's experiment and rule; empty outside a clone."""
+    data: Annotated[dict[str, Text], Field(max_length=200)] = {}
+    """Task and variant -> fingerprint of the data."""
+    gradient: Text = ""
+    """The gradient paths that trained its runs; empty if the claim trains no recipes."""
 
     @classmethod
-    def of(cls, claim: type[Claim], scale: Scale, findings: Findings, seconds: float) -> "Entry":
+    def of(cls, claim: type[Claim], scale: Scale, findings: Findings, seconds: float, rule_commit: str = "") -> "Entry":
         """What a run of the claim gave."""
         measures = {name: rounded(findings.measures[name]) for name in claim.measures}  # the first is the claim's figure
         machine = this_machine("fp32", gpu=False, gradient="backprop").model_dump()
@@ -67,8 +75,11 @@ class Entry(Plain):
             measures=measures,
             panels=list(findings.panels),
             passes=findings.passes,
-            seconds=round(seconds, 1),
+            seconds=round(seconds + findings.earlier, 1),
             made_by=made_by,
+            rule_commit=rule_commit,
+            data=dict(findings.data),
+            gradient=findings.gradient,
         )
 
     @property
@@ -85,7 +96,17 @@ class Entry(Plain):
             return f"its settings differ in {', '.join(map(str, changed))}"
         if self.measures.keys() != claim.measures.keys():
             return "it has other measures"
-        return ""
+        others = [name for name, fingerprint in self.data.items() if _fingerprint(name) != fingerprint]
+        return f"the data of {', '.join(others)} are others now" if others else ""
+
+
+def _fingerprint(name: str) -> str | None:
+    """That of `task/variant` as it is now; None if there is none."""
+    task, _, variant = name.partition("/")
+    try:
+        return load_task(task, variant).fingerprint
+    except ValueError:
+        return None
 
 
 def place(folder: Path, claim: str, scale: Scale) -> Path:
@@ -166,6 +187,19 @@ class Row:
         return "" if self.entry is None else f"{self.entry.seconds:,.0f} CPU s, {short(self.entry.passes)} passes"
 
     @property
+    def origin(self) -> str:
+        """Where its rule is, and what it was trained on and by."""
+        if self.entry is None:
+            return ""
+        entry = self.entry
+        parts = (
+            f"rule of commit {entry.rule_commit}" if entry.rule_commit else "",
+            "data " + ", ".join(f"{name} {fingerprint}" for name, fingerprint in entry.data.items()) if entry.data else "",
+            f"trained by {entry.gradient}" if entry.gradient else "",
+        )
+        return "; ".join(part for part in parts if part)
+
+    @property
     def power(self) -> str:
         """What the number of units can show."""
         n = self.claim.scales[self.scale].seeds
@@ -173,6 +207,18 @@ class Row:
             f"{n} seeds: a true mean {power(n):.2f} standard deviations (between seeds) away from the rule's bound is told with"
             f" {POWER:.0%} probability; measures with n = 1 are exact"
         )
+
+
+def cost(claim: type[Claim]) -> str:
+    """What the claim takes at paper scale, by the matmuls of its recipes; empty if it trains none."""
+    settings = claim.scales["paper"]
+    recipes = claim.recipes(settings)
+    if not recipes:
+        return ""
+    flop = 2 * settings.seeds * sum(recipe.steps * recipe.macs_per_step() for recipe in recipes)  # a MAC is two
+    hours = flop / (TFLOPS * 1e12) / 3600
+    runs = settings.seeds * len(recipes)
+    return f"{runs:,} runs, {number(flop / 1e15)} PFLOP in matmuls, {number(hours)} GPU-hours at {TFLOPS:g} TFLOP/s"
 
 
 def rows(folder: Path) -> tuple[list[Row], list[str]]:
@@ -277,10 +323,16 @@ def markdown(shown: Sequence[Row]) -> str:
             "",
         ]
         lines += [f"*Rule.* {_escape(claim.rule)}", ""]
+        if claim.published:
+            lines += [f"*Published.* {_escape(claim.published)}", ""]
+        if takes := cost(claim):
+            lines += [f"*Paper scale takes* {takes}: `anchorbench reproduce {claim.name} --scale paper`.", ""]
         for row in shown:
             if row.claim is not claim:
                 continue
             lines += [f"*{row.scale.capitalize()} scale: {_escape(row.status)}.* {row.power}.", ""]
+            if row.origin:
+                lines += [f"*From* {_escape(row.origin)}.", ""]
             if row.reading:
                 lines += [f"*Reading, after the run.* {_escape(row.reading)}", ""]
             if row.entry is not None:
@@ -315,6 +367,8 @@ class Section:
     measures: list[tuple[str, str, str]]
     """Name, value in words, meaning."""
     settings: str
+    cost: str
+    """Of paper scale."""
 
 
 def page(shown: Sequence[Row], out: Path) -> Path:
@@ -322,10 +376,11 @@ def page(shown: Sequence[Row], out: Path) -> Path:
     sections: list[Section] = []
     for row in shown:
         if row.entry is None:
-            sections.append(Section(row, "", [], ""))
+            sections.append(Section(row, "", [], "", cost(row.claim)))
             continue
         measures = [(name, in_words(row.entry.measures[name]), meaning) for name, meaning in row.claim.measures.items()]
-        sections.append(Section(row, picture(row.entry.panels), measures, settings_in_words(row.entry.settings)))
+        settings = settings_in_words(row.entry.settings)
+        sections.append(Section(row, picture(row.entry.panels), measures, settings, cost(row.claim)))
     return write_page("ledger.html", out, sections=sections)
 
 
@@ -353,7 +408,7 @@ def draw(panels: Sequence[Panel], path: Path) -> Path:
             axes.locator_params(axis="x", nbins=6)
         if panel.level is not None:
             axes.axhline(panel.level, color="#999999", lw=0.8)
-        for curve, color in zip(panel.curves, COLORS * 2, strict=False):
+        for curve, color in zip(panel.curves, palette.CYCLE * 2, strict=False):
             marker = "o" if len(curve.x) <= 20 and not curve.dashed else ""
             axes.plot(
                 curve.x, curve.y, color=color, lw=1.6, ls="--" if curve.dashed else "-", marker=marker, ms=3.5, label=curve.label

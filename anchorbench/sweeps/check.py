@@ -12,9 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
-from anchorbench.files import visible
 from anchorbench.sweeps.run_folder import DamagedRunError, Run, read_run
 from anchorbench.train.gradients.choice import Path as GradientPath
 from anchorbench.train.gradients.choice import continued_path, gradient_path
@@ -48,15 +46,6 @@ def check(folder: Path, steps: int) -> list[Finding]:
         found += _trained_again(run, stack, steps)
         found.append(_answers(run, stack))
     return found
-
-
-def check_and_show(folder: Path, steps: int) -> bool:
-    """Prints each finding; returns True if none failed."""
-    console = Console(markup=False, highlight=False)
-    found = check(folder, steps)
-    for finding in found:
-        console.print(f"{WORDS[finding.holds]:<8} {finding.what}: {visible(finding.why)}", soft_wrap=True)
-    return all(finding.holds is not False for finding in found)
 
 
 def _identity(run: Run) -> Finding:

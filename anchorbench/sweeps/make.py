@@ -8,6 +8,7 @@ from anchorbench.presets import AXES, PRESETS
 from anchorbench.sweeps.run_folder import Run, load_results
 from anchorbench.sweeps.runner import MAX_RUNS, Progress, Sweep, SweepFolder, run_sweep
 from anchorbench.sweeps.summary import clearest
+from anchorbench.train.execution import Execution
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -116,9 +117,9 @@ def sweep(
     if out is None:
         out = default_folder(made, options.get("preset", "laptop"))
     folder = SweepFolder(Path(out), made)
-    return Runs(run_sweep(made, folder, report, memory=memory, keep_steps=keep_steps), folder.out)
+    return Runs(run_sweep(made, folder, report, Execution(memory=memory, keep_steps=keep_steps)), folder.out)
 
 
 def default_folder(made: Sweep, preset: str) -> Path:
     """Where a preset's sweep goes if nothing else is said."""
-    return Path("anchorbench-out") / f"{made.base.task}-{made.base.variant}-{preset}"
+    return Path("anchorbench-out") / f"{made.base.load_task().full_name}-{preset}"

@@ -7,9 +7,9 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from anchorbench.files import read_json, remove, require_plain, write_atomically
 from anchorbench.recipe import SCHEMA, Recipe, parse_recipe
 from anchorbench.sweeps.lock import STALE, RunLock, nobody_inside
 from anchorbench.sweeps.run_folder import DamagedRunError, Run, read_run, write_run, write_tables
+from anchorbench.sweeps.workers import Helpers, threads_for, useful_workers
 from anchorbench.train.checkpoint import CheckpointState
+from anchorbench.train.execution import Execution
 from anchorbench.train.gradients.choice import suits_native
 from anchorbench.train.gradients.compiled import announce
 from anchorbench.train.memory import free_memory
@@ -198,10 +200,10 @@ class SweepFolder:
         return runs, problems
 
 
-def stacks(recipes: Sequence[Recipe], memory: float | None = None) -> list[list[Recipe]]:
+def stacks(recipes: Sequence[Recipe], memory: float | None = None, workers: int = 1) -> list[list[Recipe]]:
     """Groups runs of the same structure into stacks, the longest runs first: at most STACK_MEMBERS (GPU_STACK_MEMBERS) members,
-    and as many as fit in `memory` bytes (default: 60% of free memory, on the GPU if there is one). Raises ValueError if not even
-    one fits.
+    and as many as fit in `memory` bytes (default: 60% of free memory, on the GPU if there is one); of few runs, still a stack for
+    each of so many workers. Raises ValueError if not even one fits.
     """
     import torch
 
@@ -212,13 +214,15 @@ def stacks(recipes: Sequence[Recipe], memory: float | None = None) -> list[list[
     budget = 0.6 * free if memory is None else memory
     most = GPU_STACK_MEMBERS if on_gpu else STACK_MEMBERS
     grouped: list[tuple[float, list[Recipe]]] = []
-    for alike in _by_structure(recipes):
+    structures = _by_structure(recipes)
+    for alike in structures:
         each = memory_of_member(alike[0])
         if 2 * each > budget:  # a single member is trained as a stack of two
             raise ValueError(
                 f"the smallest stack takes {2 * each / 2**30:.2f} GiB of memory; allowed here: {budget / 2**30:.2f} GiB (--memory)"
             )
         count = -(-len(alike) // int(min(most, budget / each)))  # balanced sizes within the limit
+        count = max(count, min(-(-workers // len(structures)), len(alike) // 2))
         edges = [len(alike) * i // count for i in range(count + 1)]
         grouped += [(each * alike[0].steps, alike[left:right]) for left, right in itertools.pairwise(edges)]
     return [stack for _, stack in sorted(grouped, key=lambda item: -item[0])]
@@ -228,18 +232,15 @@ def run_sweep(
     sweep: Sweep,
     folder: SweepFolder,
     report: Callable[[Progress], None] = lambda progress: None,
-    *,
-    memory: float | None = None,
-    keep_steps: Sequence[int] = (),
-    strict_bits: bool = False,
+    how: Execution | None = None,
 ) -> list[Run]:
     """Trains the missing runs and returns all runs in the sweep's order; damaged run folders are reported and retrained.
 
-    Waits for runs that another process is training in the same folder. `keep_steps` are steps whose weights are also kept.
-    With `strict_bits`, a stack is restarted rather than resumed on a machine where its bits may differ.
+    Waits for runs that another process is training in the same folder.
     """
+    how = how or Execution()
     recipes = sweep.runs()
-    runs, problems = folder.finished(recipes, keep_steps)
+    runs, problems = folder.finished(recipes, how.keep_steps)
     done = {run.result.run_id: run for run in runs}
     folder.require_free([recipe for recipe in recipes if recipe.run_id not in done])
     for problem in problems:
@@ -253,33 +254,79 @@ def run_sweep(
 
     if any(suits_native(recipe) for recipe in recipes if recipe.run_id not in done):
         announce(warn)
-    waiting = 0
-    while missing := [recipe for recipe in recipes if recipe.run_id not in done]:
-        busy = 0
-        for stack, checkpoint in _planned(missing, recipes, folder, memory):
-            with ExitStack() as held:
-                locks = {recipe.run_id: lock for recipe in stack if (lock := _lock(folder, recipe, held))}
-                mine = [recipe for recipe in stack if recipe.run_id in locks]
-                busy += len(stack) - len(mine)
-                if checkpoint.exists() and len(mine) < len(stack):
-                    continue  # another process is training this stack
-                meanwhile, _ = folder.finished([recipe for recipe in mine if recipe.run_id not in done], keep_steps)
-                done |= {run.result.run_id: run for run in meanwhile}
-                if any(recipe.run_id not in done for recipe in mine):
-                    trained = _train(mine, folder, report, keep_steps, checkpoint, locks, warn, strict_bits=strict_bits)
-                    done |= {run.result.run_id: run for run in trained}
-        if busy:
-            if busy != waiting:
-                report(Progress([], message=f"waiting for {busy} runs that another process trains"))
-            waiting = busy
-            time.sleep(POLL_SECONDS)
-            runs, _ = folder.finished(missing, keep_steps)
-            done |= {run.result.run_id: run for run in runs}
+    missing = [recipe for recipe in recipes if recipe.run_id not in done]
+    with _helped(sweep, folder, missing, how, report) as (how, helpers):
+
+        def tell(event: Progress) -> None:
+            if helpers is not None:
+                helpers.tell()
+            report(event)
+
+        waiting = 0
+        while any(recipe.run_id not in done for recipe in recipes):
+            busy = train_free(recipes, done, folder, tell, how, warn)
+            if busy:
+                helped = helpers is not None and helpers.busy
+                if busy != waiting and not helped:
+                    report(Progress([], message=f"waiting for {busy} runs that another process trains"))
+                waiting = 0 if helped else busy
+                time.sleep(POLL_SECONDS)
+                if helpers is not None:
+                    helpers.tell()
+                runs, _ = folder.finished([recipe for recipe in recipes if recipe.run_id not in done], how.keep_steps)
+                done |= {run.result.run_id: run for run in runs}
     ordered = [done[recipe.run_id] for recipe in recipes]
     folder.remove_checkpoints(set(done))
     folder.remove_leftovers()
     write_tables(folder.out, [*ordered, *folder.others(set(done))])
     return ordered
+
+
+@contextmanager
+def _helped(
+    sweep: Sweep, folder: SweepFolder, missing: list[Recipe], how: Execution, report: Callable[[Progress], None]
+) -> Generator[tuple[Execution, Helpers | None]]:
+    """Starts other processes if they help with what is missing, which then share the memory."""
+    count = useful_workers(missing) if missing else 1
+    if count == 1:
+        yield how, None
+        return
+    budget = 0.6 * free_memory() if how.memory is None else how.memory
+    how = replace(how, memory=budget / count, workers=count)
+    report(Progress([], message=f"{count} processes train, one thread each"))
+    helpers = Helpers(count - 1, sweep, folder, missing, how, report)
+    try:
+        yield how, helpers
+    finally:
+        helpers.end()
+
+
+def train_free(
+    recipes: Sequence[Recipe],
+    done: dict[str, Run],
+    folder: SweepFolder,
+    report: Callable[[Progress], None],
+    how: Execution,
+    warn: Callable[[str], None],
+) -> int:
+    """Trains the stacks of missing runs that no other process trains, and adds them to `done` (run id -> run).
+
+    Returns how many runs others were training.
+    """
+    busy = 0
+    for stack, checkpoint in _planned([recipe for recipe in recipes if recipe.run_id not in done], recipes, folder, how):
+        with ExitStack() as held:
+            locks = {recipe.run_id: lock for recipe in stack if (lock := _lock(folder, recipe, held))}
+            mine = [recipe for recipe in stack if recipe.run_id in locks]
+            busy += len(stack) - len(mine)
+            if checkpoint.exists() and len(mine) < len(stack):
+                continue  # another process is training this stack
+            meanwhile, _ = folder.finished([recipe for recipe in mine if recipe.run_id not in done], how.keep_steps)
+            done |= {run.result.run_id: run for run in meanwhile}
+            if any(recipe.run_id not in done for recipe in mine):
+                trained = _train(mine, folder, report, how, checkpoint, locks, warn)
+                done |= {run.result.run_id: run for run in trained}
+    return busy
 
 
 def _by_structure(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
@@ -298,7 +345,7 @@ def _lock(folder: SweepFolder, recipe: Recipe, held: ExitStack) -> RunLock | Non
 
 
 def _planned(
-    missing: list[Recipe], recipes: list[Recipe], folder: SweepFolder, memory: float | None
+    missing: Sequence[Recipe], recipes: Sequence[Recipe], folder: SweepFolder, how: Execution
 ) -> Iterator[tuple[list[Recipe], Path]]:
     """The stacks to train, each with its checkpoint: first the stacks stored in checkpoints, unchanged, then the rest."""
     known = {recipe.run_id: recipe for recipe in recipes}
@@ -309,7 +356,7 @@ def _planned(
             wanted -= set(held)
             yield [known[run_id] for run_id in held], path
     if wanted:
-        for stack in stacks([recipe for recipe in missing if recipe.run_id in wanted], memory):
+        for stack in stacks([recipe for recipe in missing if recipe.run_id in wanted], how.memory, how.workers):
             yield stack, folder.checkpoint(stack)
 
 
@@ -317,19 +364,17 @@ def _train(
     stack: list[Recipe],
     folder: SweepFolder,
     report: Callable[[Progress], None],
-    keep_steps: Sequence[int],
+    how: Execution,
     checkpoint: Path,
     locks: dict[str, RunLock],
     warn: Callable[[str], None],
-    *,
-    strict_bits: bool,
 ) -> list[Run]:
     from anchorbench.train.loop import train
 
     failures: list[OSError | ValueError] = []
 
     def write(member: Any) -> None:
-        written = folder.finished([member.recipe], keep_steps)[0]  # by this stack, before it was interrupted
+        written = folder.finished([member.recipe], how.keep_steps)[0]  # by this stack, before it was interrupted
         if not written and locks[member.recipe.run_id].still_mine():
             try:
                 write_run(folder.path(member.recipe), member)
@@ -337,12 +382,13 @@ def _train(
                 failures.append(failure)
 
     report(Progress(stack))
-    train(stack, lambda step: report(Progress(stack, step)), checkpoint, keep_steps, write, warn, strict_bits=strict_bits)
+    with threads_for(stack[0]):
+        train(stack, lambda step: report(Progress(stack, step)), checkpoint, write, warn, how=how)
     if failures:
         raise failures[0]
     for path in (checkpoint, *checkpoint.parent.glob(f".{checkpoint.name}.*")):  # and partial saves of killed processes
         remove(path)
-    finished, _ = folder.finished(stack, keep_steps)  # all, unless a lock was lost
+    finished, _ = folder.finished(stack, how.keep_steps)  # all, unless a lock was lost
     report(Progress(stack, stack[0].steps, finished))
     return finished
 

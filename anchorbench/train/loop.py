@@ -7,30 +7,29 @@ from pathlib import Path
 from anchorbench.recipe import Recipe
 from anchorbench.train import checkpoint as checkpoints
 from anchorbench.train.evaluation import evaluation_steps
+from anchorbench.train.execution import Execution
 from anchorbench.train.stack import Member, Stack
-
-CHECKPOINT_SECONDS = 15.0
 
 
 def train(
     recipes: Sequence[Recipe],
     progress: Callable[[int], None] = lambda step: None,
     checkpoint: Path | None = None,
-    keep_steps: Sequence[int] = (),
     finished: Callable[[Member], None] = lambda member: None,
     warn: Callable[[str], None] = lambda sentence: None,
     *,
-    strict_bits: bool = False,
+    how: Execution | None = None,
 ) -> list[Member]:
     """Trains the recipes as one stack and returns its members in the same order.
 
     `progress` is called with the number of steps done, after every step or a few, `finished` with each member as soon as it has
-    ended. With `checkpoint`, the state is saved there every 15 seconds, and training goes on from what is found there; one that
-    is damaged or lacks one of `keep_steps`, the steps whose weights are kept as well, is not used. `warn` is told of damage, of a
-    state that cannot be saved, and of training resumed on a machine where its bits may differ; with `strict_bits` it is restarted
-    instead. Raises ValueError if the recipes differ in structure.
+    ended. With `checkpoint`, the state is saved there from time to time, and training resumes from what is found there, unless
+    that is damaged or lacks one of the steps to be kept. `warn` is told of damage, of a state that cannot be saved, and of
+    training resumed on a machine where its bits may differ. Raises ValueError if the recipes differ in structure.
     """
-    stack = _resumed(recipes, checkpoint, keep_steps, warn, strict_bits=strict_bits) or Stack(recipes)
+    how = how or Execution()
+    keep_steps = how.keep_steps
+    stack = _resumed(recipes, checkpoint, how, warn) or Stack(recipes)
     done: dict[str, Member] = {}
     evaluate_at = evaluation_steps(recipes[0])
     stops = sorted(evaluate_at.union(keep_steps, [recipes[0].steps]))
@@ -60,7 +59,7 @@ def train(
                 if not left:
                     break
                 stack = stack.subset(left)
-        if checkpoint is not None and time.perf_counter() - saved > CHECKPOINT_SECONDS:
+        if checkpoint is not None and time.perf_counter() - saved > how.checkpoint_seconds:
             try:
                 checkpoints.save(stack, checkpoint)
             except OSError as error:
@@ -71,9 +70,7 @@ def train(
     return [done[recipe.run_id] for recipe in recipes]
 
 
-def _resumed(
-    recipes: Sequence[Recipe], checkpoint: Path | None, keep_steps: Sequence[int], warn: Callable[[str], None], *, strict_bits: bool
-) -> Stack | None:
+def _resumed(recipes: Sequence[Recipe], checkpoint: Path | None, how: Execution, warn: Callable[[str], None]) -> Stack | None:
     """The stack that a checkpoint holds, or None if there is none, or none that will do."""
     if checkpoint is None or not checkpoint.exists():
         return None
@@ -82,11 +79,11 @@ def _resumed(
     except ValueError as error:
         warn(f"starting over: {error}")
         return None
-    if not {step for step in keep_steps if step <= stack.step} <= stack.kept.keys():
+    if not {step for step in how.keep_steps if step <= stack.step} <= stack.kept.keys():
         return None
     if stack.machines[-1][0] == stack.step > 0 and len(stack.machines) > 1:
         difference = stack.machines[-2][1].differences(stack.machines[-1][1])
-        if strict_bits:
+        if how.strict_bits:
             warn(f"restarting: the first {stack.step} steps were trained where results may differ in the last bits ({difference})")
             return None
         warn(f"resuming at step {stack.step} where results may differ in the last bits ({difference}); --strict-bits restarts")

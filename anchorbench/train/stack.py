@@ -40,10 +40,10 @@ from anchorbench.train.rates import decay_amounts, learning_rate, shrinkage
 from anchorbench.train.seams import ActivationPenalty, Layout, Penalty, RowPart
 from anchorbench.verdict import Behaviour, EvalSet
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Parameters of mallopt(3)."""
 CALL_SECONDS = 0.5
 """The compiled step is called for about this long at a time: interruptions and progress wait for it."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Parameters of mallopt(3)."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,18 @@ def structure(recipe: Recipe) -> tuple[Any, ...]:
 class Stack:
     """Members in training: model, state of the parts, and what was seen of each. One buffer row per member, `[members, size]`."""
 
-    def __init__(self, recipes: Sequence[Recipe], device: torch.device | None = None, path: Path | None = None) -> None:
+    def __init__(
+        self,
+        recipes: Sequence[Recipe],
+        device: torch.device | None = None,
+        path: Path | None = None,
+        *,
+        call_seconds: float | None = None,
+    ) -> None:
         """Members at step 0, trained on the gradient path that `gradient_path` chooses, or on `path`.
 
-        Raises ValueError if the recipes differ in structure.
+        The compiled step is called for about `call_seconds` at a time, by default CALL_SECONDS. Raises ValueError if the recipes
+        differ in structure.
         """
         _keep_freed_memory()
         structures = {structure(recipe) for recipe in recipes}
@@ -107,6 +115,7 @@ class Stack:
         self.tasks = [recipe.load_task() for recipe in recipes]
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.step = 0
+        self._call_seconds = CALL_SECONDS if call_seconds is None else call_seconds
         self.seconds = [0.0] * len(recipes)
         self.trajectories: list[list[Point]] = [[] for _ in recipes]
         self.diverged_at: list[int | None] = [None] * len(recipes)
@@ -295,7 +304,7 @@ class Stack:
     def _advance_many(self, until: int) -> Tensor:
         """Steps in one call, at most to step `until`."""
         first = self.step + 1
-        most = max(1, int(CALL_SECONDS / self._step_seconds))
+        most = max(1, int(self._call_seconds / self._step_seconds))
         steps = range(first, min(until, self.step + most, first - first % ORDER_BLOCK + ORDER_BLOCK - 1) + 1)
         start = time.perf_counter()
         losses = self._train_many(steps)
@@ -386,7 +395,7 @@ class Stack:
 
     def subset(self, members: list[int]) -> "Stack":
         """The same training with only these members left."""
-        stack = Stack([self.recipes[member] for member in members], self.device, self.path)
+        stack = Stack([self.recipes[member] for member in members], self.device, self.path, call_seconds=self._call_seconds)
         members = [members[member % len(members)] for member in range(len(stack.recipes))]  # a lone one has a copy
         stack.machines = self.machines
         stack.restore(

@@ -14,14 +14,15 @@ from pathlib import Path
 
 from anchorbench import recipe
 from anchorbench.sweeps import runner as sweeps
-from anchorbench.train import checkpoint, evaluation, loop
+from anchorbench.train import checkpoint, evaluation, execution
 from anchorbench.train import stack as train
+from anchorbench.train.execution import Execution
 
 root, base, axes, quick = Path(sys.argv[1]), *json.loads(sys.argv[2])
 sweep = sweeps.Sweep(recipe.parse_recipe(base), {path: tuple(values) for path, values in axes.items()})
 train.CALL_SECONDS = 0.0
 for name, value in quick.items():
-    setattr(loop if name == "CHECKPOINT_SECONDS" else evaluation, name, value)
+    setattr(execution if name == "CHECKPOINT_SECONDS" else evaluation, name, value)
 sweeps.POLL_SECONDS = 0.01
 
 
@@ -65,7 +66,7 @@ def hook(owner, name, before=lambda *args: None, after=lambda *args: None):
 
 
 def run(out, report=lambda event: None, keep_steps=()):
-    return sweeps.run_sweep(sweep, sweeps.SweepFolder(root / out, sweep), report, keep_steps=keep_steps)
+    return sweeps.run_sweep(sweep, sweeps.SweepFolder(root / out, sweep), report, Execution(keep_steps=keep_steps))
 
 
 def at(n, act, chosen=lambda *args: True):
@@ -109,7 +110,7 @@ def once(out, *hooks, **constants):
 
     def job():
         for name, value in constants.items():
-            setattr(loop if name == "CHECKPOINT_SECONDS" else evaluation, name, value)
+            setattr(execution if name == "CHECKPOINT_SECONDS" else evaluation, name, value)
         for owner, name, before, after in hooks:
             hook(owner, name, before, after)
         run(out)

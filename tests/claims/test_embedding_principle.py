@@ -5,19 +5,19 @@ import torch
 from claim_runs import require_findings, run
 
 from anchorbench.claim import CANNOT, claims
-from anchorbench.claims import embedding_principle
+from anchorbench.claims import embedding_principle, one_hidden_layer
 
 GROUND = embedding_principle.Ground(inputs=2, neurons=3, examples=20)
 
 
 def test_drawn_points_are_critical() -> None:
     net, data = point = embedding_principle.drawn(GROUND, 0)
-    expected = torch.func.jacrev(lambda w: embedding_principle.outputs(embedding_principle.shaped(w, net), data.x))(
-        embedding_principle.flat(net)
+    expected = torch.func.jacrev(lambda w: one_hidden_layer.outputs(one_hidden_layer.shaped(w, net), data.x))(
+        one_hidden_layer.flat(net)
     )
-    torch.testing.assert_close(embedding_principle.jacobian(net, data.x), expected)
-    assert embedding_principle.flat(embedding_principle.gradient(*point)).abs().max() < 1e-14
-    assert (embedding_principle.outputs(net, data.x) - data.y).std() > 0.3
+    torch.testing.assert_close(one_hidden_layer.jacobian(net, data.x), expected)
+    assert one_hidden_layer.flat(one_hidden_layer.gradient(*point)).abs().max() < 1e-14
+    assert (one_hidden_layer.outputs(net, data.x) - data.y).std() > 0.3
 
 
 def test_trained_points_are_minima() -> None:
@@ -25,8 +25,8 @@ def test_trained_points_are_minima() -> None:
     points = [point for point in found if point is not None]
     assert points
     for point in points:
-        assert embedding_principle.flat(embedding_principle.gradient(*point)).abs().max() < 1e-11
-        assert embedding_principle.inertia(embedding_principle.hessian(*point)) == (0, 0, 4)
+        assert one_hidden_layer.flat(one_hidden_layer.gradient(*point)).abs().max() < 1e-11
+        assert embedding_principle.inertia(one_hidden_layer.hessian(*point)) == (0, 0, 4)
 
 
 def test_a_split_neuron_by_hand() -> None:
@@ -38,15 +38,15 @@ def test_a_split_neuron_by_hand() -> None:
         "ff_out.bias": torch.tensor([[-1.0]], dtype=torch.float64),
     }
     x = torch.tensor([[0.3], [-0.8], [0.1]], dtype=torch.float64)
-    point = embedding_principle.Point(net, embedding_principle.Data(x, torch.tensor([1.0, 0.0, 2.0], dtype=torch.float64)))
+    point = embedding_principle.Point(net, one_hidden_layer.Data(x, torch.tensor([1.0, 0.0, 2.0], dtype=torch.float64)))
     wide = embedding_principle.split(point, 2, 0.25)
     assert wide.net["ff_out.weight"].flatten().tolist() == [2.25, 0.75]
     for embedded in (wide, embedding_principle.null(point, 0.7)):
-        torch.testing.assert_close(embedding_principle.outputs(embedded.net, x), 3 * (2 * x[:, 0] + 1).tanh() - 1)
-        loss, at = embedding_principle.loss_of(embedded.net, point.data), embedding_principle.flat(embedded.net)
+        torch.testing.assert_close(one_hidden_layer.outputs(embedded.net, x), 3 * (2 * x[:, 0] + 1).tanh() - 1)
+        loss, at = one_hidden_layer.loss_of(embedded.net, point.data), one_hidden_layer.flat(embedded.net)
         steps = 1e-6 * torch.eye(len(at), dtype=torch.float64)
         slopes = torch.stack([(loss(at + step) - loss(at - step)) / 2e-6 for step in steps])
-        torch.testing.assert_close(embedding_principle.flat(embedded.gradient), slopes, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(one_hidden_layer.flat(embedded.gradient), slopes, rtol=1e-6, atol=1e-9)
     assert embedding_principle.apart(wide.gradient, embedding_principle.split(point, 2, 0.75).gradient) > 0.01
 
 

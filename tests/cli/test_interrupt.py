@@ -116,14 +116,15 @@ def test_an_interruption_at_any_moment_is_one_sentence_and_costs_nothing(
 def test_other_commands_are_interrupted_in_the_same_way(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """In their first moment: when they import what they need."""
+    """In their first moment of work."""
     monkeypatch.chdir(tmp_path)
 
     def interrupted(*args: Any, **options: Any) -> Any:
         raise KeyboardInterrupt
 
-    for name in ("rich.console.Console.__init__", "anchorbench.hub.datasets.build_and_show"):
-        monkeypatch.setattr(name, interrupted)
+    works = ("catalogue.listing", "hub.datasets.build", "leaderboard.check.read_entry", "show.report.report")
+    for name in works:
+        monkeypatch.setattr(f"anchorbench.{name}", interrupted)
     options = ("--out", "out") if command[0] == "data" else ()
     stopped = cli(*command, *options)
     assert (stopped.code, stopped.out, stopped.err) == (130, "", program.SENTENCE)

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from anchorbench import list_tasks, load_task
-from anchorbench.catalogue import config_name, find_tasks
+from anchorbench.catalogue import find_tasks
 from anchorbench.hub import datasets as data
 from anchorbench.hub.card import Built
 from anchorbench.task import NO_ANSWER
@@ -45,7 +45,7 @@ def column(values: np.ndarray) -> list[int | None]:
 @pytest.mark.parametrize(("name", "variant"), TASKS, ids=[f"{name}-{variant}" for name, variant in TASKS])
 def test_the_files_hold_what_the_task_samples(everything, name, variant):
     task = load_task(name, variant)
-    folder = everything / config_name(task)
+    folder = everything / task.full_name
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     assert {path.stem for path in folder.glob("*.parquet")} == set(task.splits)
     for split in task.splits:
@@ -99,7 +99,7 @@ def test_one_tokenizer_for_all_variants_of_a_task(name, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     data.verify(tmp_path / "out")
     for task in find_tasks(name):
-        rows = pq.read_table(tmp_path / "out" / config_name(task) / "train.parquet").to_pydict()
+        rows = pq.read_table(tmp_path / "out" / task.full_name / "train.parquet").to_pydict()
         assert tokenizer(rows["text"])["input_ids"] == rows["tokens"]
 
 
@@ -138,7 +138,7 @@ def test_large_and_default_sizes(tmp_path, name, size):
     for manifest in data.verify(tmp_path / "out"):
         task = load_task(manifest.task, manifest.variant)
         assert manifest.examples == {split: size or task.sizes[split] for split in task.splits}
-    rows = pq.read_table(tmp_path / "out" / config_name(built[0].task) / "train.parquet")["text"].to_pylist()
+    rows = pq.read_table(tmp_path / "out" / built[0].task.full_name / "train.parquet")["text"].to_pylist()
     assert rows == built[0].task.text(built[0].task.sample("train", size or 720, 0).tokens)
 
 

@@ -1,7 +1,9 @@
 """The ledger: what is written reads back, what is damaged or stale is said and never half a verdict, and the command."""
 
 import json
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,8 +14,11 @@ from conftest import ROOT, Cli, require_one_sentence
 from pages import Structure
 
 from anchorbench.claim import Claim, Curve, Experiment, Findings, Measure, Panel, Scale, Verdict, above, claims
+from anchorbench.cli.reproduce import rule_commit
+from anchorbench.recipe import Recipe
 from anchorbench.show import ledger
 from anchorbench.show.html import MAX_PAGE_BYTES
+from anchorbench.task import load_task
 
 
 class Toy(Claim):
@@ -135,6 +140,8 @@ STALE: dict[str, tuple[dict[str, Any], str]] = {
     "settings": ({"settings": {"seeds": 4}}, "its settings differ in seeds"),
     "more settings": ({"settings": {"seeds": 3, "steps": 1}}, "its settings differ in steps"),
     "measures": ({"measures": {"mean": Measure.exact(1)}}, "other measures"),
+    "data": ({"data": {"identity/default": "0" * 16}}, "the data of identity/default are others now"),
+    "data of no task": ({"data": {"identity/old": "0" * 16}}, "the data of identity/old are others now"),
 }
 
 
@@ -175,6 +182,26 @@ def test_table_and_page(tmp_path: Path) -> None:
     assert links == {f"#{attributes['id']}" for tag, attributes in page.tags if tag == "section" and "id" in attributes}
     ledger.render(tmp_path)
     assert (tmp_path / "index.html").read_text() == text, "the same entries give the same bytes"
+
+
+def test_where_a_result_comes_from_and_what_paper_scale_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = {"identity/default": load_task("identity").fingerprint}
+    recipe = Recipe().override({"steps": 1000})
+    monkeypatch.setattr(Toy, "recipes", lambda settings: [recipe, recipe])
+    monkeypatch.setattr(Toy, "published", "About 2 (Figure 1).")
+    made = Toy.scales["laptop"]
+    found = replace(Toy(made).run(), data=data, gradient="native (gcc)", earlier=10)
+    saved = ledger.Entry.of(Toy, "laptop", found, 1.25, "abc1234")
+    assert saved.seconds == 11.2
+    ledger.write_entry(tmp_path, saved)
+    assert ledger.render(tmp_path) == []
+    flop = 2 * 5 * 2 * 1000 * recipe.macs_per_step()  # five seeds, two recipes
+    takes = f"10 runs, {ledger.number(flop / 1e15)} PFLOP in matmuls, {ledger.number(flop / 3.6e16)} GPU-hours at 10 TFLOP/s"
+    for file in ("README.md", "index.html"):
+        text = (tmp_path / file).read_text()
+        said = f"rule of commit abc1234; data identity/default {data['identity/default']}; trained by native (gcc)"
+        for part in (said, "About 2 (Figure 1).", takes):
+            assert part in text
 
 
 @pytest.mark.parametrize("text", hostile.MARKUP)
@@ -240,6 +267,48 @@ def test_all_runs_what_has_no_current_result(cli: Cli, tmp_path: Path, monkeypat
     monkeypatch.setattr(Toy, "version", 2)
     assert "up to date" not in cli("reproduce", "all", "--out", tmp_path).out
     assert ledger.read_entry(tmp_path / "toy.laptop.json").version == 2
+
+
+def clone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """A repository with the claim's file; what it returns runs git there."""
+
+    def git(*arguments: str) -> str:
+        identity = ("-c", "user.name=A", "-c", "user.email=a@b.c")
+        done = subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    folder.mkdir()
+    git("init", "-q")
+    (folder / "toy.py").write_text("# the rule")
+    monkeypatch.setattr("inspect.getfile", lambda claim: str(folder / "toy.py"))
+    return git
+
+
+def test_rules_come_before_runs(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git = clone(tmp_path / "clone", monkeypatch)
+    inside, outside = tmp_path / "clone" / "ledger", tmp_path / "ledger"
+
+    def commit_of(out: Path) -> str:
+        return ledger.read_entry(out / "toy.laptop.json").rule_commit
+
+    refused = cli("reproduce", "toy", "--out", inside)
+    assert refused.code == 2
+    require_one_sentence(refused.err)
+    assert "toy.py has changes that are not committed" in refused.err
+    assert not (inside / "toy.laptop.json").exists()
+    git("add", "toy.py")
+    git("commit", "-q", "-m", "The rule")
+    rule = git("rev-parse", "--short", "HEAD")
+    assert cli("reproduce", "toy", "--out", inside).code == 0
+    assert commit_of(inside) == rule
+    (tmp_path / "clone" / "toy.py").write_text("# another rule")
+    assert cli("reproduce", "toy", "--out", outside).code == 0
+    assert commit_of(outside) == f"{rule}, with changes"
+
+
+def test_outside_a_clone_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inspect.getfile", lambda claim: str(tmp_path / "toy.py"))
+    assert rule_commit(Toy, tmp_path) == ""
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from anchorbench.recipe import parse_recipe
 from anchorbench.sweeps.check import check
 from anchorbench.sweeps.runner import Sweep, SweepFolder, run_sweep
+from anchorbench.train.execution import Execution
 
 SWEEP = Sweep(TINY.override({"variant": "heldout-both", "data_size": 200}), {"seed": (0, 1)})
 KEPT = (2, 5)
@@ -24,7 +25,7 @@ KEPT = (2, 5)
 def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a stack of two, with kept steps."""
     out = tmp_path_factory.mktemp("check") / "out"
-    return run_sweep(SWEEP, SweepFolder(out, SWEEP), keep_steps=KEPT)[1].path
+    return run_sweep(SWEEP, SweepFolder(out, SWEEP), how=Execution(keep_steps=KEPT))[1].path
 
 
 @pytest.fixture

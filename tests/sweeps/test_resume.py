@@ -22,6 +22,7 @@ from anchorbench.sweeps.run_folder import Run, read_run
 from anchorbench.sweeps.runner import Progress, Sweep, SweepFolder, checkpoint_runs, run_sweep
 from anchorbench.train.checkpoint import resume
 from anchorbench.train.evaluation import evaluation_steps
+from anchorbench.train.execution import Execution
 from anchorbench.train.stack import Stack
 
 BASE = TINY.override({"variant": "heldout-both", "steps": 16})
@@ -199,7 +200,7 @@ def stopped(quick: None, tmp_path: Path) -> Stop:
                 raise StoppedError
 
         with pytest.raises(StoppedError):
-            run_sweep(sweep, SweepFolder(tmp_path / out, sweep), report, keep_steps=keep_steps)
+            run_sweep(sweep, SweepFolder(tmp_path / out, sweep), report, Execution(keep_steps=keep_steps))
         [path] = (tmp_path / out / "checkpoints").iterdir()
         return path
 
@@ -213,7 +214,7 @@ def weights_of(runs: list[Run], step: int | None = None) -> Weights:
 def finish(out: Path, keep_steps: tuple[int, ...] = (), sweep: Sweep = ONE) -> tuple[list[Run], list[int]]:
     """Runs the sweep to its end; gives its runs and the steps that were trained."""
     steps: list[int] = []
-    runs = run_sweep(sweep, SweepFolder(out, sweep), lambda event: steps.append(event.step), keep_steps=keep_steps)
+    runs = run_sweep(sweep, SweepFolder(out, sweep), lambda event: steps.append(event.step), Execution(keep_steps=keep_steps))
     return runs, [step for step in dict.fromkeys(steps) if step]
 
 

@@ -35,6 +35,9 @@ EXTRA_CONFIG: dict[str, st.SearchStrategy[dict[str, object]]] = {
             "held_out": st.lists(st.tuples(st.integers(0, 3), st.integers(2, 7)), max_size=3),
         }
     ),
+    "working-memory-two-prompts": st.fixed_dictionaries(
+        {"offsets": ANCHOR_OFFSETS, "held_out": st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=3)}
+    ),
     "anchor-length": st.fixed_dictionaries({"anchor": st.lists(st.integers(0, 20), max_size=5)}),
     "identity": st.fixed_dictionaries(
         {

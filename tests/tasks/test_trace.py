@@ -143,6 +143,11 @@ def working_memory(_: Any, row: list[int]) -> Steps:
     return Steps({"stored_1": stored[1], "stored_2": stored[2], "key": stored[memory], "after_operation": answer}, answer)
 
 
+def two_prompts(_: Any, row: list[int]) -> Steps:
+    first, second = (at for at, token in enumerate(row) if token <= 4)
+    return two_anchors_in_turn(row[first - 1], row[first], row[second], lambda anchor, value: value + [0, 1, 0, -2][anchor - 1])
+
+
 ORACLES: dict[str, Callable[[Any, list[int]], Steps]] = {
     "addition": addition,
     "chain-search": chain_search,
@@ -161,6 +166,7 @@ ORACLES: dict[str, Callable[[Any, list[int]], Steps]] = {
     "two-key-mean": two_key_mean,
     "variable-composition": variable_composition,
     "working-memory-retro-cue": working_memory,
+    "working-memory-two-prompts": two_prompts,
 }
 TRACED = [(name, variant) for name, variant in TASKS if name in ORACLES]
 

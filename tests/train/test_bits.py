@@ -13,6 +13,7 @@ from anchorbench.recipe import Recipe
 from anchorbench.sweeps.run_folder import read_run
 from anchorbench.sweeps.runner import Progress, Sweep, SweepFolder, run_sweep
 from anchorbench.train.checkpoint import resume, save
+from anchorbench.train.execution import Execution
 from anchorbench.train.gradients.backprop import aligned
 from anchorbench.train.gradients.choice import Path, gradient_path
 from anchorbench.train.gradients.native import available
@@ -68,7 +69,7 @@ class StopError(Exception):
 @pytest.fixture
 def begun(tmp_path: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
     """A sweep's folder with a checkpoint of step 4 of 6; from now on the processor is another one."""
-    monkeypatch.setattr("anchorbench.train.loop.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("anchorbench.train.execution.CHECKPOINT_SECONDS", 0.0)
 
     def strike(event: Progress) -> None:
         if event.step == 5:
@@ -102,7 +103,7 @@ def test_strict_bits_restart_elsewhere(begun: Place) -> None:
         said.append(event.message or "")
         steps.append(event.step)
 
-    runs = run_sweep(STACK, SweepFolder(begun, STACK), listen, strict_bits=True)
+    runs = run_sweep(STACK, SweepFolder(begun, STACK), listen, Execution(strict_bits=True))
     [sentence] = [line for line in said if line]
     assert sentence.startswith("restarting: the first 4 steps were trained where results may differ in the last bits (cpu ")
     assert steps.count(1) == 1

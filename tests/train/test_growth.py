@@ -15,6 +15,7 @@ from anchorbench.sweeps.check import check
 from anchorbench.sweeps.run_folder import read_run, write_run
 from anchorbench.sweeps.runner import Sweep, SweepFolder, run_sweep
 from anchorbench.train.checkpoint import resume, save
+from anchorbench.train.execution import Execution
 from anchorbench.train.gradients.choice import Path
 from anchorbench.train.loop import train
 from anchorbench.train.memory import memory_of_member
@@ -82,11 +83,10 @@ def test_bits_hold_across_an_event(way: str, state: str, tmp_path: Place) -> Non
 
 
 @pytest.mark.parametrize("state", ["copied", "reset"])
-def test_the_compiled_step_ends_a_call_at_the_event(state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_compiled_step_ends_a_call_at_the_event(state: str) -> None:
     members = recipes({}, state)
     single = advanced(Stack(members, path="native"), TINY.steps)
-    monkeypatch.setattr("anchorbench.train.stack.CALL_SECONDS", 10.0)
-    stack = Stack(members, path="native")
+    stack = Stack(members, path="native", call_seconds=10.0)
     stack._step_seconds = 1e-9
     calls: list[int] = []
     while stack.step < TINY.steps:
@@ -144,7 +144,7 @@ def test_state_is_copied_or_reset() -> None:
 
 def test_a_run_is_written_read_and_checked(tmp_path: Place) -> None:
     [recipe] = recipes({}, "reset", at=(2, 4), count=1)
-    [member] = train([recipe], keep_steps=(1, 2, 5))
+    [member] = train([recipe], how=Execution(keep_steps=(1, 2, 5)))
     write_run(tmp_path / "run", member)
     run = read_run(tmp_path / "run")
     assert {step: load_member(run, step).shape.d_ff // 32 for step in (1, 2, 5, None)} == {1: 1, 2: 2, 5: 4, None: 4}

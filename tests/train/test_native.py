@@ -165,21 +165,20 @@ SOME = TINY.override({"steps": 40, "optimizer.warmup": 5, "optimizer.eps": 1e-4}
 """Adam divides by the root of tiny gradients, which makes much of their rounding; this keeps it small."""
 
 
-def trained(recipes: list[Recipe], calls: list[int]) -> Stack:
+def trained(recipes: list[Recipe], calls: list[int], call_seconds: float = 0.0) -> Stack:
     """A stack trained up to each of these steps in one call."""
-    stack = Stack(recipes)
+    stack = Stack(recipes, call_seconds=call_seconds)
     for until in calls:
         while stack.step < until:
             stack.advance(until)
     return stack
 
 
-def test_members_are_the_same_on_any_number_of_threads_in_any_order(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_members_are_the_same_on_any_number_of_threads_in_any_order(two_threads: None) -> None:
     """Also by one step a call or by many, and resumed on another number of threads."""
     recipes = [SOME.override({"seed": seed, "optimizer.lr": 1e-3 * (1 + seed)}) for seed in range(5)]
     together = trained(recipes, [40])
-    monkeypatch.setattr("anchorbench.train.stack.CALL_SECONDS", 10.0)
-    many = trained(recipes, [13, 40])
+    many = trained(recipes, [13, 40], call_seconds=10.0)
     shuffled = trained([recipes[member] for member in (3, 0, 4, 1, 2)], [40])
     torch.set_num_threads(1)
     alone = trained([recipes[3]], [40])

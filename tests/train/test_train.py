@@ -21,6 +21,7 @@ from anchorbench.recipe import Recipe
 from anchorbench.train.batches import Batches
 from anchorbench.train.checkpoint import resume, save
 from anchorbench.train.evaluation import Point, evaluation_steps
+from anchorbench.train.execution import Execution
 from anchorbench.train.loop import train
 from anchorbench.train.optimizers.adamw import AdamW
 from anchorbench.train.rates import decay_amounts, learning_rate
@@ -353,7 +354,9 @@ def test_no_other_verdict_settles(verdict: str | None) -> None:
 @pytest.fixture(scope="module")
 def three() -> list[Member]:
     """Three seeds, trained to the end."""
-    return train([TINY.override({"steps": 60, "stop": "settled", "seed": seed}) for seed in range(3)], keep_steps=[57])
+    return train(
+        [TINY.override({"steps": 60, "stop": "settled", "seed": seed}) for seed in range(3)], how=Execution(keep_steps=[57])
+    )
 
 
 @pytest.mark.parametrize("early", [{0, 2}, {0, 1, 2}])
@@ -364,7 +367,7 @@ def test_members_that_end_early_leave_the_others_alone(
     recipes = [member.recipe for member in three]
     assert 57 in evaluation_steps(recipes[0])
     monkeypatch.setattr(Stack, "settled", lambda self, member: self.step == 57 and self.recipes[member].seed in early)
-    ended = train(recipes, keep_steps=[57])
+    ended = train(recipes, how=Execution(keep_steps=[57]))
     for seed, (member, to_the_end) in enumerate(zip(ended, three, strict=True)):
         assert member.recipe == recipes[seed]
         assert member.steps_trained == (57 if seed in early else 60)
