@@ -21,7 +21,7 @@ SHOW_CURSOR = b"\x1b[?25h"
 
 def main() -> None:
     """Runs the command line."""
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # if ignored, as for a background job, leave it so
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # if ignored, as for a background job, keep it ignored
         signal.signal(signal.SIGINT, _leave)
     _prepare_streams()
     sys.unraisablehook = _unraisable

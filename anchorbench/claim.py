@@ -1,8 +1,8 @@
-"""What a claim is: what a paper says, an experiment as data, and the rule, written before any run, that judges what came out.
+"""Defines a claim: a statement of a paper, an experiment as data, and a decision rule written before any run.
 
-A claim is a file in `anchorbench/claims/`. Its result is one of three: it replicates, it does not replicate, or it cannot be
-told at this scale. A rule is a function of measures with their 95% intervals and of nothing else, so that every verdict can be
-worked out again from the ledger.
+A claim is a file in `anchorbench/claims/`. Its verdict is one of three: it replicates, it does not replicate, or it cannot be
+told at this scale. A rule is a function of measures with their 95% intervals and of nothing else, so every verdict can be
+recomputed from the ledger.
 """
 
 from abc import ABC, abstractmethod
@@ -38,7 +38,7 @@ class Measure(Plain):
     low: Number
     high: Number
     n: int = Field(ge=1, le=1_000_000)
-    """The independent units that the interval is over: seeds, data sets, pairs."""
+    """Number of independent units that the interval is over: seeds, datasets, pairs."""
 
     @model_validator(mode="after")
     def _in_order(self) -> "Measure":
@@ -48,18 +48,18 @@ class Measure(Plain):
 
     @classmethod
     def of(cls, values: Sequence[float] | np.ndarray) -> "Measure":
-        """The mean over units with Student's interval."""
+        """The mean over units with its t-interval."""
         mean, half = mean_and_half_width(values)
         return cls(value=mean, low=mean - half, high=mean + half, n=len(values))
 
     @classmethod
     def exact(cls, value: float) -> "Measure":
-        """A figure that chance has no part in."""
+        """A deterministic figure."""
         return cls(value=value, low=value, high=value, n=1)
 
 
 class Curve(Plain):
-    """A line of a plot, with a band between `low` and `high` where they are given."""
+    """A line in a plot, with a band from `low` to `high` if given."""
 
     label: Text
     x: Annotated[list[Number], Field(min_length=1, max_length=2000)]
@@ -77,7 +77,7 @@ class Curve(Plain):
 
     @classmethod
     def over_units(cls, label: str, x: Sequence[float], rows: np.ndarray, *, share: bool = False, dashed: bool = False) -> "Curve":
-        """The mean over units of `rows` [units, x], with Student's interval at each x: of a `share`, inside 0 to 1."""
+        """The mean over units of `rows` [units, x], with its t-interval at each x; clipped to [0, 1] for a `share`."""
         at = [Measure.of(column) for column in np.asarray(rows).T]
         ends = np.array([(each.low, each.high) for each in at])
         low, high = (ends.clip(0, 1) if share else ends).T.tolist()
@@ -89,23 +89,23 @@ class Panel(Plain):
 
     title: Text
     x: Text
-    """What is across, in words; `y`: upwards."""
+    """Label of the horizontal axis; `y`: of the vertical one."""
     y: Text
     log_x: bool = False
     level: Number | None = None
-    """Where a horizontal line is drawn: the value that the rule compares with."""
+    """Height of a horizontal line: the value that the rule compares with."""
     curves: Annotated[list[Curve], Field(min_length=1, max_length=12)]
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a run of the experiment gives."""
+    """The results of an experiment."""
 
     measures: Mapping[str, Measure]
-    """One for each of the claim's `measures`, under the same names."""
+    """One for each of the claim's `measures`, under the same name."""
     panels: Sequence[Panel]
     passes: int
-    """Forward and backward passes over a batch, of one model; a step of an exact recursion counts as one."""
+    """Forward-backward passes over a batch, per model; a step of an exact recursion counts as one."""
     data: Mapping[str, str] = field(default_factory=dict)
     """Task and variant -> fingerprint of the data, of claims that train recipes."""
     gradient: str = ""
@@ -115,14 +115,14 @@ class Findings:
 
 
 class Experiment(Plain):
-    """What every experiment has among its settings."""
+    """Settings common to all experiments."""
 
     seeds: int = Field(ge=2, le=10_000)
-    """Independent units: each has data and initial weights of its own, common to all arms, which are compared in pairs."""
+    """Number of independent units: each has its own data and initial weights, shared by all arms, which are compared in pairs."""
 
 
 class Claim(ABC):
-    """One sentence of a paper, on trial."""
+    """One statement of a paper, and how it is tested."""
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
@@ -132,7 +132,7 @@ class Claim(ABC):
     statement: ClassVar[str]
     """What is claimed, in one sentence."""
     ground: ClassVar[str]
-    """The experiment, and how its ground differs from the paper's."""
+    """The experiment, and how its setting differs from the paper's."""
     measures: ClassVar[Mapping[str, str]]
     """Name of each measure -> what it is, with its unit; the first is the claim's figure, and the rule may use no others."""
     rule: ClassVar[str]
@@ -140,9 +140,9 @@ class Claim(ABC):
     published: ClassVar[str] = ""
     """The paper's own figure, in words, if it gives one."""
     reading: ClassVar[str] = ""
-    """What we make of the result at laptop scale, written after the run; it decides nothing."""
+    """Our interpretation of the result at laptop scale, written after the run; it decides nothing."""
     seconds: ClassVar[float]
-    """Processor time that the laptop scale takes, about."""
+    """Approximate CPU time at laptop scale."""
     scales: ClassVar[Mapping[Scale, Experiment]]
 
     def __init__(self, settings: Any, runs: Path | None = None) -> None:
@@ -189,7 +189,7 @@ def below(measure: Measure, bound: float) -> Verdict:
 
 
 def all_of(*parts: Verdict) -> Verdict:
-    """A claim of several parts stands if all do, and falls with any one."""
+    """A claim with several parts replicates if all parts do, and does not if any part does not."""
     return DOES_NOT if DOES_NOT in parts else CANNOT if CANNOT in parts else REPLICATES
 
 

@@ -18,13 +18,13 @@ def wilson(hits: float, n: float) -> tuple[float, float]:
 
 
 def half_width(error: float, n: int) -> float:
-    """Half of Student's interval of a mean over `n` units, of which `error` is the standard error."""
+    """Half-width of the t-interval of a mean over `n` units with standard error `error`."""
     from scipy.special import stdtrit
 
     return float(stdtrit(n - 1, 0.975)) * error
 
 
 def mean_and_half_width(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """The mean over two or more units, `values [n]`, and half of its Student's interval."""
+    """Mean over two or more units, `values [n]`, and half-width of its t-interval."""
     x = np.asarray(values, float)
     return float(x.mean()), half_width(float(x.std(ddof=1) / np.sqrt(len(x))), len(x))

@@ -1,4 +1,4 @@
-"""What the bits of a training run depend on besides its recipe: recorded in every result and checkpoint."""
+"""What a training run's bits depend on besides its recipe: recorded in every result and checkpoint."""
 
 import os
 import platform
@@ -18,15 +18,15 @@ class Machine(Plain):
 
     gradient: str
     """How gradients were computed: `native (COMPILER INSTRUCTIONS)` is the compiled step, `backprop` the hand-written backward
-    pass on torch, `autograd` automatic differentiation."""
+    pass in torch, `autograd` automatic differentiation."""
     precision: str
-    """Data type of activations and matmuls."""
+    """Precision of activations and matmuls."""
     cpu: str
     """Model name of the processor."""
     capability: str
-    """Instruction set that torch uses on the processor: DEFAULT, AVX2, AVX512, ..."""
+    """Instruction set that torch uses on the CPU: DEFAULT, AVX2, AVX512, ..."""
     threads: int = Field(ge=1, le=100_000)
-    """Threads of an operation in torch, or members trained at a time by the compiled step."""
+    """Threads per operation in torch, or members trained at a time by the compiled step."""
     blas: str
     """BLAS library, with its version."""
     gpu: str
@@ -41,7 +41,7 @@ class Machine(Plain):
     anchorbench: str
 
     def differences(self, other: "Machine") -> str:
-        """The fields on which bits depend and in which `other` differs, in words; empty if there are none."""
+        """The fields that bits depend on and in which `other` differs, in words; empty if there are none."""
         mine, others = self.model_dump(), other.model_dump()
         # The compiled step trains a member on one thread, without a BLAS library.
         same = {"threads", "blas"} if self.gradient == other.gradient and self.gradient.startswith("native") else set[str]()
@@ -50,7 +50,7 @@ class Machine(Plain):
 
 
 def this_machine(precision: str, *, gpu: bool, gradient: str) -> Machine:
-    """The machine of this process, as it would train a recipe now on this gradient path."""
+    """The current machine, as it would train a recipe on this gradient path."""
     import torch
 
     capability = torch.backends.cpu.get_cpu_capability()
@@ -77,9 +77,9 @@ def this_machine(precision: str, *, gpu: bool, gradient: str) -> Machine:
 
 
 def use_device(name: str | None) -> None:
-    """Lets this process see that device alone: `cpu`, `cuda` or `cuda:N`; all of them if None. To be called before any other use.
+    """Restricts this process to one device: `cpu`, `cuda` or `cuda:N`; None allows all. Call it before any other use.
 
-    Raises ValueError with one sentence for another name, and for a GPU that is not there.
+    Raises ValueError with one sentence for another name, and for a GPU that does not exist.
     """
     import torch
 
@@ -95,7 +95,7 @@ def use_device(name: str | None) -> None:
     names = [str(each) for each in range(number + 1)] if seen is None else [each for each in seen.split(",") if each]
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[number : number + 1])
     if not torch.cuda.is_available():
-        raise ValueError(f"device is {name}, which is not there; allowed here: cpu, or a GPU that PyTorch sees")
+        raise ValueError(f"device is {name}, which does not exist; allowed here: cpu, or a GPU that PyTorch sees")
 
 
 def native_bf16() -> bool:

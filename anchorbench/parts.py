@@ -1,7 +1,7 @@
-"""What a way of training is composed of, as data: the configuration of every part, found by its `kind`.
+"""The parts of a training recipe as data: the config of every part, found by its `kind`.
 
-A recipe names a part by its kind and fields; without a kind it is the usual one. A part may be written briefly: `schedule: linear`
-for `schedule: {kind: linear}`, and `clip: 0.5` for the one field of the usual clip.
+A recipe names a part by its kind and fields; without a kind, it is the default kind. Parts have short forms: `schedule: linear` for
+`schedule: {kind: linear}`, and `clip: 0.5` for the only field of the default clip.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from anchorbench.files import Plain
 from anchorbench.registry import Registry
 
 MAX_STEPS = 100_000_000
-"""More than any machine trains: beyond it is a slip, or no recipe."""
+"""More than any machine trains: anything beyond is a mistake."""
 
 
 class Config(Plain):
@@ -23,14 +23,14 @@ class Config(Plain):
     model_config = ConfigDict(use_attribute_docstrings=True, defer_build=True)
 
     structural: ClassVar[tuple[str, ...]] = ()
-    """The fields that all members of a stack share, besides the kind; other numbers are columns `[members, 1]`."""
+    """Fields that all members of a stack share, besides the kind; other numbers are columns `[members, 1]`."""
     short: ClassVar[str | None] = None
-    """The field that a bare number stands for."""
+    """The field that a bare number sets."""
     kind: Any
-    """The name of the kind; each class narrows it to its own."""
+    """Name of the kind; each class narrows it to its own."""
 
     def require(self, recipe: Any) -> None:
-        """Raises ValueError with one sentence if the part cannot serve the recipe that it stands in."""
+        """Raises ValueError with one sentence if the part does not work with the rest of the recipe."""
 
     @property
     def structure(self) -> tuple[Any, ...]:
@@ -39,7 +39,7 @@ class Config(Plain):
 
 
 def kind_of(part: Any) -> str:
-    """The name under which a part is registered: the default of `kind` in its `Config`."""
+    """The name that a part is registered under: the default of `kind` in its `Config`."""
     return str(part.Config.model_fields["kind"].default)
 
 
@@ -57,22 +57,22 @@ REGISTRIES: dict[str, Registry[Any]] = {
     registry.word: registry
     for registry in (models, initializers, optimizers, schedules, decays, clips, estimators, penalties, noises, growths)
 }
-"""Word -> registry of every part of a way of training."""
+"""Word -> registry of every part of a training recipe."""
 
 
 class Part:
-    """Annotates a field that holds the configuration of a registered part."""
+    """Annotates a field that holds the config of a registered part."""
 
     def __init__(self, registry: Registry[Any], usual: str, *, brief: bool = True) -> None:
-        """`usual` is the kind if none is given; `brief`: whether JSON holds a part without fields of its own as its kind alone."""
+        """`usual` is the default kind; `brief`: whether a part with all fields at their defaults is written to JSON as its kind."""
         self.registry, self.usual, self.brief = registry, usual, brief
 
     def default(self) -> Any:
-        """The usual kind with its defaults."""
+        """The default kind with its defaults."""
         return self.registry[self.usual].Config()
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        # The brackets let `first_sentence` leave the kind out of a field's path.
+        # The brackets let `first_sentence` omit the kind from a field's path.
         choices = {f"[{kind}]": handler.generate_schema(part.Config) for kind, part in self.registry.all.items()}
         return core_schema.no_info_before_validator_function(
             self._spelled_out,
@@ -109,7 +109,7 @@ def _kind(config: Any) -> Any:
 
 
 def changes(model: BaseModel, *, mode: str = "json") -> dict[str, Any]:
-    """The fields that differ from their defaults, as plain data: of a part of another kind than the default, its kind as well."""
+    """The fields that differ from their defaults, as plain data; a part of a non-default kind includes its kind."""
     defaults = {name: field.get_default(call_default_factory=True) for name, field in type(model).model_fields.items()}
     changed = {name for name, usual in defaults.items() if getattr(model, name) != usual}
     found = model.model_dump(mode=mode, include=changed)
@@ -122,7 +122,7 @@ def changes(model: BaseModel, *, mode: str = "json") -> dict[str, Any]:
 
 
 def _field(part: Part) -> Any:
-    """A field that holds the part, by default the usual one."""
+    """A field that holds the part, at its default kind by default."""
     return Field(default_factory=part.default)
 
 
@@ -130,30 +130,30 @@ _DECAY, _SCHEDULE, _CLIP = Part(decays, "scaled"), Part(schedules, "cosine"), Pa
 
 
 class OptimizerConfig(Config):
-    """What every optimizer has: its learning rate over time, weight decay, and clipping of gradients."""
+    """Fields of every optimizer: learning rate and schedule, weight decay, and gradient clipping."""
 
     lr: float = Field(default=1e-3, gt=0, le=100)
     """Peak learning rate."""
     weight_decay: float = Field(default=0.01, ge=0, le=1000)
     """Strength of the decay."""
     decay: Annotated[Config, _DECAY] = _field(_DECAY)
-    """What weight decay does."""
+    """Kind of weight decay."""
     decay_from: int = Field(default=0, ge=0, le=MAX_STEPS)
     """The decay acts after this step ..."""
     decay_until: int | None = Field(default=None, ge=0, le=MAX_STEPS)
     """... and until this one, or to the end."""
     decay_embeddings: bool = True
-    """Whether it acts on token, position and output embeddings too."""
+    """Whether it also acts on token, position and output embeddings."""
     schedule: Annotated[Config, _SCHEDULE] = _field(_SCHEDULE)
     """The learning rate after warm-up."""
     warmup: int = Field(default=200, ge=0, le=MAX_STEPS)
-    """Steps of linear growth from `lr * start` to `lr`."""
+    """Steps of linear increase from `lr * start` to `lr`."""
     start: float = Field(default=0.0, ge=0, le=1)
-    """Warm-up starts at `lr` times this."""
+    """Warm-up starts at `lr * start`."""
     end: float = Field(default=0.05, ge=0, le=1)
-    """Schedules that fall, fall to `lr` times this."""
+    """Decaying schedules end at `lr * end`."""
     clip: Annotated[Config, _CLIP] = _field(_CLIP)
-    """The bound on each member's gradient."""
+    """Clipping of each member's gradient."""
 
     @property
     def structure(self) -> tuple[Any, ...]:
@@ -162,17 +162,17 @@ class OptimizerConfig(Config):
 
 
 class GrowthConfig(Config):
-    """What every event of growth has."""
+    """Fields of every growth event."""
 
     structural: ClassVar[tuple[str, ...]] = ("at", "state")
     at: int = Field(default=500, ge=1, le=MAX_STEPS)
     """The step after which the model grows."""
     state: Literal["copied", "reset"] = "copied"
-    """What becomes of the state of optimizer, clip and penalties: each number is copied with its weight, or all begin anew."""
+    """What happens to the state of optimizer, clip and penalties: copied with each weight, or reset."""
 
 
 class InitConfig(Config):
-    """What every initializer has."""
+    """Fields of every initializer."""
 
     gamma: float = Field(default=0.5, ge=-10, le=100)
-    """Initialization rate: weights have a standard deviation of their input width to the power of -gamma."""
+    """Initialization rate: weights have standard deviation d_in^-gamma."""

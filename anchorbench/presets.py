@@ -1,4 +1,4 @@
-"""Complete recipes to start from, and what is swept over with each."""
+"""Complete recipes to start from, and the axes to sweep over with each."""
 
 from typing import Any
 
@@ -47,4 +47,4 @@ AXES: dict[str, dict[str, tuple[Any, ...]]] = {
         "seed": (0, 1, 2),
     },
 }
-"""What each preset sweeps over: the papers' axes, for theirs."""
+"""The axes that each preset sweeps over; those of the papers, for their presets."""

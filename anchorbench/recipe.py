@@ -1,4 +1,4 @@
-"""What is trained how: one run as data, and the hash that names it."""
+"""One training run as data, and the hash that identifies it."""
 
 import difflib
 import hashlib
@@ -33,13 +33,13 @@ from anchorbench.parts import (
 from anchorbench.task import Task, first_sentence, load_task
 
 MAX_EXAMPLES = 100_000_000
-"""More than any machine draws: beyond it is a slip, or no recipe."""
+"""More than any machine draws: anything beyond is a mistake."""
 SCHEMA = 2
-"""Enters every run id. It is raised when the default of a field changes, as the same fields then describe another training; a
-new field whose default does nothing needs no new number and changes no id."""
+"""Part of every run id. Raised when the default of a field changes, as the same fields then describe different training; a new
+field whose default has no effect does not raise it, and changes no id."""
 
 SEEDS = ("seed", "init_seed", "data_seed", "order_seed", "noise_seed")
-"""The fields of a recipe in which members of one condition differ."""
+"""The fields of a recipe in which runs of one condition differ."""
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -62,45 +62,45 @@ _GROWTH = Part(growths, "split", brief=False)
 
 
 class Recipe(Plain):
-    """One run, complete: the same recipe on the same machine gives the same weights."""
+    """A complete description of one run: the same recipe on the same machine gives the same weights."""
 
-    model_config = ConfigDict(defer_build=True)  # its parts are loaded when the first recipe is made
+    model_config = ConfigDict(defer_build=True)  # parts are loaded when the first recipe is created
 
     task: str = "composite"
     variant: str | None = None
     task_config: dict[str, Any] = {}
-    """Fields of the task's configuration that differ from the variant's."""
+    """Fields of the task's config that differ from the variant's."""
     model: Annotated[ModelConfig, _MODEL] = Field(default_factory=_MODEL.default)
     init: Annotated[InitConfig, _INIT] = Field(default_factory=_INIT.default)
     optimizer: Annotated[OptimizerConfig, _OPTIMIZER] = Field(default_factory=_OPTIMIZER.default)
     estimator: Annotated[Config, _ESTIMATOR] = Field(default_factory=_ESTIMATOR.default)
-    """What the optimizer takes for the gradient: by default that of the step's batch."""
+    """The gradient estimate that the optimizer uses: by default, the gradient of the step's batch."""
     penalties: Annotated[list[Annotated[Config, _PENALTY]], Field(max_length=10)] = []
-    """Further terms of the loss."""
+    """Additional loss terms."""
     noise: Annotated[Config, _NOISE] = Field(default_factory=_NOISE.default)
-    """Randomness in the forward passes of training; evaluation has none."""
+    """Noise in the forward passes of training; evaluation has none."""
     growth: Annotated[list[Annotated[GrowthConfig, _GROWTH]], Field(max_length=10)] = []
-    """Events after which the model is larger; `model` is what it begins as."""
+    """Events that enlarge the model; `model` is the initial one."""
     batch: int = Field(default=128, ge=1, le=1_000_000)
     steps: int = Field(default=1800, ge=1, le=MAX_STEPS)
     stop: Literal["end", "settled"] = "end"
-    """Whether a member may end early once its verdict is settled (by the rule in anchorbench.train.evaluation)."""
+    """Whether a run may stop early once its verdict is settled (by the rule in anchorbench.train.evaluation)."""
     precision: Literal["fp32", "bf16", "tf32"] = "fp32"
-    """Data type of activations and matmuls in training, or `tf32`: that of matmuls on a GPU alone. Weights, moments and evaluation
+    """Precision of activations and matmuls in training; `tf32` applies only to matmuls on a GPU. Weights, moments and evaluation
     are always fp32."""
     data_size: int = Field(default=100_000, ge=1, le=MAX_EXAMPLES)
     """Training examples, drawn once; batches are drawn from them with replacement."""
     seed: Seed = 0
-    """The seed of all random streams that are not given one below, and of what a variant holds out in rotation. Members with
-    equal seeds share initial weights, training data and order, whatever else differs."""
+    """Seed of all random streams without a seed of their own below, and of what a variant holds out in rotation. Runs with equal
+    seeds share initial weights, training data and order, whatever else differs."""
     init_seed: Seed | None = None
-    """Seed of the initial weights; `seed` if not given."""
+    """Seed of the initial weights (default: `seed`)."""
     data_seed: Seed | None = None
-    """Seed of the training and evaluation examples; `seed` if not given."""
+    """Seed of the training and evaluation examples (default: `seed`)."""
     order_seed: Seed | None = None
-    """Seed of the order in which batches are drawn; `seed` if not given."""
+    """Seed of the order in which batches are drawn (default: `seed`)."""
     noise_seed: Seed | None = None
-    """Seed of the noise in training steps; `seed` if not given."""
+    """Seed of the noise in training steps (default: `seed`)."""
 
     @field_validator("task_config")
     @classmethod
@@ -132,7 +132,7 @@ class Recipe(Plain):
         return self
 
     def model_at(self, step: int) -> ModelConfig:
-        """The model after `step` steps, as grown by then. Raises ValueError if it cannot grow like that."""
+        """Config of the model after `step` steps, including growth. Raises ValueError if it cannot grow like that."""
         shape = self.model
         for event in self.growth:
             if event.at <= step:
@@ -147,7 +147,7 @@ class Recipe(Plain):
 
     @property
     def needs_autograd(self) -> str | None:
-        """The part, in words, that only automatic differentiation can train; None if the backward pass of the GPT will do."""
+        """The part, in words, that requires autograd; None if the hand-written backward pass supports the recipe."""
         if not is_gpt(self.model):
             return f"models of kind {self.model.kind!r}"
         if self.noise.kind != "none":
@@ -163,8 +163,8 @@ class Recipe(Plain):
         return load_task(self.task, self.variant, **self.task_config).for_seed(self.seed)
 
     def macs_per_step(self) -> int:
-        """Multiply-accumulates in the matmuls of a member's training step, with all passes of its estimator and penalties, on
-        average over its growth.
+        """Matmul MACs of one member's training step, including all passes of its estimator and penalties, averaged over its
+        growth.
         """
         task, steps = self.load_task(), [0, *(event.at for event in self.growth), self.steps]
         products = sum(
@@ -176,7 +176,7 @@ class Recipe(Plain):
 
     @property
     def passes(self) -> float:
-        """Passes over a batch that a gradient takes: one, and those of penalties that depend on activations."""
+        """Passes over the batch per gradient: one, plus those of penalties that depend on activations."""
         seeing = self._penalties_of_activations()
         return 1 + sum(penalties[penalty.kind].passes_of(penalty, self.noise) for penalty in seeing)
 
@@ -190,8 +190,8 @@ class Recipe(Plain):
         return Seeds(*(self.seed if seed is None else seed for seed in given))
 
     def canonical(self) -> dict[str, Any]:
-        """What sets this run apart: the fields that differ from their defaults (in `task_config`: from the variant's), with the
-        variant by name. Two recipes that say the same training in different words have one canonical form.
+        """What identifies this run: the fields that differ from their defaults (in `task_config`: from the variant's), with the
+        variant by name. Recipes that describe the same training in different words have the same canonical form.
         """
         content = changes(self)
         variant = load_task(self.task, self.variant)
@@ -212,7 +212,7 @@ class Recipe(Plain):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def override(self, fields: Mapping[str, Any]) -> "Recipe":
-        """A copy with the fields at dotted paths (`optimizer.lr`) replaced, checked again. Raises ValueError with one sentence."""
+        """A validated copy with the fields at dotted paths (`optimizer.lr`) replaced. Raises ValueError with one sentence."""
         content = changes(self, mode="python")
         for path, value in fields.items():
             *parents, leaf = path.split(".")
@@ -228,7 +228,7 @@ class Recipe(Plain):
 
 
 def flatten(content: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """A recipe's fields by dotted paths; an empty dictionary, and each field of the task's configuration, stays a value."""
+    """A recipe's fields by dotted paths; empty dictionaries and the fields of the task's config are kept as values."""
     flat: dict[str, Any] = {}
     for key, value in content.items():
         nested = isinstance(value, dict) and value and prefix != "task_config."

@@ -1,4 +1,4 @@
-"""Where kinds of things are found by name: tasks, probes, and every part of a way of training.
+"""Registries of tasks, probes, and every part of a training recipe, by name.
 
 Ours are the modules of one package, one file per kind; other distributions add theirs by entry points.
 """
@@ -19,11 +19,11 @@ Class = TypeVar("Class")
 
 
 class Registry(Generic[T]):
-    """Name -> what is registered under it. Modules and entry points are loaded on the first look."""
+    """Name -> registered object. Modules and entry points are loaded on first use."""
 
     def __init__(self, word: str, package: str, name_of: Callable[[Any], str], group: str | None = None) -> None:
-        """`word` names one of them in messages; the modules of `package` register ours when they are imported; other distributions
-        register theirs under the entry-point group `group` (the package's own name if not given).
+        """`word` is what messages call one of them; the modules of `package` register ours on import; other distributions register
+        theirs under the entry-point group `group` (default: the name of `package`).
         """
         self.word, self._package, self._name_of, self._group = word, package, name_of, group or package
         self._known: dict[str, T] = {}
@@ -40,17 +40,17 @@ class Registry(Generic[T]):
 
     @functools.cached_property
     def all(self) -> dict[str, T]:
-        """Every registered thing by name: ours first. Raises ValueError with one sentence if one of another package is broken."""
+        """Everything registered, by name, ours first. Raises ValueError with one sentence if another package's is broken."""
         package = import_module(self._package)
         for module in iter_modules(package.__path__):
             import_module(f"{self._package}.{module.name}")
         for entry in entry_points(group=self._group):
             try:
                 loaded = entry.load()
-            except Exception as error:  # another package's code: anything may go wrong in it
+            except Exception as error:  # another package's code may raise anything
                 owner = entry.dist.name if entry.dist else "another package"
                 reason = " ".join(str(error).split())
-                raise ValueError(f"{self.word} {entry.name!r} of {owner} cannot be loaded: {reason}; mend or remove it") from error
+                raise ValueError(f"{self.word} {entry.name!r} of {owner} cannot be loaded: {reason}; fix or remove it") from error
             if not isinstance(loaded, ModuleType):  # a module registers by itself
                 self.register(loaded)
         return self._known
@@ -63,6 +63,6 @@ class Registry(Generic[T]):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The closest known name, if one is close, and all that are allowed."""
+    """The closest known name, if there is one, and all allowed names."""
     close = difflib.get_close_matches(name, known, n=1)
     return (f"did you mean {close[0]!r}? " if close else "") + "allowed: " + ", ".join(sorted(known))

@@ -1,4 +1,4 @@
-"""Named random streams: each use of a run's seed draws from a generator of its own."""
+"""Named random streams: each use of a run's seed draws from its own generator."""
 
 import numpy as np
 

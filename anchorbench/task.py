@@ -2,7 +2,7 @@
 
 A task is an exactly known function of a token sequence, built so that a model that infers the rule and one that
 memorizes the table differ on inputs that are never trained on (anchor functions, arXiv 2401.08309; composite
-anchor functions, arXiv 2405.05409). The rest of the package knows this interface, never which tasks exist.
+anchor functions, arXiv 2405.05409). The rest of the package depends on this interface, not on which tasks exist.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ TokenId = Annotated[int, Field(ge=0, lt=MAX_IDS)]
 Offset = Annotated[int, Field(ge=-MAX_IDS, le=MAX_IDS)]
 Modulus = Annotated[int, Field(ge=2, le=MAX_IDS)]
 DrawSeed = Annotated[int, Field(ge=0, lt=2**63)]
-"""Seed of anything that a task draws once, such as a table."""
+"""Seed of anything that a task draws only once, such as a table."""
 Offsets = Annotated[dict[TokenId, Offset], Field(max_length=64)]
 """Anchor -> the offset that it adds."""
 Pairs = Annotated[tuple[tuple[TokenId, TokenId], ...], Field(max_length=4096)]
@@ -54,7 +54,7 @@ class Token(NamedTuple):
 
 
 class Group(NamedTuple):
-    """A kind of example that is trained or held out as a whole, for instance an anchor combination."""
+    """A group of examples that is trained or held out as a whole, for instance an anchor pair."""
 
     name: str
     role: Role
@@ -242,7 +242,7 @@ class Task(ABC):
         return {"key": self.answer(tokens).require_valid().position}
 
     def trace(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:
-        """Intermediate values of the rule on each of `tokens [n, seq_len]`, as targets for probes: name -> values `[n]`.
+        """Intermediate values of the rule on `tokens [n, seq_len]`, as targets for probes: name -> values `[n]`.
 
         Names are identifiers such as `after_first_anchor`, in an order in which the rule can be computed, and no value is negative.
         `NO_ANSWER` marks values that a sequence does not have, and all values of rows that `answer` rejects. Groups with the role

@@ -38,7 +38,7 @@ def _of_today(word: Any) -> Any:
 
 
 OfToday = BeforeValidator(_of_today)
-"""Reads a verdict that was recorded when `underfit` was called `unfit`."""
+"""Reads verdicts recorded when `underfit` was still called `unfit`."""
 Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
 
 
@@ -74,9 +74,9 @@ Counts = Annotated[Share, AfterValidator(_counts)]
 
 
 def composition_of(seen: float, held_out: tuple[float, float]) -> Composition:
-    """The one verdict from shares: accuracy on `seen` groups, and the interval of the share of held-out answers that compose.
+    """The composition verdict, from accuracy on `seen` groups and the interval of the share of held-out answers that compose.
 
-    Its bounds come from the number of answers (`Share.interval`); where that is not recorded, both are the share itself.
+    The interval follows from the number of answers (`Share.interval`); where that is not recorded, both ends are the share itself.
     """
     low, high = held_out
     if seen < FIT:
@@ -165,13 +165,13 @@ def _share(hit: np.ndarray, where: np.ndarray | None = None) -> Share | None:
 
 def _require(share: Share | None) -> Share:
     if share is None:
-        raise ValueError("the evaluation set is empty; allowed: at least one example a split")
+        raise ValueError("the evaluation set is empty; allowed: at least one example per split")
     return share
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """A model's answers, as shares. Shares that do not apply to the task are None."""
+    """What a model answers, as shares; those that do not apply to the task are None."""
 
     accuracy_train: Share
     accuracy_iid: Share

@@ -1,4 +1,4 @@
-"""The ways of training on one task: every part against its control, with paired seeds, at three initialization rates.
+"""A study of training parts on one task: every part against its control, with paired seeds, at three initialization rates.
 
 Rules, written before the runs:
 
@@ -72,11 +72,11 @@ READING = """
 - `dropout-r2` was left out after the first three arms had been trained and before any comparison, as it would have
   taken a quarter of the time.
 """
-"""What we make of it, written after the runs; it decides nothing."""
+"""Our interpretation, written after the runs; it decides nothing."""
 
 
 class Arm(NamedTuple):
-    """A way of training: fields of a recipe that differ from `BASE`, and its peak learning rates."""
+    """One arm of the study: recipe fields that differ from `BASE`, and its peak learning rates."""
 
     fields: Mapping[str, Any]
     rates: tuple[float, ...] | str
@@ -327,7 +327,7 @@ def table(found: Study) -> str:
     lasting = [f"{effect.part} (against {effect.control})" for effect in found.effects if over_pairs[id(effect)] < SHOWN]
     general = f"by that, {', '.join(lasting)} would be shown." if lasting else "by that, nothing would be shown."
     rows = [
-        "# Ways of training, each against its control",
+        "# Training parts, each against its control",
         "",
         f"Runs of the composite task ({base}), at gamma {', '.join(f'{gamma:g}' for gamma in found.gammas)}, with {found.seeds}"
         f" paired seeds; the task's {PAIRS} pairs of anchors are held out in turn, each by {found.seeds // PAIRS} of them."

@@ -29,7 +29,7 @@ for _probe in (attention_flow, fused_vector, anchor_value, condensation, embeddi
     probes.register(_probe)
 
 ON_REQUEST: tuple[Probe, ...] = (effective_width, flatness, gradient_noise, complexity)
-"""Probes that run by name only: they change or differentiate all weights, which takes seconds, and of this package's runs alone."""
+"""Probes that run by name only: they change or differentiate all weights, which takes seconds and needs a run of this package."""
 for _probe in ON_REQUEST:
     probes.register(_probe)
 

@@ -51,7 +51,7 @@ class AnchorValue:
     block_keys: Int[np.ndarray, " cell"]
     block_anchors: Int[np.ndarray, " cell"]
     does_not_show: str = (
-        "It does not show that layer 1 reads the vector, and vectors that only follow the number line are alike for equal g too."
+        "It does not show that layer 1 reads the vector; and vectors that merely follow the number line are also alike for equal g."
     )
     size: ClassVar[tuple[float, float]] = (7.4, 3.4)
 
@@ -91,7 +91,7 @@ def anchor_value(model: object, task: Task, n: int = 16, seed: int = 0) -> Ancho
     bases = trained_examples(task, n, seed)
     marks = task.token_positions(bases.tokens)
     if (marks["key"] > marks[FIRST]).any():
-        raise ValueError(f"probe {PROBE} needs a task whose key stands before its anchors; in {task.name} it stands after them")
+        raise ValueError(f"probe {PROBE} needs a task whose key comes before its anchors; in {task.name} it comes after them")
     keys, pairs = trained_keys_and_pairs(task, seed)
     second = np.bincount(pairs[:, 1]).argmax()
     if (pairs[:, 1] == second).sum() < 2:

@@ -24,7 +24,7 @@ from .score import Score, mean_scores
 LAST = "last position"
 FAINT = 0.03
 """Attention weights below this are not drawn."""
-DOES_NOT_SHOW = "Attention to a position does not prove that what stands there is used, nor that the model composes."
+DOES_NOT_SHOW = "Attention to a position does not prove that its content is used, nor that the model composes."
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Link(NamedTuple):
     source: int
     weight: float
     reaches: bool
-    """Whether the moved information can reach the last position of the last layer, where the answer is read."""
+    """Whether the moved information can reach the last position of the last layer, where the answer is read off."""
 
 
 def links(patterns: Sequence[Float[np.ndarray, "query key"]]) -> list[Link]:

@@ -27,7 +27,7 @@ class Commutativity:
     """
 
     table: dict[str, Score]
-    does_not_show: str = "A model that composes commutes as one does that stores unordered pairs, so agreement names neither."
+    does_not_show: str = "Models that compose commute, and so do models that store unordered pairs; agreement does not tell which."
     size: ClassVar[tuple[float, float]] = (4.6, 1.9)
 
     def scores(self) -> dict[str, Score]:
@@ -42,7 +42,7 @@ class Commutativity:
 
 
 def commutativity(model: object, task: Task, n: int = 1000, seed: int = 0) -> Commutativity:
-    """Agreement of the answers to `n` sequences of held-out and of trained pairs with the answers to their mirrors.
+    """Agreement between the answers to `n` sequences each of held-out and trained pairs and the answers to their mirrors.
 
     `model` is anything that `anchorbench.classify` accepts. Raises ValueError as `classify` does, for n below 1, and for a task
     whose anchors cannot be swapped.

@@ -1,16 +1,16 @@
-"""Complexity: norms that bound what a network can express, and the weight noise that its loss bears. All scores are log10.
+"""Complexity: norms from generalization bounds, and how much weight noise the loss tolerates. All scores are log10.
 
-    spectral   of the product of all matrices' largest singular values |W|, which bounds a Lipschitz constant
-    norm_21    of (sum (|W|_21 / |W|)^(2/3))^(3/2), where |W|_21 sums the norms of the neurons' input weights; with `spectral` it
-               adds up to the spectral complexity of 1706.08498 (equation 1.2, with reference matrices zero)
-    path       of a token's path norm (1503.00036; 1506.02617), mean over tokens: the root of the sum, over all paths from the token
+    spectral   product of all matrices' spectral norms |W|, which bounds a Lipschitz constant
+    norm_21    (sum (|W|_21 / |W|)^(2/3))^(3/2), where |W|_21 sums the norms of the neurons' input weights; added to `spectral`,
+               this gives the spectral complexity of 1706.08498 (equation 1.2, with reference matrices zero)
+    path       path norm of a token (1503.00036; 1506.02617), mean over tokens: the root of the sum, over all paths from the token
                through value, output and feed-forward matrices to the logits, of the product of squared weights
-    sigma      of the standard deviation of Gaussian noise on all weights that raises the mean loss by RISE: the flatness of
-               PAC-Bayes bounds (1706.08947; 1912.02178)
+    sigma      standard deviation of Gaussian noise on all weights that raises the mean loss by RISE: the flatness of PAC-Bayes
+               bounds (1706.08947; 1912.02178)
 
-The theorems are about networks without attention and LayerNorm, which paths leave out: these are measures to compare models of one
-shape by, and bound nothing here. The control is an untrained model. `random` has Gaussian matrices of the model's own Frobenius
-norms instead, so it differs in structure, not in scale.
+The theorems are about networks without attention and LayerNorm, and the path norm skips both: these measures compare models of the
+same config, but bound nothing here. The control is an untrained model. `random` has Gaussian matrices with the model's own
+Frobenius norms, so it differs in structure, not in scale.
 """
 
 import copy
@@ -42,11 +42,11 @@ from .loss import (
 from .score import BLOCKS, COLORS, Score, draw_scores, jackknife_scores, mean_score
 
 RISE = 0.1
-"""Rise of the loss, in nats."""
+"""Increase of the loss, in nats."""
 DRAWS = 8
 """Noise vectors; the interval of `sigma` is over them."""
 LOG_SIGMAS = np.arange(-4, 1.01, 0.25)
-"""log10 of the standard deviations that are tried; the rise is taken as linear between two."""
+"""log10 of the standard deviations tried; the increase is interpolated linearly between them."""
 WORDS = {
     "spectral": "product of spectral norms",
     "norm_21": "sum of (2,1) norms / spectral norms",
@@ -68,7 +68,7 @@ def norm_21(matrices: Matrices) -> float:
 
 
 def paths(model: GPT, tokens: Int[Tensor, " token"]) -> Float[np.ndarray, " token"]:
-    """log10 of the path norm from each of `tokens`: a forward pass with squared weights, in which each layer has its residual."""
+    """log10 of the path norm from each of `tokens`: a forward pass with squared weights and residual connections."""
     reached = model.token_embedding[0, tokens].square()
     for block in model.layers:
         for first, second in ((block.value, block.output), (block.ff_in, block.ff_out)):
@@ -96,7 +96,7 @@ def randomized(model: GPT, source: torch.Generator) -> GPT:
 
 
 def rises(loss: Loss, weights: Vector, data: Sequences, seed: int) -> Float[np.ndarray, "draw sigma"]:
-    """How much each noise vector, of the standard deviations LOG_SIGMAS, raises the loss; it stops once all raise it by RISE."""
+    """How much each noise vector, scaled to each of LOG_SIGMAS, raises the loss; stops once all of them raise it by RISE."""
     base, source = loss(weights, data), generator(seed)
     require_finite(base)
     noise = [normal(weights, source) for _ in range(DRAWS)]
@@ -119,19 +119,19 @@ def crossing(rise: Float[np.ndarray, " sigma"]) -> float:
 
 @dataclass(frozen=True)
 class Complexity:
-    """Scores with 95% intervals: of `spectral` and `norm_21` over neurons (jackknife), of `path` over tokens, of `sigma` over noise
-    vectors (jackknife). The control is an untrained model.
+    """Scores with 95% intervals: over neurons for `spectral` and `norm_21` (jackknife), over tokens for `path`, over noise vectors
+    for `sigma` (jackknife). The control is an untrained model.
     """
 
     table: dict[str, Score]
     random: dict[str, float]
     """The norms with Gaussian matrices of the same Frobenius norms."""
     rise: Float[np.ndarray, "draw sigma"]
-    """Rise of the loss by each noise vector, at as many of LOG_SIGMAS as were tried."""
+    """Increase of the loss under each noise vector, at each of LOG_SIGMAS that was tried."""
     rise_control: Float[np.ndarray, "draw sigma_too"]
     does_not_show: str = (
-        "All of these change with the scale of weights before a LayerNorm, which changes no answer, so a smaller value is no proof"
-        " of a simpler solution."
+        "All of these depend on the scale of weights before a LayerNorm, which no answer depends on, so a smaller value does not"
+        " prove a simpler solution."
     )
     size: ClassVar[tuple[float, float]] = (7.4, 4.6)
 
@@ -139,7 +139,7 @@ class Complexity:
         return self.table
 
     def draw(self, figure: Any) -> None:
-        """Draws each score on a scale of its own, and the rise of the loss against the noise."""
+        """Draws each score on its own scale, and the increase of the loss against the noise."""
         axes = figure.subplot_mosaic([[name, "rise"] for name in self.table])
         for name, score in self.table.items():
             draw_scores(axes[name], {name: score})
@@ -157,13 +157,13 @@ class Complexity:
             curve.plot(sigma, rise.T, style, color=color, lw=0.6, alpha=0.4)
             curve.plot(sigma, rise.mean(0), style, color=color, lw=1.8, label=f"{label}, mean of {DRAWS}")
         curve.axhline(RISE, color="#bbbbbb", lw=1, ls=":", zorder=0)
-        curve.set(xscale="log", xlabel="sigma of the weight noise", ylabel="rise of the loss", ylim=(-RISE, 5 * RISE))
+        curve.set(xscale="log", xlabel="sigma of the weight noise", ylabel="increase of the loss", ylim=(-RISE, 5 * RISE))
         curve.legend(frameon=False, fontsize=8, loc="upper left")
         curve.spines[["top", "right"]].set_visible(False)
 
 
 def complexity(model: object, task: Task, n: int = 100, seed: int = 0) -> Complexity:
-    """Norms of the weights, and the rise of the loss on `n` fresh training sequences under weight noise.
+    """Norms of the weights, and the increase of the loss on `n` fresh training sequences under weight noise.
 
     `model` is a run or a stack of one. Raises ValueError as `anchorbench.classify` does, for a model of another origin, for n below
     1, for a matrix that is zero, and for matrices of one neuron.
@@ -181,7 +181,7 @@ def complexity(model: object, task: Task, n: int = 100, seed: int = 0) -> Comple
         raise ValueError("the model has a matrix with one neuron; allowed: at least 2, so that there is an interval")
 
     def norms(matrices: Matrices, kept: Int[np.ndarray, " kept"]) -> dict[str, float]:
-        """Of the neurons whose number, modulo `blocks`, is in `kept`."""
+        """Norms over the neurons whose index modulo `blocks` is in `kept`."""
         some = {name: torch.cat([weight[:, block::blocks] for block in kept], 1) for name, weight in matrices.items()}
         return {"spectral": spectral(some), "norm_21": norm_21(some)}
 

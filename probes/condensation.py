@@ -1,7 +1,7 @@
 """Condensation: do the neurons of a weight matrix point in few directions? (2405.05409, section 4.2; 2501.08537; 2605.04396, E3)
 
-Neurons are the input weights of each output: columns of our `[d_in, d_out]`, rows of the papers' `[d_out, d_in]`. With small
-initial weights they align early with a few directions and stay there, which is a low complexity.
+A neuron is the input weights of one output: a column of our `[d_in, d_out]`, a row of the papers' `[d_out, d_in]`. With small
+initial weights, neurons align early with a few directions and stay there, which means low complexity.
 
 All scores depend on the initial scale and the weight decay, so they mostly reflect how a model was trained: given the recipe,
 they may add nothing.
@@ -70,9 +70,7 @@ class Condensation:
     spectrum: Float[np.ndarray, " value"]
     """Singular values, in descending order."""
     spectrum_control: Float[np.ndarray, " value"]
-    does_not_show: str = (
-        "Few directions follow from a small initialization and weight decay alike, whether or not the model composes."
-    )
+    does_not_show: str = "Small initialization and weight decay both lead to few directions, whether or not the model composes."
     size: ClassVar[tuple[float, float]] = (7.4, 3.3)
 
     def scores(self) -> dict[str, Score]:

@@ -1,14 +1,15 @@
-"""Effective width: how many feed-forward neurons remain when those of one direction are merged?
+"""Effective width: how many feed-forward neurons remain when those with the same direction are merged?
 
-By the embedding principle (2105.14573) a wide network holds the critical points of narrower ones, with neurons that share their
-input weights; dropout and small initial weights lead there (2207.05952). This probe goes the way back, as 2105.14573 does with a
-network for MNIST: neurons whose input weights, with the bias, have a cosine above ALIKE are replaced by the strongest of them, j,
-with output weights sum_k a_k |w_k| / |w_j|. Neurons whose strength |a| |w| is below FAINT times the layer's largest are left out.
+By the embedding principle (2105.14573) the loss landscape of a wide network contains the critical points of narrower ones, with
+neurons that share their input weights; dropout and small initial weights lead there (2207.05952). This probe reduces the network
+again, as 2105.14573 does for MNIST: neurons whose input weights (including the bias) have a cosine above ALIKE are replaced by the
+strongest of them, j, with output weights sum_k a_k |w_k| / |w_j|. Neurons with a strength |a| |w| below FAINT times the layer's
+largest are dropped.
 
-Merging equal directions changes nothing with ReLU, and little with GELU, which is no homogeneous function. `same_answers` therefore
-asks the model with all layers merged: the share of its answers that are as before. The control of the widths is the same neurons
-with each one's input weights in random order, which keeps all norms; that of the answers merges as many neurons, drawn at random.
-Where that changes no answer either, the feed-forward layers do not matter, and neither does their width.
+Merging equal directions changes nothing with ReLU, and little with GELU, which is not homogeneous. `same_answers` therefore tests
+the model with all layers merged: the share of its answers that stay the same. The control for the widths shuffles each neuron's
+input weights, which keeps all norms; the control for the answers merges as many neurons, drawn at random. If that changes no answer
+either, the feed-forward layers do not matter, and neither does their width.
 """
 
 from collections.abc import Callable
@@ -29,11 +30,11 @@ from .reading import trained_examples
 from .score import COLORS, Score, jackknife_scores
 
 ALIKE = 0.95
-"""Cosine above which two directions are one (2207.05952, appendix)."""
+"""Cosine above which two directions count as the same (2207.05952, appendix)."""
 FAINT = 0.01
-"""Strength, relative to the strongest neuron of the layer, below which a neuron is left out. The papers give no number."""
+"""Strength, relative to the layer's strongest neuron, below which a neuron is dropped. The papers give no number."""
 TOLERANCES = (0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98, 0.995)
-"""The cosines of the figure."""
+"""Cosines shown in the figure."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,13 @@ class Neurons:
     """The feed-forward neurons of one layer."""
 
     into: Float[np.ndarray, "neuron d_in"]
-    """Input weights; the bias, if there is one, is the last of them."""
+    """Input weights, followed by the bias if there is one."""
     out: Float[np.ndarray, "neuron d"]
     """Output weights."""
 
     @classmethod
     def of(cls, block: Block) -> "Neurons":
-        """A copy of those of a block of a stack of one."""
+        """A copy of the neurons of one block of a stack of one."""
         bias = [] if block.ff_in.bias is None else [block.ff_in.bias.T]
         return cls(torch.cat([block.ff_in.weight[0].T, *bias], 1).numpy(), block.ff_out.weight[0].clone().numpy())
 
@@ -64,18 +65,18 @@ class Neurons:
 
     @property
     def strength(self) -> Float[np.ndarray, " neuron"]:
-        """What a neuron can add to the residual stream, up to its input."""
+        """What a neuron can add to the residual stream per unit of input."""
         return self.norms * np.linalg.norm(self.out, axis=1)
 
     def shuffled(self, rng: np.random.Generator) -> "Neurons":
-        """Each neuron's input weights in an order of its own."""
+        """Each neuron's input weights in a random order of its own."""
         return Neurons(rng.permuted(self.into, axis=1), self.out)
 
 
 def founders(neurons: Neurons, alike: float = ALIKE) -> Int[np.ndarray, " neuron"]:
-    """The neuron that each one is merged into, or -1 if it is left out.
+    """The neuron that each one is merged into, or -1 if it is dropped.
 
-    The strongest neuron takes all that are similar to it, then the strongest of the rest does, and so on.
+    The strongest neuron absorbs all that are similar to it, then the strongest of the rest does, and so on.
     """
     strength, cosine = neurons.strength, cosines(neurons.into)
     founder = np.full(len(neurons), -1)
@@ -90,7 +91,7 @@ def founders(neurons: Neurons, alike: float = ALIKE) -> Int[np.ndarray, " neuron
 
 
 def at_random(founder: Int[np.ndarray, " neuron"], neurons: Neurons, rng: np.random.Generator) -> Int[np.ndarray, " neuron"]:
-    """Groups of the same sizes as those of `founder`, of neurons drawn at random; each is merged into its strongest neuron too."""
+    """Groups of the same sizes as those of `founder`, but of random neurons; each is again merged into its strongest neuron."""
     merged, strength = np.flatnonzero(founder >= 0), neurons.strength
     drawn = rng.permutation(merged)
     found = founder.copy()
@@ -116,14 +117,14 @@ def width(founder: Int[np.ndarray, " neuron"]) -> float:
 
 @dataclass(frozen=True)
 class EffectiveWidth:
-    """`width_0`, ...: of each layer, the share of neurons that remain, with a 95% interval over neurons (jackknife); the control
-    has each neuron's input weights in random order. `same_answers`: the share of answers that merging leaves as they were, with
-    Wilson's interval over sequences; the control merges as many neurons, drawn at random.
+    """`width_0`, ...: the share of each layer's neurons that remain, with a 95% interval over neurons (jackknife); the control
+    shuffles each neuron's input weights. `same_answers`: the share of answers that merging does not change, with its Wilson
+    interval over sequences; the control merges as many neurons, drawn at random.
     """
 
     table: dict[str, Score]
     neurons: int
-    """Per layer."""
+    """Neurons per layer."""
     widths: Float[np.ndarray, "layer tolerance"]
     """The widths at each of TOLERANCES."""
     widths_control: Float[np.ndarray, "layer tolerance"]
@@ -131,7 +132,7 @@ class EffectiveWidth:
     """`same_answers` at each of TOLERANCES."""
     same_control: Float[np.ndarray, " tolerance"]
     does_not_show: str = (
-        "That neurons can be merged shows that the solution needs fewer of them, not that a narrower model would have found it."
+        "If neurons can be merged, the solution needs fewer of them; it does not follow that a narrower model would have found it."
     )
     size: ClassVar[tuple[float, float]] = (7.4, 3.9)
 
@@ -139,7 +140,7 @@ class EffectiveWidth:
         return self.table
 
     def draw(self, figure: Any) -> None:
-        """Draws widths and unchanged answers against the largest angle that is merged."""
+        """Draws widths and the share of unchanged answers against the largest angle merged."""
         from matplotlib import colormaps
 
         remain, same = figure.subplots(1, 2)
@@ -150,13 +151,13 @@ class EffectiveWidth:
             remain.plot(angle, self.widths[layer], "o-", color=color, ms=4, lw=1.6, label=label)
             shuffled = "weights in random order" if layer == 0 else None
             remain.plot(angle, self.widths_control[layer], "--", color=COLORS["control"], lw=1.2, label=shuffled)
-        same.plot(angle, self.same, "o-", color=COLORS["trained"], ms=4, lw=1.6, label="alike neurons merged")
+        same.plot(angle, self.same, "o-", color=COLORS["trained"], ms=4, lw=1.6, label="similar neurons merged")
         same.plot(angle, self.same_control, "D--", color=COLORS["control"], ms=3, lw=1.2, label="as many at random")
         remain.set(title=f"{self.neurons} neurons per layer", ylabel="share that remains")
-        same.set(title="all layers merged", ylabel="share of answers as before")
+        same.set(title="all layers merged", ylabel="share of answers unchanged")
         for axes in (remain, same):
             axes.axvline(np.degrees(np.arccos(ALIKE)), color="#bbbbbb", lw=1, ls=":", zorder=0)
-            axes.set(xlabel="largest angle that is merged (degrees)", ylim=(-0.03, 1.05))
+            axes.set(xlabel="largest angle merged (degrees)", ylim=(-0.03, 1.05))
             axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.22))
             axes.spines[["top", "right"]].set_visible(False)
 

@@ -1,7 +1,7 @@
 """Embedding order: does the embedding of the keys carry the number line? (2405.05409, section 4.3; 2501.08537, figure 5)
 
-Models that infer the rule order the keys along few axes, with arithmetic steps: keys are similar if they differ by the difference
-of two anchors, since they lead to the same answers. The value of a key is its token id.
+Models that infer the rule order the keys along few axes, with arithmetic steps: keys that differ by the difference of two anchors
+are similar, since they lead to the same answers. The value of a key is its token id.
 """
 
 from dataclasses import dataclass
@@ -113,7 +113,7 @@ class EmbeddingOrder:
     """Differences of two anchors, where anchors add."""
     anchors: Int[np.ndarray, " anchor"]
     anchor_cosine: Float[np.ndarray, "anchor anchor"]
-    does_not_show: str = "An ordered embedding says how the inputs lie, not that the model computes with their order."
+    does_not_show: str = "An ordered embedding does not prove that the model computes with the order."
     size: ClassVar[tuple[float, float]] = (7.4, 5.4)
 
     def scores(self) -> dict[str, Score]:

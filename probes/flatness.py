@@ -1,12 +1,11 @@
 """Flatness: how curved is the training loss at the model's weights, and does the gradient vary along curved directions?
 
-The largest eigenvalue of the Hessian H by Lanczos' method with full reorthogonalization (Golub and Van Loan, Matrix Computations,
-section 10.3), its trace by Hutchinson's estimator (1989), as in PyHessian (1912.07145).
+The largest eigenvalue of the Hessian H is found by the Lanczos method with full reorthogonalization (Golub and Van Loan, Matrix
+Computations, section 10.3), its trace by Hutchinson's estimator (1989), as in PyHessian (1912.07145).
 
-The covariance C of the gradient over sequences tends to be large along the directions in which H is (2305.15850; Feng and Tu,
-PNAS 2021).
-`noise_curvature` is tr(HC) / tr(C), the mean curvature along gradient noise. Its control is the same noise turned in a random
-way, which keeps all its norms and angles: its expectation is the mean eigenvalue, trace / number of weights.
+The covariance C of the gradient over sequences tends to be large in directions of large curvature (2305.15850; Feng and Tu, PNAS
+2021). `noise_curvature` is tr(HC) / tr(C), the mean curvature along gradient noise. Its control is the same noise under a random
+rotation, which keeps all norms and angles: its expectation is the mean eigenvalue, trace / number of weights.
 """
 
 from collections.abc import Callable
@@ -40,9 +39,9 @@ MOST_STEPS, CONVERGED = 40, 0.01
 """Lanczos stops when the residual of the largest eigenvalue is below 1% of it, or after 40 steps. The eigenvalue's own error is of
 the order of the residual's square."""
 VECTORS, CONTROL_VECTORS = 2, 10
-"""Random vectors of Hutchinson's estimator: for each block of sequences, and for the control, which has no blocks."""
+"""Random vectors for Hutchinson's estimator: per block of sequences, and for the control, which has no blocks."""
 RISE, POINTS = 0.5, 11
-"""The figure goes so far that the loss would rise by this much along the first eigenvector if it were quadratic."""
+"""The figure extends to where a quadratic loss would rise by this much along the top eigenvector."""
 DIRECTIONS = {"top eigenvector": COLORS["anchor"], "gradient noise": COLORS["trained"], "random direction": COLORS["control"]}
 Times = Callable[[Vector], Vector]
 
@@ -54,7 +53,7 @@ def hessian(loss: Loss, weights: Vector, data: Sequences) -> Times:
 
 
 def lanczos(times: Times, start: Vector) -> tuple[Float[Tensor, " step"], Vector]:
-    """Ritz values in ascending order, and the Ritz vector of the largest, which is that of H's largest eigenvalue."""
+    """Ritz values in ascending order, and the Ritz vector of the largest, which approximates H's top eigenvector."""
     basis = start.new_empty(min(MOST_STEPS, len(start)), len(start))
     diagonal: list[float] = []
     beside: list[float] = []
@@ -65,7 +64,7 @@ def lanczos(times: Times, start: Vector) -> tuple[Float[Tensor, " step"], Vector
         new = times(basis[step])
         diagonal.append(float(basis[step] @ new))
         so_far = basis[: step + 1]
-        for _ in range(2):  # once leaves rounding errors
+        for _ in range(2):  # one pass leaves rounding errors
             new = new - so_far.T @ (so_far @ new)
         small = torch.tensor(diagonal, dtype=start.dtype, device="cpu").diag()
         if beside:
@@ -79,24 +78,24 @@ def lanczos(times: Times, start: Vector) -> tuple[Float[Tensor, " step"], Vector
 
 
 def trace(times: Times, like: Vector, vectors: int, source: torch.Generator) -> float:
-    """Hutchinson's estimate: the mean of v'Hv over vectors of random signs."""
+    """Hutchinson's estimate: the mean of v'Hv over random sign vectors."""
     signs = (normal(like, source).sign() for _ in range(vectors))
     return float(np.mean([float(vector @ times(vector)) for vector in signs]))
 
 
 @dataclass(frozen=True)
 class Curvatures:
-    """Of each block of sequences, with its own Hessian."""
+    """Curvatures of each block of sequences, with its own Hessian."""
 
     top: Float[np.ndarray, " block"]
-    """Curvature along the first eigenvector of the Hessian of all sequences."""
+    """Curvature along the top eigenvector of the Hessian of all sequences."""
     trace: Float[np.ndarray, " block"]
     noise: Float[np.ndarray, " block"]
     """Curvature along gradient noise of other sequences, times its squared norm `noise_norm`."""
     noise_norm: Float[np.ndarray, " block"]
 
     def scores(self, kept: Int[np.ndarray, " kept"]) -> dict[str, float]:
-        """The scores on some of the blocks."""
+        """The scores over some of the blocks."""
         return {
             "largest_eigenvalue": float(self.top[kept].mean()),
             "trace": float(self.trace[kept].mean()),
@@ -117,32 +116,32 @@ def curvatures(
 
 
 def noise_of_gradient(loss: Loss, weights: Vector, data: Sequences, count: int) -> Float[Tensor, "noise weight"]:
-    """`count` differences of the gradients of two batches: they have mean zero and twice the covariance of such a gradient."""
+    """`count` differences between the gradients of two batches: mean zero, and twice the covariance of one such gradient."""
     noise = weights.new_empty(count, len(weights))
     parts = data.parts(2 * count)
     for row in range(count):
         noise[row] = torch.func.grad(loss)(weights, parts[2 * row]) - torch.func.grad(loss)(weights, parts[2 * row + 1])
     if int(noise.any(1).sum()) < 2:
-        raise ValueError("the gradient is the same on every batch: it has no noise whose curvature could be measured")
+        raise ValueError("the gradient is the same on every batch: there is no noise along which to measure curvature")
     return noise
 
 
 @dataclass(frozen=True)
 class Flatness:
-    """Scores with 95% intervals over sequences (jackknife over blocks; the eigenvector is kept).
+    """Scores with 95% intervals over sequences (jackknife over blocks; the eigenvector is kept fixed).
 
-    An untrained model is the control of `largest_eigenvalue` and `trace`, noise turned at random that of `noise_curvature`.
+    The control for `largest_eigenvalue` and `trace` is an untrained model; for `noise_curvature` it is randomly rotated noise.
     """
 
     table: dict[str, Score]
     distance: Float[np.ndarray, " point"]
     loss: dict[str, Float[np.ndarray, " point"]]
-    """Of each direction, the loss at `distance` along it, less that at the weights."""
+    """For each direction, the loss at `distance` along it minus the loss at the weights."""
     parabola: dict[str, Float[np.ndarray, " point"]]
-    """The same as gradient and Hessian at the weights predict it."""
+    """The same as predicted by gradient and Hessian at the weights."""
     does_not_show: str = (
-        "Curvature depends on the scale of the weights, which can be changed without changing any answer (1703.04933), so a flat"
-        " minimum is not a simpler or better solution for that alone."
+        "Curvature depends on the scale of the weights, which can change without changing any answer (1703.04933), so a flat"
+        " minimum alone does not mean a simpler or better solution."
     )
     size: ClassVar[tuple[float, float]] = (7.4, 3.3)
 
@@ -165,14 +164,14 @@ class Flatness:
             curve.plot(self.distance, self.loss[name], color=color, lw=1.6, label=name)
             curve.plot(self.distance, self.parabola[name], ":", color=color, lw=1.4)
         curve.plot([], [], ":", color="#444444", lw=1.4, label="second order")
-        curve.set(xlabel="distance from the weights", ylabel="rise of the loss", title="along one direction each")
+        curve.set(xlabel="distance from the weights", ylabel="increase of the loss", title="along one direction each")
         curve.legend(frameon=False, fontsize=8)
         for axes in (rows, curve):
             axes.spines[["top", "right"]].set_visible(False)
 
 
 def flatness(model: object, task: Task, n: int = 200, seed: int = 0) -> Flatness:
-    """Curvature of the loss on `n` fresh training sequences, along the noise of its gradient on `n` others among other directions.
+    """Curvature of the loss on `n` fresh training sequences, in all and along the gradient noise of `n` others.
 
     `model` is a run or a stack of one. Raises ValueError as `anchorbench.classify` does, for a model of another origin or of more
     than 10 million weights, and for an `n` that does not split into blocks.
@@ -180,8 +179,8 @@ def flatness(model: object, task: Task, n: int = 200, seed: int = 0) -> Flatness
     if n < 2 * BLOCKS or n % (2 * BLOCKS):
         raise ValueError(f"n is {n}; allowed: multiples of {2 * BLOCKS}, for {BLOCKS} pairs of batches")
     opened, task = open_own("flatness", model, task)
+    require_small("flatness", opened.module)
     ours = copy_of(opened)
-    require_small("flatness", ours)
     data, others = training_sequences(task, 2 * n, seed).parts(2)
     loss, weights, untrained = loss_of(ours), in_one_vector(ours), in_one_vector(copy_of(opened.untrained(seed)))
     require_finite(loss(weights, data), loss(weights, others))

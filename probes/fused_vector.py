@@ -1,9 +1,9 @@
-"""Fused vector: does the last position carry the composed value, however produced? (2405.05409, section 4.1; 2501.08537, figure 4)
+"""Fused vector: does the last position carry the composed value, whatever produced it? (2405.05409, 4.1; 2501.08537, figure 4)
 
 The papers read resid_mid of the last layer at the last position: in their inferential solution two sequences with the
 same composed value have nearly the same vector, whatever their keys and anchors; in their symmetric one a pair and its
 mirror do. Here both are tested on trained pairs with the same filler and positions. A mirrored pair also has the same value, so
-equal values are compared only across different keys and different pairs. The papers take cosines of the raw vectors; here
+equal values are compared only across different keys and different pairs. The papers take cosines of the raw vectors; here,
 the mean of each base sequence is subtracted first, since its large common component would bring every cosine near 1.
 """
 
@@ -60,7 +60,7 @@ class FusedVector:
     """Codes of pairs: resid_mid of layer 0 at the last position, minus the mean over pairs with the same base and key."""
     pair_of: Int[np.ndarray, "point 2"]
     does_not_show: str = (
-        "Similar vectors for equal values do not prove that unseen pairs compose, and an untrained model merges mirrored pairs too."
+        "Similar vectors for equal values do not prove that unseen pairs compose; even an untrained model merges mirrored pairs."
     )
     size: ClassVar[tuple[float, float]] = (9.6, 3.3)
 

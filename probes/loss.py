@@ -1,6 +1,6 @@
-"""Shared by the probes of weights: the training loss as a function of one vector that holds all parameters.
+"""Shared by the probes of weights: the training loss as a function of one vector of all parameters.
 
-It is computed in double precision on the CPU: at a loss of 1e-6, single precision resolves no more than the first digit of 1 - p.
+It is computed in fp64 on the CPU: at a loss of 1e-6, fp32 resolves only the first digit of 1 - p.
 """
 
 import copy
@@ -18,7 +18,7 @@ from anchorbench.model.gpt import GPT
 from anchorbench.task import Task
 
 MOST_WEIGHTS = 10_000_000
-"""Largest model of which the probes keep dozens of vectors of its size: 40 of them take 3 GB."""
+"""Largest model for probes that keep dozens of vectors of its size: 40 of them take 3 GB."""
 Vector = Float[Tensor, " weight"]
 
 
@@ -38,10 +38,10 @@ Loss = Callable[[Vector, Sequences], Float[Tensor, ""]]
 
 
 def open_own(probe: str, model: object, task: Task) -> tuple[StackModel, Task]:
-    """Opens one model of this package and its task. Raises ValueError as `open_one` does, and for a model of another origin."""
+    """Opens one of this package's models and its task. Raises ValueError as `open_one` does, and for any other model."""
     opened, task = open_one(model, task)
     if not isinstance(opened, StackModel):
-        raise ValueError(f"probe {probe} changes or differentiates weights, which it can of this package's runs only; give a run")
+        raise ValueError(f"probe {probe} changes or differentiates weights, so it takes only runs of this package; give a run")
     return opened, task
 
 
@@ -49,11 +49,11 @@ def require_small(probe: str, model: GPT) -> None:
     """Raises ValueError for a model of more than MOST_WEIGHTS."""
     size = sum(parameter.numel() for parameter in model.parameters())
     if size > MOST_WEIGHTS:
-        raise ValueError(f"probe {probe} keeps dozens of gradients at once; the model has {size} weights; allowed: {MOST_WEIGHTS}")
+        raise ValueError(f"probe {probe} keeps dozens of gradients; the model has {size} weights; allowed: at most {MOST_WEIGHTS}")
 
 
 def copy_of(opened: StackModel) -> GPT:
-    """The stack of one in double precision on the CPU; the model that was opened is not changed by what is done to it."""
+    """An fp64 copy of a stack of one on the CPU, which can be changed without changing the model itself."""
     return copy.deepcopy(opened.module).double().cpu().requires_grad_(False)
 
 
@@ -85,7 +85,7 @@ def loss_of(model: GPT) -> Loss:
 
 
 def generator(seed: int) -> torch.Generator:
-    """A source of random numbers that are equal on every machine."""
+    """A random generator whose numbers are the same on every machine."""
     return torch.Generator("cpu").manual_seed(seed)
 
 

@@ -93,7 +93,7 @@ def mean_where(values: Float[np.ndarray, "*batch n n"], mask: np.ndarray) -> np.
 def equal_against_unequal(
     codes: Float[np.ndarray, "members base key pair d"], grid: Grid
 ) -> tuple[Float[np.ndarray, "members base"], Float[np.ndarray, "members base"]]:
-    """Mean cosine of vectors with equal answers, and with unequal ones; keys and anchors differ, so nothing else is shared.
+    """Mean cosine of vectors with equal answers, and with unequal ones; keys and anchors differ, so they share nothing else.
 
     The mean of each base, which captures filler and positions, is subtracted first.
     """

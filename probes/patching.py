@@ -1,17 +1,17 @@
-"""Patching: which positions carry the answer between two layers? Replaces their residual stream by that of another sequence.
+"""Patching: which positions carry the answer between two layers? Replaces their residual stream with that of another sequence.
 
 Both circuits of 2405.05409 (section 4.1) predict the outcome. In the inferential one the key is moved to each anchor and the two
 anchors carry all that the last position needs; in the symmetric one the pair is merged at the last position, and the key is read
 from its own position. On trained pairs only, with two sequences that differ in key or pair or both:
 
     anchors_carry   resid_post of both anchors from a sequence with another key and another pair: the answer is that sequence's
-    parts_carry     the same, with the first anchor's from (a1, b) and the second's from (c, a2), which never saw each other
+    parts_carry     the same, with the first anchor's from (a1, b) and the second's from (c, a2), which never met
     key_at_anchors  resid_post of both anchors from a sequence with another key
     key_at_key      resid_post of the key from that sequence
     pair_at_last    resid_post of the last position from a sequence with another pair
 
-Each is the share of answers that follow the patch, after every layer but the last. Interchange interventions: 2106.02997. In a
-task with a trained exception, `exception_in_order` measures how far it depends on the order of its anchors.
+Each is the share of answers that follow the patch, after every layer but the last (interchange interventions: 2106.02997). In a
+task with a trained exception, `exception_in_order` measures how far its answer depends on the order of its anchors.
 """
 
 from collections.abc import Mapping, Sequence
@@ -73,7 +73,7 @@ def write_swaps(task: Task, n: int, seed: int) -> Swaps:
     asked = np.stack([examples.tokens[rows, marks[name]] for name in (FIRST, SECOND)], 1)
     usable = (marks[SECOND] < task.seq_len - 1) & (task.seq_len >= 6) & [tuple(pair) in trained for pair in asked.tolist()]
     if usable.sum() < n:
-        raise ValueError(f"probe {PROBE} needs a task with two anchors and filler before its last position; {task.name} has not")
+        raise ValueError(f"probe {PROBE} needs a task with two anchors and filler before its last position; {task.name} has none")
     chosen = np.flatnonzero(usable)[:n]
     base, rows = examples.tokens[chosen], rows[:n]
     key_at, anchors_at = marks["key"][chosen], np.stack([marks[name][chosen] for name in (FIRST, SECOND)], 1)
@@ -139,7 +139,7 @@ Patch = tuple[Int[np.ndarray, " n"], list[Tensor]]
 def answers_after(
     opened: OpenModel, tokens: Int[np.ndarray, "n seq"], layer: int, patches: Sequence[Patch], noise: int | None = None
 ) -> Int[np.ndarray, "members n"]:
-    """Answers to `tokens` with the patches applied after `layer`; with `noise`, a seed, by random directions of the same norm."""
+    """Answers to `tokens` with the patches applied after `layer`; given a seed `noise`, with random directions of the same norm."""
     rows = torch.arange(len(tokens), device="cpu")
     generator = None if noise is None else torch.Generator("cpu").manual_seed(noise)
 
@@ -197,9 +197,9 @@ def exception_in_order(
 ) -> Float[np.ndarray, "members layer asked"] | None:
     """How far a trained exception (a1, a2) depends on what the second anchor knows of the first; None if the task has none.
 
-    Only one of the two anchors' residual streams is taken from the exception, the other from a pair that shares that anchor. A
-    sequence counts 1 if the answer is the exception's with the second anchor's stream patched, minus 1 if it is with the first's. A
-    sum of two parts, blind to order, gives 0. The control, `at_filler`, patches filler positions instead.
+    Only one anchor's residual stream is taken from the exception, the other from a pair that shares that anchor. A sequence counts
+    1 if patching the second anchor's stream gives the exception's answer, minus 1 if patching the first's does. A sum of two parts,
+    which ignores order, gives 0. The control, `at_filler`, patches filler positions instead.
     """
     pair = exception_pair(task, seed)
     if pair is None:
@@ -250,8 +250,8 @@ class Patching:
 
     table: dict[str, Score]
     does_not_show: str = (
-        "That the anchors carry the answer does not show by which rule the rest of the model reads it: a table over what they"
-        " carry would follow as well."
+        "That the anchors carry the answer does not show how the rest of the model reads it: a lookup table over what they carry"
+        " would follow the patch as well."
     )
     size: ClassVar[tuple[float, float]] = (5.6, 2.8)
 
@@ -269,7 +269,7 @@ class Patching:
 
 
 def patching(model: object, task: Task, n: int = 300, seed: int = 0) -> Patching:
-    """Share of answers that follow each patch of the residual stream, on `n` trained sequences.
+    """Share of answers that follow each patch of the residual stream, over `n` trained sequences.
 
     `model` is anything that `anchorbench.classify` accepts. Raises ValueError as it does, for a one-layer model, and for a
     task without two anchors before the last position.
@@ -297,5 +297,5 @@ def patching(model: object, task: Task, n: int = 300, seed: int = 0) -> Patching
 
 
 def carried(shares: Mapping[str, Shaped[np.ndarray, "members layer n"]]) -> dict[str, Float[np.ndarray, " members"]]:
-    """Each patch's mean after the layer where it is largest, since in a deep model the circuit may be anywhere."""
+    """Each patch's mean after the layer where it is largest, since in a deep model the circuit may sit anywhere."""
     return {name: found.mean(2).max(1) for name, found in shares.items()}

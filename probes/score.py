@@ -12,7 +12,7 @@ from anchorbench.palette import BLUE, GREEN, GREY, VERMILION
 COLORS = {"trained": BLUE, "control": GREY, "key": GREEN, "anchor": VERMILION}
 
 BLOCKS = 20
-"""Jackknife blocks; with this number the interval is 3% wider than with arbitrarily many."""
+"""Jackknife blocks; the interval is 3% wider than with arbitrarily many."""
 
 
 class Score(NamedTuple):

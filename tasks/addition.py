@@ -1,7 +1,7 @@
 """Integer addition with a middle range held out: does a model carry into hundreds that it never added?
 
     position    0    1   2  3  4  5  6  7  8  9  10
-    token      PAD  PAD  0  4  2  +  9  1  7  =   9   ->   5      (042 + 917 = 0959; one digit given, the tens are asked for)
+    token      PAD  PAD  0  4  2  +  9  1  7  =   9   ->   5      (042 + 917 = 0959; one digit is given, the tens are asked)
 
 (2405.05409, section on real tasks: a + b with a and b in 0..999; the test set has both in 400..600.) Numbers are written digit by
 digit, three for a and b, four for the sum, with leading zeros. Each example asks for one digit of the sum, given those before:
@@ -125,8 +125,10 @@ class Addition(Task):
         at = (tokens == EQUALS).argmax(1)
         parser.require(at >= 7, "its = does not follow two numbers of three digits")
         column, at = np.arange(self.seq_len), np.clip(at, 7, self.seq_len - 1)[:, None]
-        parser.require((tokens[:, 3:][column[3:] == at - 4] == PLUS), "no + stands between its numbers")
-        parser.require(((tokens == PAD) == (column < at - 7)).all(1), "its padding is not what stands before the first number")
+        parser.require((tokens[:, 3:][column[3:] == at - 4] == PLUS), "there is no + between its numbers")
+        parser.require(
+            ((tokens == PAD) == (column < at - 7)).all(1), "its padding does not fill the places before its first number"
+        )
         is_digit = (tokens >= 0) & (tokens <= 9)
         parser.require((is_digit | (column < at - 7) | (column == at - 4) | (column == at)).all(1), "a digit is missing")
 
@@ -142,7 +144,7 @@ class Addition(Task):
             digits.append(digit)
         answer = np.stack(digits if config.least_first else digits[::-1], axis=1)
         wanted = np.take_along_axis(answer, np.clip(column - at - 1, 0, 3), axis=1)
-        parser.require(((tokens == wanted) | (column <= at)).all(1), "its digits of the sum so far are not right")
+        parser.require(((tokens == wanted) | (column <= at)).all(1), "its digits of the sum so far are wrong")
 
         held_out = (np.minimum(a, b) >= config.held_out_min) & (np.maximum(a, b) <= config.held_out_max)
         label = answer[np.arange(len(tokens)), given]

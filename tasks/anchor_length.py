@@ -87,10 +87,10 @@ class AnchorLength(KeyTask):
         config = self.config
         at = self.find_anchors(tokens, parser, len(config.anchor))
         for i, token in enumerate(config.anchor):
-            parser.require(read(tokens, at + i) == token, "its anchor is not whole and in order")
+            parser.require(read(tokens, at + i) == token, "its anchor is not complete and in order")
         key_at = at + len(config.anchor)
         key = read(tokens, key_at)
-        parser.require(config.is_key(key), "no key stands after its anchor")
+        parser.require(config.is_key(key), "no key follows its anchor")
         split = residue_split(key, key_at - 1, config.modulus)
         return parser.answers(label=key, group=np.zeros(len(tokens), int), key=key, position=key_at, split=split)
 

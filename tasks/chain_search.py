@@ -1,4 +1,4 @@
-"""Chain search: shuffled edges and a node; which node lies a few hops further along?
+"""Chain search: shuffled edges and a node; which node is a few hops further along?
 
     chain          21 -> 36 -> 62 -> 97 -> 38 -> 54 -> 79
     tokens         36 62   38 54   21 36   97 38   54 79   62 97   36   ->   97, two hops after 36
@@ -6,10 +6,10 @@
 The chain's n edges, two tokens each, are written in random order, followed by the node that is queried (2405.15302).
 
 Variants
-    single     one chain of 6 edges; the query is any node that has two more hops
+    single     one chain of 6 edges; the query is any node with two more hops
     order      one chain of 6 edges; the query is followed by the number of hops, 1, 2 or 3, which is the group
     two        two chains of 3 edges, mixed; the query lies exactly two hops before the end of one of them
-    two-any    as two, but the query is any node that has two more hops
+    two-any    as two, but the query is any node with two more hops
     two-noise  as two, with an extra edge into each chain from a node outside it, which no path from the query passes
 
 The foil `shortcut` of two and two-noise is the end of the other chain: a model can find the two ends without matching any edge.
@@ -90,7 +90,7 @@ class ChainSearchConfig(TaskConfig):
         if self.hops > self.edges:
             raise ValueError(f"hops is {self.hops}; allowed: at most the chain's edges, {self.edges}")
         if self.any_node and self.chains == 1:
-            raise ValueError("any_node is True; allowed: False with one chain, where any node is asked about")
+            raise ValueError("any_node is True; allowed: False with one chain, where the query may be any node")
         if self.ask_hops and (self.chains == 2 or self.hops >= self.key_min):
             raise ValueError(f"ask_hops needs one chain, and hops, {self.hops}, below key_min, {self.key_min}")
         iid, every = set(self.iid_differences), set(range(self.modulus))
@@ -215,7 +215,7 @@ class ChainSearch(Task):
         config, n_tokens = self.config, 2 * self._edges
         heads, tails, query = tokens[:, 0:n_tokens:2], tokens[:, 1:n_tokens:2], tokens[:, n_tokens]
         nodes = tokens[:, : n_tokens + 1]
-        parser.require(((nodes >= config.key_min) & (nodes <= config.key_max)).all(1), "it holds a token that is no node")
+        parser.require(((nodes >= config.key_min) & (nodes <= config.key_max)).all(1), "it holds a token that is not a node")
         hops = tokens[:, -1] if config.ask_hops else np.full(len(tokens), config.hops)
         parser.require((hops >= 1) & (hops <= config.hops), f"it does not ask for 1..{config.hops} hops")
         ranked = np.sort(heads, axis=1)
@@ -272,7 +272,7 @@ class ChainSearch(Task):
 
 
 def ranks(values: Float[np.ndarray, "n size"]) -> Int[np.ndarray, "size n"]:
-    """The place of each value in its sorted row; of equal values the first comes first."""
+    """The rank of each value in its row; equal values keep their order."""
     columns = np.ascontiguousarray(values.T)
     place = np.zeros(columns.shape, np.int8)
     for i, j in itertools.combinations(range(len(columns)), 2):

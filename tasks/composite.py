@@ -50,7 +50,7 @@ from .sequence import KeyConfig, KeyTask, add_in_turn, cells, read, residue_spli
 
 
 class Override(NamedTuple):
-    """An anchor pair trained with an offset other than the sum of its anchors'."""
+    """An anchor pair trained with an offset other than the sum of its anchors' offsets."""
 
     pair: tuple[TokenId, TokenId]
     offset: Offset
@@ -64,9 +64,9 @@ class CompositeConfig(KeyConfig):
     held_out: Pairs = ()
     """Ordered anchor pairs that are never trained."""
     exceptions: tuple[Override, ...] = Field((), max_length=4096)
-    """Pairs trained with another offset."""
+    """Pairs trained with a different offset."""
     key_first: bool = True
-    """Order key, a1, a2 (2405.05409); if False a1, a2, key (2401.08309)."""
+    """Whether the order is key, a1, a2 (2405.05409) or a1, a2, key (2401.08309)."""
     modulus: Modulus = 9
     """Modulus of the residue split: 9 in the code of 2405.05409, 7 in its text, 8 in that of 2401.08309 and 2509.17514."""
 
@@ -205,7 +205,7 @@ class Composite(KeyTask):
         parser.require(np.isin(second, list(config.offsets)), "its anchors are not neighbours")
         key_at = at - 1 if config.key_first else at + 2
         key = read(tokens, key_at)
-        parser.require(config.is_key(key), f"no key stands {'before' if config.key_first else 'after'} its anchors")
+        parser.require(config.is_key(key), f"no key {'precedes' if config.key_first else 'follows'} its anchors")
 
         shift = np.zeros(max(config.offsets) + 1, int)
         shift[list(config.offsets)] = list(config.offsets.values())

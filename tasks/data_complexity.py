@@ -1,7 +1,7 @@
 """Data complexity: how much slower is training when some pairs follow no rule and can only be memorized?
 
     position   0   1   2    3    4   5   6   7   8
-    token     57  33  key  a1   a2  81  24  90  46   ->   key + offset[a1] + offset[a2], or key + what the pair {a1, a2} adds
+    token     57  33  key  a1   a2  81  24  90  46   ->   key + offset[a1] + offset[a2], or key + offset of the pair {a1, a2}
 
 The sequences are those of `composite`; all sixteen pairs are trained, so there is no ood split. In variant `wrong-K` the first K
 of these unordered pairs, in both orders, add an offset other than their anchors' sum (in brackets):
@@ -25,7 +25,7 @@ WRONG = [{"pair": order, "offset": offset} for pair, offset in WRONG_OFFSETS.ite
 
 @register
 class DataComplexity(Composite):
-    """Composite with all pairs trained, K of the six unordered ones against the rule (2405.05409v1)."""
+    """Composite with all pairs trained, of which K of the six unordered ones break the rule (2405.05409v1)."""
 
     name = "data-complexity"
     paper = "2405.05409v1, section on data complexity; 2501.08537, figure 8"

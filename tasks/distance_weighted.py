@@ -1,10 +1,10 @@
-"""Distance-weighted output: the answer is any token of the sequence, more probable the nearer it is to the anchor.
+"""Distance-weighted output: the answer is any token of the sequence, with higher probability the nearer it is to the anchor.
 
     position   0    1    2    3   4   5    6    7    8
     token     57   33   81   24  [3] 90   46   61   72
     weight    1/4  1/3  1/2   1       1   1/2  1/3  1/4   (divided by their sum, 25/6)
 
-(2401.08309, `3x_to_x_distance_related`.) The distance is cyclic, and the anchor can stand anywhere; the weights of a token
+(2401.08309, `3x_to_x_distance_related`.) The distance is cyclic, and the anchor can be anywhere; the weights of a token
 that occurs twice add up. No model can exceed 24% accuracy (6/25, plus a little from repeated tokens): compare its
 distribution with `target`.
 
@@ -49,7 +49,7 @@ class DistanceWeighted(KeyTask):
 
     @property
     def anchors(self) -> dict[int, str]:
-        return {self.config.anchor: "the answer is a token near it"}
+        return {self.config.anchor: "the answer is likely a token near it"}
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -88,7 +88,7 @@ class DistanceWeighted(KeyTask):
         total = np.bincount(column.ravel(), weight.ravel(), minlength=n * self.vocab_size).reshape(n, self.vocab_size)
         target = total / (1 / np.minimum(np.arange(1, length), np.arange(length - 1, 0, -1))).sum()
         key = np.where(at == length - 1, tokens[:, 0], read(tokens, at + 1))
-        parser.require(config.is_key(key), "no key stands after its anchor")
+        parser.require(config.is_key(key), "no key follows its anchor")
         return parser.answers(
             label=target.argmax(1),
             group=np.zeros(n, int),

@@ -8,10 +8,10 @@
 
 (2509.17514, section on symmetry.) There are no doubled pairs; of the twenty ordered pairs only (4,3) is never trained. Its set
 can only be known from (3,4), so the correct answer is the symmetric one. It is the foil `inferential` here, and `other_set`
-is the answer of a model that composes but puts (4,3) in set 2; Mamba is reported to fail (4,3) and to master (3,4).
+is the answer of a model that composes but puts (4,3) in set 2; Mamba is reported to fail on (4,3) and to solve (3,4).
 
 The text does not say what anchor 4 adds in set 2. Data and label of (4,3) do not need it, but the trained pairs {0,4} and {2,4}
-do, as does `other_set`. We chose +5: the offsets of both sets then have the same total, -2; no two pairs of a set have the
+do, as does `other_set`. We chose +5: then the offsets of both sets have the same total, -2; no two pairs of a set have the
 same sum; and no label is an anchor's id.
 """
 

@@ -5,7 +5,7 @@
     reverse         57  33  81  key  [3]  24  90  46  61   ->   key   the token before it (x3)
     distance        57  33  [3]  24   90  key  46  81  61   ->   key   `distance` tokens after it
     cyclic          key 33  81  24   90  46  61  57  [3]   ->   key   after it, wrapping around
-    fixed-position  [3] key 81  24   90  46  61  57  33   ->   key   the anchor always stands at 0
+    fixed-position  [3] key 81  24   90  46  61  57  33   ->   key   the anchor is always at 0
     anchorless      57  33  81  24   90  key  46  61  50   ->   key   no anchor: the token at position 5
 
     key-position    as default, but the split compares the key with its own position
@@ -64,9 +64,9 @@ class IdentityConfig(KeyConfig):
         if self.anchor is not None:
             self.require_anchor(self.anchor)
         elif self.start is None:
-            raise ValueError("anchor is None; without an anchor, start must say where the key stands")
+            raise ValueError("anchor is None; without an anchor, start must give the position of the key")
         if not 0 < abs(self.distance) < self.seq_len:
-            raise ValueError(f"distance is {self.distance}; allowed: 1 to {self.seq_len - 1}, or as much negative")
+            raise ValueError(f"distance is {self.distance}; allowed: 1 to {self.seq_len - 1}, positive or negative")
         if len(self.starts) == 0:
             raise ValueError(f"start is {self.start}; it leaves no room for anchor and key in {self.seq_len} tokens")
         for split in ("train", "iid"):
@@ -89,7 +89,7 @@ class Identity(KeyTask):
     paper = "2401.08309, identity learning"
     Config = IdentityConfig
     config: IdentityConfig
-    description = "The token that the one anchor points at: after it, before it, at a distance; or a fixed position without anchor."
+    description = "The token that the anchor points to: after it, before it, at a distance; or a fixed position without anchor."
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "default": {},
         "reverse": {"distance": -1},
@@ -136,7 +136,7 @@ class Identity(KeyTask):
             if config.start is not None:
                 parser.require(first == config.start, f"anchor and key do not start at position {config.start}")
         key = read(tokens, key_at)
-        parser.require(config.is_key(key), f"no key stands {'after' if config.distance > 0 else 'before'} its anchor")
+        parser.require(config.is_key(key), f"no key {'follows' if config.distance > 0 else 'precedes'} its anchor")
         split = residue_split(key, key_at if config.residue_of == "key" else first, config.modulus)
         return parser.answers(label=key, group=np.zeros(len(tokens), int), key=key, position=key_at, split=split)
 

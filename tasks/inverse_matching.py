@@ -4,9 +4,9 @@
 
 Three distinct tokens are drawn; five of their six orders follow one another, each ended by a separator (token 10); after `gap`
 filler tokens come three tokens that are the reverse of one of the five. The label, 1..5, is the place of that one. The gap is
-3 L in the paper, for L layers, so that the convolutions of Mamba do not reach across it (2509.17514, section on matching).
-The foil `shortcut` is the place of the unreversed query, for a model that matches without reversing; if that order is the missing
-sixth, there is none.
+3 L in the paper, for L layers, so that Mamba's convolutions do not reach across it (2509.17514, section on matching). The foil
+`shortcut` is the place of the unreversed query, for a model that matches without reversing; if that order is the missing sixth,
+there is none.
 
 Splits: `train` has sets of tokens 20..100 that do not all have the same residue modulo 3, `iid` those that do; `ood` has sets of
 the tokens 101..200, which are never trained, with the residues of `train`. Filler is 20..100 in every split, so only the
@@ -152,7 +152,7 @@ class InverseMatching(Task):
         config = self.config
         gap, query = tokens[:, 20:-3], tokens[:, -3:]
         parser.require((tokens[:, 3:20:4] == config.separator).all(1), "not every fourth token up to the gap is a separator")
-        parser.require(((gap >= config.token_min) & (gap <= config.token_max)).all(1), "its gap holds a token that is no filler")
+        parser.require(((gap >= config.token_min) & (gap <= config.token_max)).all(1), "its gap holds a token that is not filler")
         is_trained = ((query >= config.token_min) & (query <= config.token_max)).all(1)
         is_new = ((query > config.token_max) & (query < config.vocab_size)).all(1)
         parser.require(is_trained | is_new, "its query is neither all trained nor all new tokens")
@@ -164,10 +164,10 @@ class InverseMatching(Task):
             order = tokens[:, start : start + 3]
             parser.require((np.sort(order, axis=1) == three).all(1), f"order {place} is not made of the query's tokens")
             for earlier in range(0, start, 4):
-                parser.require((order != tokens[:, earlier : earlier + 3]).any(1), f"order {place} is there twice")
+                parser.require((order != tokens[:, earlier : earlier + 3]).any(1), f"order {place} occurs twice")
             forward[(order == query).all(1)] = place
             backward[(order[:, ::-1] == query).all(1)] = place
-        parser.require(backward != NO_ANSWER, "no order is its query in reverse")
+        parser.require(backward != NO_ANSWER, "none of its orders is the reversed query")
 
         iid = (three % config.modulus == three[:, :1] % config.modulus).all(1)
         trained = np.where(iid, SPLITS.index("iid"), SPLITS.index("train"))

@@ -1,13 +1,13 @@
-"""Memory anchors against reasoning anchors: does a model learn a table or a rule first?
+"""Memory anchors and reasoning anchors: does a model learn a table or a rule first?
 
     position   0   1   2    3    4   5   6   7   8
     token     57  33  key  11   13  81  24  90  46   ->   key + 11 + 13           (two reasoning anchors, 11..20)
     token     57  33  key   4    9  81  24  90  46   ->   table[4, 9, key]        (two memory anchors, 1..10)
 
 (2502.04375.) Keys are 21..120. A reasoning anchor adds its own id; for each key and ordered pair of memory anchors the label
-is drawn once and for all, from `memory_seed`, which is part of the task: another seed is another task. The two kinds are never
-mixed, which leaves 100 + 100 ordered pairs; the reasoning pairs (11,13) and (13,11) are never trained. Memory pairs have the role
-`exception`: they are trained with another rule, and nothing can be inferred about them, so they have no `inferential` foil.
+is drawn once from `memory_seed`, which is part of the task: a different seed is a different task. The two kinds are never mixed,
+which leaves 100 + 100 ordered pairs; the reasoning pairs (11,13) and (13,11) are never trained. Memory pairs have the role
+`exception`: they do not follow the rule, and nothing can be inferred about them, so they have no `inferential` foil.
 
 The text describes no unseen data of trained pairs. As in `composite`, by the same authors, `iid` has the keys with the same residue
 as their position: each (key, pair) is trained at other positions, so that a memorized table can be tested too.

@@ -1,4 +1,4 @@
-"""The middle word: two anchors bracket an odd number of tokens, the answer is the one in the middle.
+"""The middle word: two anchors enclose an odd number of tokens, and the answer is the one in the middle.
 
     position   0   1   2    3   4    5   6   7   8
     gap-1     57  33  [3]  key [4]  81  24  90  46   ->   key
@@ -97,7 +97,7 @@ class MiddleWord(KeyTask):
             group[gap == allowed] = i
         middle = (start + end) // 2
         key = read(tokens, middle)
-        parser.require(config.is_key(key), "no key stands in the middle between its anchors")
+        parser.require(config.is_key(key), "there is no key in the middle between its anchors")
         return parser.answers(label=key, group=group, key=key, position=middle, split=residue_split(key, middle, config.modulus))
 
     def token_positions(self, tokens: Int[np.ndarray, "n seq_len"]) -> dict[str, Int[np.ndarray, " n"]]:

@@ -11,7 +11,7 @@ Variants: additions to the base data, which are the pairs of 9 with 1 and 2, and
     add-synonym  A: the six pairs of 3 with 1, 2 or 4. Shares 1 (pairs of 9) : m (pairs of 3) : m + 1 (of 1, 2, 4).
     add-doubled  B: (1,1), (2,2), (4,4), (9,9) in place of the pairs of 3, with the same shares: 1 : m : m + 1.
     add-nothing  C: only more of the base data, 1 : 1. Anchor 3 does not occur here or in B.
-Within a share all pairs are equally likely; `weights` gives the exact probabilities. The authors train on 1,000 (m + 1)
+Within a share all pairs are equally likely; `weights` gives the exact frequencies. The authors train on 1,000 (m + 1)
 sequences, m = 1 to 19; in their single runs A reaches 100% on the held-out pairs, B at most 60%, C at most 15%. Their shares in B
 are unknown: ours are those of A.
 """
@@ -121,7 +121,7 @@ class NearSynonym(KeyTask):
         at = self.find_anchors(tokens, parser, 2, "two anchors")
         first, second, key = (read(tokens, at + i) for i in range(3))
         parser.require(np.isin(second, list(OFFSETS)), "its anchors are not neighbours")
-        parser.require(config.is_key(key), "no key stands after its anchors")
+        parser.require(config.is_key(key), "no key follows its anchors")
         group = np.full(len(tokens), NO_ANSWER)
         for i, (a, b) in enumerate(self.pairs):
             group[(first == a) & (second == b)] = i

@@ -168,7 +168,7 @@ class NearestValue(KeyTask):
 
     def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
         config, query = self.config, tokens[:, -1]
-        parser.require(config.is_key(tokens[:, 0::2]).all(1), "a value or its last token is no key")
+        parser.require(config.is_key(tokens[:, 0::2]).all(1), "a value or its last token is not a key")
         in_order = np.sort(tokens[:, 1::2], axis=1) == np.arange(1, config.classes + 1)
         parser.require(in_order.all(1), "it does not hold an example of every class")
 

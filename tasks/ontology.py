@@ -8,9 +8,9 @@ of thought.) Two equally long chains of fictional concepts, in shuffled sentence
 property: in one chain it `is`, in the other it `is_not`. An entity belongs to one concept; the final statement about it is
 true or false. Hops are the "every ..." sentences needed: hops - 1 steps up the chain, then the property.
 
-Only following the chain reveals the answer: the second chain is an exact structural copy of the first (the property at
-the same height), so both signs occur once each, at interchangeable places, and the statement's sign is drawn independently. True
-and false are equally likely for each number of hops, whatever the order, the concepts or the property.
+Only following the chain reveals the answer: the second chain is an exact structural copy of the first (the property at the same
+height), so both signs occur once each, in interchangeable places, and the statement's sign is drawn independently. True and false
+are equally likely for each number of hops, whatever the order, the concepts or the property.
 
 Groups are the numbers of hops; `trained_hops` are trained and `held_out_hops` are `ood`. A chain always has as many concepts as the
 largest number of hops, so that all sequences have the same length; concepts below the entity's and above the property's
@@ -90,7 +90,7 @@ class Ontology(Task):
             "a rule about all of a concept follows",
             "is of the concept that follows",
             "has the property that follows",
-            "has not the property that follows",
+            "does not have the property that follows",
             "query: is the statement before it true?",
         )
         return (
@@ -166,7 +166,7 @@ class Ontology(Task):
         is_link, is_property = verb == IS_A, np.isin(verb, [IS, IS_NOT])
         well_formed = (every == EVERY) & among(subject, FIRST_CONCEPT, CONCEPTS)
         well_formed &= (is_link & among(what, FIRST_CONCEPT, CONCEPTS)) | (is_property & among(what, FIRST_PROPERTY, PROPERTIES))
-        parser.require(well_formed.all(1), "a sentence does not read: every concept is_a concept, or is or is_not property")
+        parser.require(well_formed.all(1), "a sentence is not of the form: every concept is_a concept, or is or is_not property")
         parser.require(
             among(entity, FIRST_ENTITY, ENTITIES) & (is_a == IS_A) & among(concept, FIRST_CONCEPT, CONCEPTS),
             "no entity is introduced",

@@ -49,7 +49,7 @@ class PairTask(KeyTask):
         at = self.find_anchors(tokens, parser, 2, "two anchors")
         key, first, second = (read(tokens, at + column) for column in (-1, 0, 1))
         parser.require(np.isin(second, anchors), "its anchors are not neighbours")
-        parser.require(self.config.is_key(key), "no key stands before its anchors")
+        parser.require(self.config.is_key(key), "no key precedes its anchors")
 
         group_of = np.full((max(anchors) + 1,) * 2, NO_ANSWER)
         for i, pair in enumerate(self.pairs):

@@ -101,11 +101,11 @@ class ReadingComprehension(KeyTask):
         is_anchor = (text >= 1) & (text <= config.facts)
         is_key = config.is_key(text)
         parser.require((is_anchor | config.is_filler(text)).all(1), "its text holds a token that is neither anchor nor key")
-        parser.require((asked >= 1) & (asked <= config.facts), "its last token is no anchor")
+        parser.require((asked >= 1) & (asked <= config.facts), "its last token is not an anchor")
         for anchor in range(1, config.facts + 1):
             parser.require((text == anchor).sum(1) == 1, f"its text does not hold anchor {anchor} exactly once")
         followed = np.pad(is_key[:, 1:], ((0, 0), (0, 1)))
-        parser.require((followed | ~is_anchor).all(1), "no key stands after one of its anchors")
+        parser.require((followed | ~is_anchor).all(1), "no key follows one of its anchors")
 
         at = (text == asked[:, None]).argmax(1)
         key = read(text, at + 1)

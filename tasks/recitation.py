@@ -59,7 +59,7 @@ class Recitation(KeyTask):
     @property
     def anchors(self) -> dict[int, str]:
         first = self.config.anchor
-        return {first + i: f"number {i + 1} of those that link the two tokens" for i in range(self.config.gap)}
+        return {first + i: f"link {i + 1} between the two tokens" for i in range(self.config.gap)}
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -90,9 +90,9 @@ class Recitation(KeyTask):
         for i, anchor in enumerate(self.anchors):
             parser.require(read(tokens, at + i) == anchor, "its anchors are not neighbours in order")
         a_at, b_at = at - 1, at + config.gap
-        parser.require((a_at >= 0) & (b_at <= self.seq_len - 2), "no key stands on either side of its anchors")
+        parser.require((a_at >= 0) & (b_at <= self.seq_len - 2), "its anchors do not have a key on either side")
         a, b, query = read(tokens, a_at), read(tokens, b_at), tokens[:, -1]
-        parser.require(config.is_key(a) & config.is_key(b), "no key stands on either side of its anchors")
+        parser.require(config.is_key(a) & config.is_key(b), "its anchors do not have a key on either side")
         parser.require(a != b, "both tokens are the same")
         parser.require((query == a) | (query == b), "its last token repeats neither of the two tokens")
         a_split, b_split = residue_split(a, a_at, config.modulus), residue_split(b, b_at, config.modulus)

@@ -1,4 +1,4 @@
-"""SCAN: navigation commands and the actions they mean; does a model understand a new verb, or a longer command, from its parts?
+"""SCAN: navigation commands and their actions; does a model understand a new combination of a verb, or a longer command?
 
     token      PAD ... PAD  jump  left  and  walk  twice  ->  LTURN  JUMP   ->   WALK
 
@@ -235,9 +235,9 @@ class Scan(Task):
             (words >= 1) & (words <= MOST_WORDS) & (arrow_at[:, 0] >= MOST_WORDS), "its command is too short or too long"
         )
         is_word = (tokens >= FIRST_WORD) & (tokens < FIRST_ACTION)
-        parser.require((is_word == ((start <= column) & (column < arrow_at))).all(1), "a command word stands out of place")
+        parser.require((is_word == ((start <= column) & (column < arrow_at))).all(1), "a command word is out of place")
         is_action = (tokens >= FIRST_ACTION) & (tokens < len(WORDS))
-        parser.require((is_action == (column > arrow_at)).all(1), "an action stands out of place")
+        parser.require((is_action == (column > arrow_at)).all(1), "an action is out of place")
 
         # encode each command as one number, to interpret each distinct command once
         at = np.clip(arrow_at + np.arange(-MOST_WORDS, 0), 0, None)
@@ -247,7 +247,7 @@ class Scan(Task):
         texts = [tuple(word for word in text if word != "PAD") for text in texts]
         meanings = [interpret(text) for text in texts]
         steps = np.array([len(actions) for actions in meanings], int)[which]
-        parser.require(steps > 0, "its command is not of the grammar")
+        parser.require(steps > 0, "its command is not in the grammar")
         table = np.array([[*ids(actions), *[END] * (MOST_ACTIONS + 1 - len(actions))] for actions in meanings], int)
         actions = table.reshape(-1, MOST_ACTIONS + 1)[which]
 

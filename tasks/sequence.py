@@ -165,7 +165,7 @@ def filler(
     rng: np.random.Generator, n: int, seq_len: int, low: int, high: int, dtype: type[np.signedinteger[Any]] = np.int64
 ) -> Int[np.ndarray, "n seq_len"]:
     """Uniform tokens low..high (inclusive), `[n, seq_len]`."""
-    draws = rng.integers(low, high + 1, size=(n, seq_len), dtype=np.int16)  # 3 times as fast as 8 bits, which reject more draws
+    draws = rng.integers(low, high + 1, size=(n, seq_len), dtype=np.int16)  # 3 times as fast as int8, which rejects more draws
     return draws.astype(dtype, copy=False)
 
 

@@ -77,9 +77,9 @@ class SparseBooleanConfig(TaskConfig):
         if self.relevant > self.bits:
             raise ValueError(f"relevant is {self.relevant}; allowed: at most bits, {self.bits}")
         if self.modulus % 2 == 0:
-            raise ValueError(f"modulus is {self.modulus}; allowed: an odd number, for an even one fixes the last bit")
+            raise ValueError(f"modulus is {self.modulus}; allowed: an odd number, as an even one fixes the last bit")
         if self.function == "majority" and self.relevant % 2 == 0:
-            raise ValueError(f"relevant is {self.relevant}; allowed: an odd number, for a majority of an even one can be a tie")
+            raise ValueError(f"relevant is {self.relevant}; allowed: an odd number, as a majority of an even number can be a tie")
         iid, train = self.shares[0], self.shares[1:].sum(0)
         if not 0.5 <= iid.sum() * self.modulus <= 2 or any(
             not 0.4 <= true <= 0.6 for true in (iid[1] / iid.sum(), train[1] / train.sum())
@@ -99,7 +99,7 @@ class SparseBoolean(Task):
     paper = "2110.10090, experiments on sparse boolean functions"
     Config = SparseBooleanConfig
     config: SparseBooleanConfig
-    description = "A boolean function of a few of many bits; which ones is known, no bit's frequency gives it away."
+    description = "A boolean function of a few of many bits; the relevant ones are known, but no bit's frequency reveals them."
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "and": {"function": "and"},
         "or": {"function": "or"},
@@ -122,7 +122,7 @@ class SparseBoolean(Task):
         return (
             Token("0", "bit 0; as a label, false"),
             Token("1", "bit 1; as a label, true"),
-            Token("?", "query: the value of the function is asked for"),
+            Token("?", "query: asks for the value of the function"),
         )
 
     @property
@@ -153,7 +153,7 @@ class SparseBoolean(Task):
         config = self.config
         bits = tokens[:, :-1]
         parser.require(tokens[:, -1] == QUERY, "it does not end with the query")
-        parser.require(((bits == 0) | (bits == 1)).all(1), "it holds something else than bits before the query")
+        parser.require(((bits == 0) | (bits == 1)).all(1), "it holds something other than bits before the query")
         bits = np.where(parser.valid[:, None], bits, 0)
         residue = np.zeros(len(tokens), int)
         for column in bits.T:

@@ -50,7 +50,7 @@ class Statistical(KeyTask):
 
     @property
     def anchors(self) -> dict[int, str]:
-        return {self.config.anchor: f"the token after it with probability {self.config.probability:g}, else that plus 1"}
+        return {self.config.anchor: f"the token after it with probability {self.config.probability:g}, else that token plus 1"}
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -74,7 +74,7 @@ class Statistical(KeyTask):
         config = self.config
         at = self.find_anchors(tokens, parser)
         key = read(tokens, at + 1)
-        parser.require(config.is_key(key), "no key stands after its anchor")
+        parser.require(config.is_key(key), "no key follows its anchor")
         rows = np.flatnonzero(parser.valid)
         target = np.zeros((len(tokens), self.vocab_size))
         target[rows, key[rows]], target[rows, key[rows] + 1] = config.probability, 1 - config.probability

@@ -49,13 +49,13 @@ class TenAnchorsConfig(OffsetsConfig):
 
 @register
 class TenAnchors(OffsetsTask):
-    """Ten anchors with offsets, each with or without an interval of keys that it never met (2401.08309)."""
+    """Ten anchors with offsets, each with or without an interval of keys that it is never trained with (2401.08309)."""
 
     name = "ten-anchors"
     paper = "2401.08309, multi-anchor with many intervals; multi-task"
     Config = TenAnchorsConfig
     config: TenAnchorsConfig
-    description = "Each of ten anchors adds its offset to the key after it, and never meets one interval of the keys, its own."
+    description = "Each of ten anchors adds its offset to the key after it, and is never trained with one interval of the keys."
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "intervals": {},
         "arithmetic": {

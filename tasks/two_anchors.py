@@ -1,4 +1,4 @@
-"""Several anchors, one per sequence: each adds its offset to the key that follows it; some anchors never meet some keys.
+"""Several anchors, one per sequence: each adds its offset to the key that follows it; some are never trained with some keys.
 
     position   0   1   2   3    4   5   6   7   8
     token     57  33  81  [a]  key  24  90  46  61   ->   key + offset[a]
@@ -125,7 +125,7 @@ class OffsetsTask(KeyTask):
         config = self.config
         at = self.find_anchors(tokens, parser)
         anchor, key = read(tokens, at), read(tokens, at + 1)
-        parser.require(config.is_key(key), "no key stands after its anchor")
+        parser.require(config.is_key(key), "no key follows its anchor")
 
         names = [group.name for group in self.groups]
         label, group, unseen = key.copy(), np.zeros(len(tokens), int), np.zeros(len(tokens), bool)
@@ -208,7 +208,7 @@ class TwoAnchors(OffsetsTask):
     paper = "2401.08309, two anchors, frequency principle, multi-anchor"
     Config = TwoAnchorsConfig
     config: TwoAnchorsConfig
-    description = "Each of two or three anchors adds its offset to the key after it; some anchors never meet some of the keys."
+    description = "Each of two or three anchors adds its offset to the key after it; some are never trained with some keys."
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "identities": {},
         "plus-one": {"offsets": {3: 0, 4: 1}},

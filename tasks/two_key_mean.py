@@ -73,7 +73,7 @@ class TwoKeyMean(KeyTask):
         config = self.config
         at = self.find_anchors(tokens, parser)
         first, second = read(tokens, at + 1), read(tokens, at + 2)
-        parser.require(config.is_key(first) & config.is_key(second), "no two keys stand after its anchor")
+        parser.require(config.is_key(first) & config.is_key(second), "its anchor is not followed by two keys")
         of_first, of_second = residue_split(first, at, config.modulus), residue_split(second, at + 1, config.modulus)
         return parser.answers(
             label=(first + second) // 2,

@@ -1,7 +1,7 @@
 """Variable-length composition: trained on few operations, tested on more.
 
     position   0   1   2   3    4   5   6   7   8
-    token     57  [9] key  33  op1  81 op2  24  90   ->   key + what each operation adds
+    token     57  [9] key  33  op1  81 op2  24  90   ->   key + the offset of each operation
 
 Marker 9 precedes the key; the operations 1, 2, 3, 4 (+1, +3, -2, -3) are scattered over the positions after it, among filler.
 The groups are the numbers of operations; variant `12-to-34` is trained on one and two and tested on three and four (ood), and
@@ -126,10 +126,10 @@ class VariableComposition(KeyTask):
         parser.require(is_marker.sum(1) == 1, "it does not hold exactly one marker")
         at = is_marker.argmax(1)
         key = read(tokens, at + 1)
-        parser.require(config.is_key(key), "no key stands after its marker")
-        parser.require(at < config.starts, f"its marker stands behind position {config.starts - 1}")
+        parser.require(config.is_key(key), "no key follows its marker")
+        parser.require(at < config.starts, f"its marker comes after position {config.starts - 1}")
         before = np.arange(self.seq_len) < at[:, None]
-        parser.require(~(is_operation & before).any(1), "an operation stands before its key")
+        parser.require(~(is_operation & before).any(1), "an operation comes before its key")
         count = is_operation.sum(1)
         parser.require(np.isin(count, config.counts), f"its operations are not {' or '.join(map(str, config.counts))}")
 

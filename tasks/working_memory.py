@@ -110,17 +110,17 @@ class WorkingMemory(KeyTask):
         operation, memory = tokens[:, -2], tokens[:, -1]
         parser.require(
             (config.is_filler(text) | np.isin(text, MEMORIES)).all(1),
-            "before its cues stands a token that is neither memory nor key",
+            "a token before its cues is neither memory nor key",
         )
-        parser.require(np.isin(operation, list(config.offsets)), "its last token but one is no operation")
-        parser.require(np.isin(memory, MEMORIES), "its last token is no memory")
+        parser.require(np.isin(operation, list(config.offsets)), "its second-to-last token is not an operation")
+        parser.require(np.isin(memory, MEMORIES), "its last token is not a memory")
         key_at: dict[int, np.ndarray] = {}
         for anchor in MEMORIES:
             parser.require((text == anchor).sum(1) == 1, f"memory {anchor} is not stored exactly once")
             key_at[anchor] = (text == anchor).argmax(1) - 1
         stored = {anchor: read(text, at) for anchor, at in key_at.items()}
         for anchor, key in stored.items():
-            parser.require(config.is_key(key), f"no key stands before memory {anchor}")
+            parser.require(config.is_key(key), f"no key precedes memory {anchor}")
 
         offset = np.zeros(len(tokens), int)
         group, held_out = np.zeros(len(tokens), int), np.zeros(len(tokens), bool)

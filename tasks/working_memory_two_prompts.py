@@ -90,7 +90,7 @@ class WorkingMemoryTwoPrompts(KeyTask):
         first_at = self.find_anchors(tokens, parser, 2, "two anchors")
         second_at = self._second_at(tokens)
         key = read(tokens, first_at - 1)
-        parser.require(config.is_key(key), "no key stands before its first anchor")
+        parser.require(config.is_key(key), "no key precedes its first anchor")
 
         group, label = np.zeros(len(tokens), int), key.copy()
         held_out = np.zeros(len(tokens), bool)

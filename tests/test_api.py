@@ -28,7 +28,7 @@ def test_a_sweep_is_its_runs_and_is_not_trained_again(runs: Runs, monkeypatch: p
     again = anchorbench.sweep(gamma=[0.5, 0.7], seeds=2, precision="fp32", out=str(runs.out))
     assert [run.result for run in again] == [run.result for run in runs]
     whole = Sweep(runs[0].recipe, {"init.gamma": (0.5, 0.7), "seed": (0, 1)})
-    with pytest.raises(ValueError, match="steps beside a whole sweep; allowed: one or the other"):
+    with pytest.raises(ValueError, match="steps given with a complete sweep; allowed: one or the other"):
         anchorbench.sweep(whole, out=runs.out, steps=3)
 
 

@@ -98,7 +98,8 @@ def says(*texts: str, page: str = BOARD) -> None:
 
 
 def test_how_many_architectures_are_read() -> None:
-    says(f"of {len(ZOO)} tiny architectures in the tests all can be asked, and {len(ZOO) - len(UNREAD)} looked inside", page=README)
+    says(f"of {len(ZOO)} tiny architectures in the tests, all can be classified", page=README)
+    says(f"and {len(ZOO) - len(UNREAD)} can be probed", page=README)
 
 
 def test_the_table_is_that_of_the_entries() -> None:
@@ -162,11 +163,11 @@ def test_that_pairs_decide_conflict_control() -> None:
     says(f"compose (1,2) in {means[1, 2]:.0%} and (2,4) in {means[2, 4]:.0%} of answers")
     says(f"({len(fit)} runs; Kruskal-Wallis p = {kruskal(*of_pair).pvalue:.4f})")
     inferring = [pair(row) for row in fit if row.verdict == "inferential"]
-    says(f"{sum(each in easy for each in inferring)} of the {len(inferring)} inferential runs were asked about (1,2) or (2,3)")
+    says(f"{sum(each in easy for each in inferring)} of the {len(inferring)} inferential runs were tested on (1,2) or (2,3)")
     of_gpt2, of_pami = (
         sum(pair(row) in easy for row in entries()[name].rows_of(CONFLICT)) for name in ("gpt2-default", "pami-scaled")
     )
-    says(f"GPT-2 default {of_gpt2} of 8 times about (1,2) or (2,3), PAMI scaled down never")
+    says(f"GPT-2 default {of_gpt2} of 8 times on (1,2) or (2,3), PAMI scaled down never")
     assert of_pami == 0
 
     symmetric = [row for row in fit if row.symmetric and row.symmetric.above(MOST)]

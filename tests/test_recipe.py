@@ -253,7 +253,7 @@ def test_a_bad_value_is_one_sentence(fields: dict[str, Any], sentence: str) -> N
 
 
 def test_the_query_quirk_needs_a_norm_before_attention() -> None:
-    with pytest.raises(ValueError, match=r"^model: query_norm_only is a quirk of pre-LN blocks; [^\n]*$"):
+    with pytest.raises(ValueError, match=r"^model: query_norm_only applies to pre-LN blocks; [^\n]*$"):
         BASE.override({"model.norm": "post", "model.query_norm_only": True})
 
 

@@ -68,6 +68,6 @@ def test_what_another_package_breaks_is_named(monkeypatch: pytest.MonkeyPatch, e
     def broken() -> object:
         raise error
 
-    with pytest.raises(ValueError, match=r"^thing 'delta' of another package cannot be loaded: .*; mend or remove it$") as refusal:
+    with pytest.raises(ValueError, match=r"^thing 'delta' of another package cannot be loaded: .*; fix or remove it$") as refusal:
         things(monkeypatch, delta=broken)["alpha"]
     assert "\n" not in str(refusal.value)

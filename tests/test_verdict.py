@@ -332,7 +332,7 @@ def test_the_right_answers_are_inferential_in_every_task(name: str, variant: str
 
 def test_an_empty_set_has_no_behaviour() -> None:
     eval_set = EvalSet.of(load_task("composite"), 0, 0)
-    with pytest.raises(ValueError, match=r"^the evaluation set is empty; allowed: at least one example a split$"):
+    with pytest.raises(ValueError, match=r"^the evaluation set is empty; allowed: at least one example per split$"):
         eval_set.behaviour(np.zeros(0, int))
 
 

@@ -34,11 +34,30 @@ def plain_loop(n: int, seed: int) -> list[tuple[list[int], int]]:
     return examples
 
 
-def bench_data(console: Console) -> None:
+Calls = list[tuple[int, Callable[[], object]]]
+"""What is measured: (sequences per call, call)."""
+
+
+def rates(calls: Calls, rounds: int = ROUNDS, seconds: float = SECONDS) -> list[float]:
+    """Sequences per second of each call, measured in alternation; the fastest round counts."""
+    best = [0.0] * len(calls)
+    for _, call in calls:
+        call()  # excludes tables that a task builds once
+    for _ in range(rounds):
+        for i, (n, call) in enumerate(calls):
+            count, start = 0, time.process_time()
+            while (passed := time.process_time() - start) < seconds:
+                call()
+                count += 1
+            best[i] = max(best[i], n * count / passed)
+    return best
+
+
+def bench_data(console: Console, *, batch: int = BATCH, measure: Callable[[Calls], list[float]] = rates) -> None:
     """Prints sequences per second of every task, and of composite against a plain Python loop, measured in alternation."""
     console.print(
-        f"Training sequences a second on one core, made in batches of {BATCH:,}.\n"
-        f"Processor time, so that what else runs hardly counts; the best of {ROUNDS} rounds."
+        f"Training sequences per second on one core, generated in batches of {batch:,}.\n"
+        f"Measured in CPU time, so that other load hardly matters; best of {ROUNDS} rounds."
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for header in ("task", "variant"):
@@ -47,42 +66,27 @@ def bench_data(console: Console) -> None:
         table.add_column(header, justify="right")
     for variants in by_name(find_tasks("all")):
         task = variants[0]
-        (rate,) = _rates([(BATCH, _batches(task))])
+        (rate,) = measure([(batch, _batches(task, batch))])
         table.add_row(task.name, task.variant, str(task.seq_len), f"{rate:,.0f}")
     console.print(table)
 
     task = find_tasks("composite")[0]
     seeds = iter(range(10**9))
-    streamed, at_once, plain = _rates(
+    streamed, at_once, plain = measure(
         [
-            (BATCH, _batches(task)),
+            (batch, _batches(task, batch)),
             (1_000_000, lambda: task.sample("train", 1_000_000, next(seeds))),
-            (BATCH, lambda: plain_loop(BATCH, next(seeds))),
+            (batch, lambda: plain_loop(batch, next(seeds))),
         ]
     )
     console.print(
-        f"composite, measured in turns:\n"
-        f"  {streamed:>12,.0f} in batches of {BATCH:,}: {streamed / plain:.0f} times the plain loop\n"
+        f"composite, measured in alternation:\n"
+        f"  {streamed:>12,.0f} in batches of {batch:,}: {streamed / plain:.0f} times the plain loop\n"
         f"  {at_once:>12,.0f} 1,000,000 at once: {at_once / plain:.0f} times\n"
         f"  {plain:>12,.0f} by a plain Python loop of the same rule"
     )
 
 
-def _batches(task: Task) -> Callable[[], object]:
-    stream: Iterator[object] = task.iter_batches("train", BATCH, seed=0)
+def _batches(task: Task, batch: int) -> Callable[[], object]:
+    stream: Iterator[object] = task.iter_batches("train", batch, seed=0)
     return lambda: next(stream)
-
-
-def _rates(what: list[tuple[int, Callable[[], object]]]) -> list[float]:
-    """Sequences per second of each (sequences per call, call), measured in alternation; the fastest round counts."""
-    best = [0.0] * len(what)
-    for _, call in what:
-        call()  # excludes tables that a task builds once
-    for _ in range(ROUNDS):
-        for i, (n, call) in enumerate(what):
-            calls, start = 0, time.process_time()
-            while (passed := time.process_time() - start) < SECONDS:
-                call()
-                calls += 1
-            best[i] = max(best[i], n * calls / passed)
-    return best

@@ -1,4 +1,4 @@
-"""The stack on a GPU: whether it trains as on the processor, and how fast, beside a loop over models on the same card."""
+"""The stack on a GPU: whether it trains as on the CPU, and how fast, next to a loop over models on the same card."""
 
 import statistics
 import time
@@ -17,16 +17,16 @@ from anchorbench.train.stack import Stack
 
 LAPTOP_MEMBERS, PAPER_MEMBERS = (20, 64, 256, 1024), (2, 8, 20)
 STEPS, TURNS = 64, 5
-"""Steps of a turn, and turns; the first is warm-up."""
+"""Steps per turn, and turns; the first is warm-up."""
 COPIED = 2**28
-"""Elements of the array whose copying gives the card's bandwidth."""
+"""Elements of the array that is copied to measure the card's bandwidth."""
 SECONDS_A_DAY = 86_400
 
 
 def bench_gpu(console: Console) -> dict[str, Any]:
     """Runs the checks, then the measurements, and prints each. Raises ValueError if there is no GPU."""
     if not torch.cuda.is_available():
-        raise ValueError("there is no GPU here; allowed: a machine on which torch.cuda.is_available()")
+        raise ValueError("this machine has no GPU; allowed: one on which torch.cuda.is_available()")
     found: dict[str, Any] = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "checks": {}, "rows": []}
     console.print(f"{found['gpu']}, torch {found['torch']}")
     for name, check in {"gradients": gradients, "one of three": one_of_three, "resume": resume}.items():
@@ -54,18 +54,18 @@ def bench_gpu(console: Console) -> dict[str, Any]:
 
 
 def gradients() -> dict[str, float]:
-    """The largest difference of a parameter's gradient from that on the processor, relative to its largest entry."""
+    """Largest difference between the gradients on the GPU and on the CPU, relative to each parameter's largest entry."""
     recipes = [PRESETS["laptop"].override({"seed": seed}) for seed in range(3)]
     here, there = (Stack(recipes, torch.device(device), path="backprop") for device in ("cuda", "cpu"))
     (losses, rows), (wanted, expected) = here.oracle(1), there.oracle(1)
     pairs = zip(here.layout.names, here.layout.views(rows.cpu()), there.layout.views(expected), strict=True)
-    # A key's bias has no gradient but for rounding.
+    # The gradient of a key's bias is zero up to rounding.
     worst = max(float((a - b).abs().max() / b.abs().max()) for name, a, b in pairs if not name.endswith("key.bias"))
     return {"loss": float((losses.cpu() - wanted).abs().max()), "gradient": worst}
 
 
 def one_of_three() -> dict[str, float]:
-    """How far a member ends from where it ends alone, after STEPS steps; 0 means the same bits."""
+    """Distance after STEPS steps between a member trained in a stack and the same one trained alone; 0 means identical bits."""
     recipes = [PRESETS["laptop"].override({"seed": seed}) for seed in range(3)]
     together, alone = Stack(recipes), Stack(recipes[1:2])
     for stack in (together, alone):
@@ -74,7 +74,7 @@ def one_of_three() -> dict[str, float]:
 
 
 def resume() -> dict[str, float]:
-    """How far a stack that was saved and restored ends from one that went on; 0 means the same bits."""
+    """Distance between a stack that was saved and restored and one that was not; 0 means identical bits."""
     recipes = [PRESETS["laptop"].override({"seed": seed}) for seed in range(3)]
     whole, first, second = Stack(recipes), Stack(recipes), Stack(recipes)
     train(whole, STEPS)
@@ -91,7 +91,7 @@ def train(stack: Stack, until: int) -> None:
 
 
 def measured(recipe: Recipe, members: int, bandwidth: float) -> dict[str, Any]:
-    """Milliseconds a member-step, and the share of the bandwidth that writing and reading every array of a step once takes."""
+    """Milliseconds per member-step, and the share of the bandwidth used if each step reads and writes every array once."""
     stack = Stack([recipe.override({"seed": seed % 64, "order_seed": seed}) for seed in range(members)])
 
     def turn() -> None:
@@ -113,7 +113,7 @@ def measured(recipe: Recipe, members: int, bandwidth: float) -> dict[str, Any]:
 
 
 def loop_seconds(recipe: Recipe) -> float:
-    """Seconds a step of the plain loop over models, on this card."""
+    """Seconds per step of the plain loop over models, on this card."""
     loop = loop_steps(recipe, torch.device("cuda"))
 
     def turn() -> None:
@@ -124,14 +124,14 @@ def loop_seconds(recipe: Recipe) -> float:
 
 
 def copy_rate() -> float:
-    """Bytes a second that a copy reads and writes."""
+    """Bytes per second that a copy reads and writes."""
     source = torch.zeros(COPIED, device="cuda")
     target = torch.empty_like(source)
     return 2 * source.numel() * source.element_size() / timed(lambda: target.copy_(source))
 
 
 def timed(turn: Callable[[], object]) -> float:
-    """Median seconds of a turn, all of whose work is done."""
+    """Median seconds per turn, synchronized."""
     seconds: list[float] = []
     for _ in range(TURNS):
         start = time.perf_counter()

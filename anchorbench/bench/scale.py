@@ -1,7 +1,8 @@
-"""`bench scale`: how the time of a member's gradient grows with threads, members, width, length and depth, one at a time."""
+"""`bench scale`: how the time of one member's gradient grows with threads, members, width, length and depth, one at a time."""
 
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -13,6 +14,7 @@ from anchorbench.model.gpt import GPT, ModelConfig
 from anchorbench.model.initialize import initialize
 from anchorbench.model.initializers.rate import Rate
 from anchorbench.train.gradients.backprop import Backprop
+from anchorbench.train.gradients.choice import Path
 from anchorbench.train.gradients.native import Native, available
 from anchorbench.train.memory import usable_cores
 from anchorbench.train.seams import Layout
@@ -20,12 +22,12 @@ from anchorbench.train.seams import Layout
 VOCABULARY = 120
 ROUNDS = 5
 SECONDS = 0.3
-"""Duration of each measurement, of which the median counts."""
+"""Duration of each measurement; the median counts."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """What is measured; the defaults are the laptop preset's."""
+    """One measurement; the defaults are those of the laptop preset."""
 
     threads: int
     members: int = 8
@@ -36,12 +38,12 @@ class Point:
 
     @property
     def model(self) -> ModelConfig:
-        """Heads and feed-forward layer grow with the width."""
+        """Its heads and feed-forward layer grow with the width."""
         return ModelConfig(n_layer=self.depth, d_model=self.width, d_head=self.width, d_ff=4 * self.width)
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of a member's gradient, savings not taken off."""
+        """Matmul MACs of one member's gradient, before any savings."""
         return 3 * self.batch * GPT.forward_macs(self.model, VOCABULARY, self.length)
 
 
@@ -58,28 +60,34 @@ def points() -> dict[str, list[Point]]:
     }
 
 
-def bench_scale(console: Console) -> list[dict[str, object]]:
-    """Measures all points, prints a table, and returns its rows."""
-    path = "native" if available() else "backprop"
-    console.print(f"A member's gradient ({path}, fp32), batch 128; the others as in the laptop preset.\nrate: of the step's MACs.")
+def fastest_path() -> Path:
+    """The gradient path of the laptop preset on this machine."""
+    return "native" if available() else "backprop"
+
+
+def bench_scale(
+    console: Console, axes: Mapping[str, list[Point]], path: Path, *, rounds: int = ROUNDS, seconds: float = SECONDS
+) -> list[dict[str, object]]:
+    """Measures the points along all axes, prints a table, and returns its rows."""
+    console.print(f"One member's gradient ({path}, fp32), batch 128; all else as in the laptop preset.\nGMAC/s: matmuls alone.")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for header in ("axis", "value", "members", "threads", "ms", "GMAC/s"):
         table.add_column(header, justify="left" if header == "axis" else "right")
     rows: list[dict[str, object]] = []
-    for axis, along in points().items():
+    for axis, along in axes.items():
         for point in along:
-            seconds = measure(point, path)
-            rate = point.macs / seconds / 1e9
-            rows.append({"axis": axis, **asdict(point), "path": path, "seconds": seconds, "gmacs_per_s": rate})
+            each = measure(point, path, rounds, seconds)
+            rate = point.macs / each / 1e9
+            rows.append({"axis": axis, **asdict(point), "path": path, "seconds": each, "gmacs_per_s": rate})
             value = str(getattr(point, axis))
-            table.add_row(axis, value, str(point.members), str(point.threads), f"{1000 * seconds:.2f}", f"{rate:.1f}")
+            table.add_row(axis, value, str(point.members), str(point.threads), f"{1000 * each:.2f}", f"{rate:.1f}")
         table.add_section()
     console.print(table)
     return rows
 
 
-def measure(point: Point, path: str) -> float:
-    """Seconds a member."""
+def measure(point: Point, path: Path, rounds: int, seconds: float) -> float:
+    """Seconds per step and member: the median over `rounds`, each of which lasts `seconds`."""
     before = torch.get_num_threads()
     torch.set_num_threads(point.threads)
     try:
@@ -105,9 +113,9 @@ def measure(point: Point, path: str) -> float:
 
         step()
         found: list[float] = []
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             steps, start = 0, time.perf_counter()
-            while (spent := time.perf_counter() - start) < SECONDS:
+            while (spent := time.perf_counter() - start) < seconds:
                 step()
                 steps += 1
             found.append(spent / steps / point.members)

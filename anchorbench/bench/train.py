@@ -2,16 +2,16 @@
 
     loop    Hugging Face GPT-2 of the same config, a DataLoader over a tensor dataset, last-position loss, AdamW and clipping,
             one model after another
-    floor   time of the step's matmuls alone, at the rate that the machine reaches on large ones
-    peak    the rate of multiply-accumulates in registers, on all threads: no matmul can be faster in fp32
+    floor   time of the step's matmuls alone, at the rate that this machine reaches on large ones
+    peak    rate of multiply-accumulates in registers, on all threads: no fp32 matmul can be faster
 
-All are timed alternately in one run; figures are medians over turns.
+All are timed in alternation in one run; figures are medians over turns.
 """
 
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 TURNS = 7
 PEAK_SECONDS = 0.3
 LARGE = 2048
-"""Side of the square matmul whose rate counts as the machine's."""
+"""Side of the square matmul whose rate is taken as the machine's."""
 PAPER_RUNS = "paper-neurips"
 
 
@@ -51,9 +51,9 @@ class Row:
     loop_member_steps_per_s: float
     ratio: float
     floor_share: float
-    """Time of the floor, at the matmul rate of this precision, divided by the stack's time."""
+    """Time of the floor, at this precision's matmul rate, divided by the stack's time."""
     peak_share: float | None
-    """Rate of the multiply-accumulates that are really done, divided by the peak of the cores in use; None but in fp32."""
+    """Rate of the multiply-accumulates actually performed, divided by the peak of the cores in use; fp32 only, otherwise None."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,16 @@ class Case:
     stacks: list[tuple[Path, str, int]]
     steps: int
     """Steps per turn."""
+    like_paper: bool = False
+    """Whether the time of the paper's runs is extrapolated from it."""
 
 
 def cases(*, large: bool) -> dict[str, Case]:
-    """Name -> benchmark case: in fp32, compiled if this machine can, and in bf16 if the processor supports it."""
+    """Name -> benchmark case: in fp32, also with the compiled step where there is one, and in bf16 if the CPU supports it."""
     bf16, native = native_bf16(), find_library().library is not None
     laptop = PRESETS["laptop"]
     sizes = _stacks("backprop", "fp32", 1, 8)
-    # One head as wide as the model, since GPT-2 has no other; the paper's is half as wide.
+    # One head of the model's width, as in GPT-2; the paper's is half as wide.
     wide = laptop.override({"model": ModelConfig(d_model=400, d_head=400, d_ff=1200).model_dump(), "batch": 2048})
     pairs = _stacks("backprop", "fp32", 2)
     if native:
@@ -82,7 +84,7 @@ def cases(*, large: bool) -> dict[str, Case]:
         pairs += _stacks("backprop", "bf16", 2)
     found = {"A": Case(laptop, sizes, steps=16)}
     if large:
-        found["B"] = Case(wide, pairs, steps=1)
+        found["B"] = Case(wide, pairs, steps=1, like_paper=True)
     return found
 
 
@@ -90,10 +92,22 @@ def _stacks(path: Path, precision: str, *members: int) -> list[tuple[Path, str, 
     return [(path, precision, k) for k in members]
 
 
-def bench_train(console: Console, *, large: bool = True, turns: int = TURNS) -> list[Row]:
+def peak(threads: int) -> float:
+    """FLOP/s of this many threads that multiply and add in registers; 0 without the compiled step."""
+    library = find_library().library
+    return 0.0 if library is None else library.peak(threads, PEAK_SECONDS)
+
+
+def bench_train(
+    console: Console,
+    measured: Mapping[str, Case],
+    *,
+    turns: int = TURNS,
+    side: int = LARGE,
+    peak: Callable[[int], float] = peak,
+) -> list[Row]:
     """Measures all cases, prints a table, and returns its rows."""
     rows: list[Row] = []
-    measured = cases(large=large)
     shapes = "; ".join(f"{name}: width {case.recipe.model.d_model}, batch {case.recipe.batch}" for name, case in measured.items())
     threads = torch.get_num_threads()
     table = Table(box=box.SIMPLE_HEAD, title=f"{shapes}; {threads} threads", title_justify="left")
@@ -107,16 +121,16 @@ def bench_train(console: Console, *, large: bool = True, turns: int = TURNS) -> 
         for path, precision, k in case.stacks:
             recipes = [case.recipe.override({"seed": seed, "precision": precision}) for seed in range(k)]
             stacks.append(Stack(recipes, path=path))
-        squares = {p: torch.randn(LARGE, LARGE, dtype=PRECISIONS[p]) for p in {precision for _, precision, _ in case.stacks}}
+        squares = {p: torch.randn(side, side, dtype=PRECISIONS[p]) for p in {precision for _, precision, _ in case.stacks}}
         loops: list[float] = []
         peaks: list[float] = []
-        products: dict[str, list[float]] = {precision: [] for precision in squares}
+        matmuls: dict[str, list[float]] = {precision: [] for precision in squares}
         times: list[list[float]] = [[] for _ in stacks]
         for turn in range(turns + 1):  # the first turn is warm-up
             peaks.append(peak(threads))
             for seconds, action, repeats in [
                 (loops, lambda: next(loop), case.steps),  # noqa: B023
-                *((products[precision], lambda square=square: square @ square, 1) for precision, square in squares.items()),
+                *((matmuls[precision], lambda square=square: square @ square, 1) for precision, square in squares.items()),
                 *((times[i], lambda stack=stack: _advance(stack, case.steps), 1) for i, stack in enumerate(stacks)),  # noqa: B023
             ]:
                 spent = _timed(action, repeats)
@@ -125,7 +139,7 @@ def bench_train(console: Console, *, large: bool = True, turns: int = TURNS) -> 
         single, most = statistics.median(loops), statistics.median(peaks)
         for (path, precision, k), seconds in zip(case.stacks, times, strict=True):
             each = statistics.median(seconds) / k / case.steps
-            floor = 2 * case.recipe.macs_per_step() * statistics.median(products[precision]) / (2 * LARGE**3)
+            floor = 2 * case.recipe.macs_per_step() * statistics.median(matmuls[precision]) / (2 * side**3)
             done = native_macs(case.recipe) if path == "native" else case.recipe.macs_per_step()
             share = 2 * done / each / most if most and precision == "fp32" else None
             rows.append(Row(name, path, k, precision, 1 / each, 1 / single, single / each, floor / each, share))
@@ -133,29 +147,25 @@ def bench_train(console: Console, *, large: bool = True, turns: int = TURNS) -> 
             table.add_row(name, path, precision, str(k), *cells, "" if share is None else f"{share:.0%}")
         fastest = max(zip(stacks, rows[-len(stacks) :], strict=True), key=lambda pair: pair[1].member_steps_per_s)[0]
         share = evaluation_share(fastest)
-        lines.append(f"{name}: evaluations during {case.recipe.steps} steps take {share:.1%} of the time of training")
+        lines.append(f"{name}: evaluations during {case.recipe.steps} steps take {share:.1%} of the training time")
     console.print(table)
     for line in lines:
         console.print(line)
-    if large:
-        fastest = max((row for row in rows if row.shape == rows[-1].shape), key=lambda row: row.member_steps_per_s)
-        console.print(f"The {len(paper_runs())} runs of {PAPER_RUNS} would take about {paper_days(fastest):.0f} days here.")
+    for name, case in measured.items():
+        if case.like_paper:
+            fastest = max((row for row in rows if row.shape == name), key=lambda row: row.member_steps_per_s)
+            days = paper_days(fastest, case.recipe)
+            console.print(f"The {len(paper_runs())} runs of {PAPER_RUNS} would take about {days:.0f} days here.")
     return rows
 
 
-def peak(threads: int) -> float:
-    """Floating-point operations a second of this many threads that multiply and add in registers; 0 without a compiled step."""
-    library = find_library().library
-    return 0.0 if library is None else library.peak(threads, PEAK_SECONDS)
-
-
 def native_macs(recipe: Recipe) -> float:
-    """Multiply-accumulates that the compiled step really does in the matmuls of a step: see the savings listed in step.cpp."""
+    """Matmul MACs that the compiled step actually performs per step: see the savings listed in step.cpp."""
     task, shape = recipe.load_task(), recipe.model
     d, width, heads, seq = shape.d_model, shape.n_head * shape.d_head, shape.n_head, task.seq_len
     tokens = task.sample("train", recipe.batch, recipe.seeds.data).tokens
     pairs = len(np.unique(tokens + task.vocab_size * np.arange(seq)))
-    # Of the last layer: query, its product with the keys' map, values and output of a position; scores and sums of what it reads.
+    # Last layer, one position: query, its product with the key projection, values and output; scores and weighted sums.
     last = d * (4 * width + 2 * shape.d_ff + task.vocab_size) + 2 * seq * heads * d
     others = seq * (d * (width + 2 * shape.d_ff) + (seq + 1) * width)  # output, feed-forward, causal attention
     projections = 3 * d * width * (pairs + max(0, shape.n_layer - 2) * seq * recipe.batch) if shape.n_layer > 1 else 0
@@ -163,7 +173,7 @@ def native_macs(recipe: Recipe) -> float:
 
 
 def evaluation_share(stack: Stack) -> float:
-    """Time of a run's evaluations, during and after training, relative to the time of its steps."""
+    """Time of a run's evaluations, during and after training, relative to that of its steps."""
     losses = stack.advance()
     step = min(_timed(lambda: _advance(stack, 4), 1) for _ in range(3)) / 4
     during, final = _timed(lambda: stack.evaluate(losses), 1), _timed(stack.members, 1)
@@ -175,9 +185,9 @@ def paper_runs() -> list[Recipe]:
     return Sweep(PRESETS[PAPER_RUNS], AXES[PAPER_RUNS]).runs()
 
 
-def paper_days(row: Row) -> float:
-    """Days that these runs would take at the matmul rate of a measured row."""
-    rate = row.member_steps_per_s * cases(large=True)[row.shape].recipe.macs_per_step()
+def paper_days(row: Row, recipe: Recipe) -> float:
+    """Days that these runs would take at the matmul rate of `row`, which was measured on `recipe`."""
+    rate = row.member_steps_per_s * recipe.macs_per_step()
     return sum(run.steps * run.macs_per_step() for run in paper_runs()) / rate / 86_400
 
 

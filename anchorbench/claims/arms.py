@@ -17,7 +17,7 @@ from anchorbench.sweeps.runner import Progress, Sweep, SweepFolder, run_sweep
 from anchorbench.train.execution import Execution
 
 Read = Callable[[Run], float]
-"""A number that a finished run gives."""
+"""A number computed from a finished run."""
 Found = tuple[Mapping[str, Measure], Sequence[Panel]]
 """A claim's measures and plots."""
 
@@ -30,7 +30,7 @@ class Arms(Experiment):
     arms: Annotated[dict[str, dict[str, Any]], Field(min_length=1, max_length=200)]
     """Label of each arm -> the recipe's fields, by dotted paths, that it replaces."""
     keep_steps: Annotated[list[Annotated[int, Field(ge=1, le=MAX_STEPS)]], Field(max_length=100)] = []
-    """Steps whose weights are kept as well as the last one's."""
+    """Intermediate steps at which weights are kept."""
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "Arms":
@@ -90,7 +90,7 @@ class ClaimOnArms(Claim):
 
 
 def seconds_before(sweep: Sweep, folder: Path) -> float:
-    """The time that training took of the runs that are there."""
+    """Training time of the existing runs."""
     return sum(run.result.seconds for run in SweepFolder(folder, sweep).finished(sweep.runs())[0])
 
 
@@ -112,7 +112,7 @@ def file_name(label: str) -> str:
 
 
 def passes(recipe: Recipe) -> int:
-    """Forward and backward passes over a batch that a run takes."""
+    """Forward-backward passes over a batch per run."""
     return round(recipe.steps * estimators[recipe.estimator.kind].passes_of(recipe.estimator) * recipe.passes)
 
 
@@ -136,7 +136,7 @@ def require_alike(runs: Mapping[str, Sequence[Run]]) -> None:
 
 
 def accuracy(run: Run) -> float:
-    """Share right at unseen keys and positions, at the end of training."""
+    """Accuracy at unseen keys and positions, at the end of training."""
     return run.result.accuracy_iid.value
 
 
@@ -146,7 +146,7 @@ def composed(run: Run) -> float:
 
 
 def of_group(*names: str) -> Read:
-    """Share right of these groups together, at the end of training."""
+    """Accuracy over all of these groups, at the end of training."""
 
     def read(run: Run) -> float:
         shares = [run.result.groups[name] for name in names]
@@ -181,7 +181,7 @@ def first_step(field: str, bound: float, *, falls: bool = False) -> Read:
 
 
 def per_seed(runs: Iterable[Run], read: Read) -> np.ndarray:
-    """The number of every run, `[seeds]`."""
+    """The number for each run, `[seeds]`."""
     return np.array([read(run) for run in runs])
 
 

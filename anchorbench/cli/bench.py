@@ -15,7 +15,7 @@ JsonFile = Annotated[Path | None, typer.Option("--json", help="JSON file to writ
 def data() -> None:
     """Sequences per second of every task's generator.
 
-    Beside those of a plain Python loop.
+    Next to a plain Python loop.
     """
     from anchorbench.bench.data import bench_data
 
@@ -25,30 +25,30 @@ def data() -> None:
 @app.command()
 def train(
     json_file: JsonFile = None,
-    small: Annotated[bool, typer.Option("--small", help="Leave out the large shape, whose steps take seconds.")] = False,
+    small: Annotated[bool, typer.Option("--small", help="Leave out the large config, whose steps take seconds.")] = False,
 ) -> None:
-    """Member-steps per second, beside a plain loop over models.
+    """Member-steps per second, next to a plain loop over models.
 
-    And beside the bare matmuls.
+    And next to the bare matmuls.
     """
-    from anchorbench.bench.train import as_json, bench_train
+    from anchorbench.bench.train import as_json, bench_train, cases
 
-    _measure(lambda console: as_json(bench_train(console, large=not small)), json_file)
+    _measure(lambda console: as_json(bench_train(console, cases(large=not small))), json_file)
 
 
 @app.command()
 def scale(json_file: JsonFile = None) -> None:
     """Step time over threads, members, width, length and depth."""
-    from anchorbench.bench.scale import bench_scale
+    from anchorbench.bench.scale import bench_scale, fastest_path, points
 
-    _measure(bench_scale, json_file)
+    _measure(lambda console: bench_scale(console, points(), fastest_path()), json_file)
 
 
 @app.command()
 def gpu(json_file: JsonFile = None) -> None:
     """Correctness and speed on a GPU, in a few minutes.
 
-    Whether it trains as the CPU does, and member-steps per second.
+    Whether training matches the CPU, and member-steps per second.
     """
     from anchorbench.bench.gpu import bench_gpu
 

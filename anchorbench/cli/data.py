@@ -5,14 +5,14 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Tasks as Hugging Face data sets: build, verify, push.")
+app = typer.Typer(no_args_is_help=True, help="Tasks as Hugging Face datasets: build, verify, push.")
 
 
 @app.command()
 def build(
     task: Annotated[str, typer.Argument(help="TASK (all its variants), TASK-VARIANT, or all.")],
     out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")],
-    size: Annotated[int | None, typer.Option(help="Examples in each split; the paper's sizes if not given.")] = None,
+    size: Annotated[int | None, typer.Option(help="Examples per split (default: the paper's sizes).")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
 ) -> None:
     """Write tasks as a Hugging Face data set.
@@ -41,7 +41,7 @@ def build(
 
 
 @app.command()
-def verify(folder: Annotated[Path, typer.Argument(help="Folder of a data set, from anywhere.")]) -> None:
+def verify(folder: Annotated[Path, typer.Argument(help="Folder of a dataset, of any origin.")]) -> None:
     """Compute every label and split of a data set again.
 
     Foils and groups as well; the first wrong row is named.
@@ -51,17 +51,17 @@ def verify(folder: Annotated[Path, typer.Argument(help="Folder of a data set, fr
 
     manifests = verify_data(folder)
     rows, configurations = sum(sum(manifest.examples.values()) for manifest in manifests), len(manifests)
-    sentence = f"{visible(folder)}: all {rows:,} rows of {configurations} configuration{'s' * (configurations > 1)} are right"
+    sentence = f"{visible(folder)}: all {rows:,} rows of {configurations} config{'s' * (configurations > 1)} are correct"
     typer.echo(sentence)
 
 
 @app.command()
 def push(
-    folder: Annotated[Path, typer.Argument(help="Folder of a data set.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a dataset.")],
     repo: Annotated[str, typer.Argument(help="OWNER/NAME on the Hub.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be uploaded.")] = False,
 ) -> None:
-    """Verify a data set, then upload it to the Hugging Face Hub."""
+    """Verify a dataset, then upload it to the Hugging Face Hub."""
     from anchorbench.files import visible
     from anchorbench.hub.datasets import push as push_data
     from anchorbench.hub.datasets import uploads

@@ -15,11 +15,11 @@ EntryFile = Annotated[Path, typer.Argument(help="An entry: one JSON file.")]
 @app.command()
 def run(
     recipe: Annotated[Path, typer.Argument(help="YAML: name, description, and fields of a recipe.")],
-    out: Annotated[Path | None, typer.Option(help="Output folder; anchorbench-out/leaderboard/RECIPE if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder (default: anchorbench-out/leaderboard/RECIPE).")] = None,
 ) -> None:
     """Train a recipe on its track's suite; write entry.json.
 
-    What is finished is not trained again.
+    Finished runs are kept.
     """
     from anchorbench.files import visible
     from anchorbench.leaderboard.submit import run_entry
@@ -39,7 +39,7 @@ def run(
 def validate(entries: Annotated[list[Path], typer.Argument(help="Entries: JSON files.")]) -> None:
     """Check entries without training.
 
-    Form, digest, completeness and statistics; exit code 2 if one is refused.
+    Format, digest, completeness and statistics; exit code 2 if one is rejected.
     """
     from anchorbench.files import visible
     from anchorbench.leaderboard.check import read_entry
@@ -50,21 +50,21 @@ def validate(entries: Annotated[list[Path], typer.Argument(help="Entries: JSON f
             entry = read_entry(path)
         except ValueError as refusal:
             refused += 1
-            typer.echo(f"refused: {visible(refusal)}")
+            typer.echo(f"rejected: {visible(refusal)}")
         else:
             typer.echo(f"{visible(path)}: valid, {entry.recipe.name}, score {entry.statistics.inferential.value:.2f}")
     if refused:
-        raise ValueError(f"{refused} of {len(entries)} entries refused")
+        raise ValueError(f"{refused} of {len(entries)} entries rejected")
 
 
 @app.command()
 def verify(
     entry: EntryFile,
-    members: Annotated[int, typer.Option(help="Members to train again.")] = 3,
-    seed: Annotated[int | None, typer.Option(help="Draws the members; random if not given.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Output folder; a temporary one if not given.")] = None,
+    members: Annotated[int, typer.Option(help="Number of runs to retrain.")] = 3,
+    seed: Annotated[int | None, typer.Option(help="Seed for drawing the runs (default: random).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder (default: a temporary one).")] = None,
 ) -> None:
-    """Train a random part of an entry again.
+    """Retrain a random part of an entry.
 
     Says whether its claim stands; exit code 1 if not.
     """
@@ -86,7 +86,7 @@ def verify(
     typer.echo(
         f"--seed {drawn_by}: {done.share.hits} of {done.share.n} inferential, 95% interval {low:.2f} to {high:.2f};"
         f" claimed {share.value:.2f}, {share.low:.2f} to {share.high:.2f};"
-        f" {done.agree} inferential or not as claimed, {done.reproduced} with the very counts"
+        f" {done.agree} inferential or not as claimed, {done.reproduced} with exactly the claimed counts"
     )
     typer.echo("the claim stands" if done.stands else "the claim does not stand")
     if not done.stands:
@@ -100,7 +100,7 @@ def render(
 ) -> None:
     """Write the page and the table of all valid entries.
 
-    Refused ones are named and left out.
+    Invalid ones are named and left out.
     """
     from anchorbench.files import visible, write_atomically
     from anchorbench.leaderboard.check import read_entry
@@ -109,7 +109,7 @@ def render(
     from anchorbench.leaderboard.page import render as render_page
 
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; allowed: a folder with entries")
+        raise ValueError(f"{folder} is not a folder; allowed: a folder with entries")
     entries: list[Entry] = []
     known: dict[object, Path] = {}
     for path in sorted(folder.glob("*.json")):
@@ -138,7 +138,7 @@ def render(
 def export(
     entry: EntryFile,
     out: Annotated[Path, typer.Option(help="Folder to write eval.yaml and .eval_results to.")],
-    dataset: Annotated[str, typer.Option(help="The benchmark's data set on the Hub, OWNER/NAME.")],
+    dataset: Annotated[str, typer.Option(help="The benchmark's dataset on the Hub, OWNER/NAME.")],
 ) -> None:
     """Write Hugging Face eval.yaml and .eval_results files."""
     from anchorbench.files import visible

@@ -1,4 +1,4 @@
-"""The command line. Heavy libraries are imported inside the commands, so that `--help` answers at once."""
+"""The command line. Heavy libraries are imported inside the commands, so that `--help` is fast."""
 
 import os
 import sys
@@ -62,11 +62,11 @@ def run(
     preset: Annotated[str, typer.Option(help="laptop, paper-neurips or paper-pami.")] = "laptop",
     gamma: Annotated[str | None, typer.Option(help="Initialization rates, separated by commas.")] = None,
     norm: Annotated[str | None, typer.Option(help="Where LayerNorm sits: pre, post, or pre,post.")] = None,
-    seeds: Annotated[int | None, typer.Option(help="Seeds a condition; 4, or 3 in the papers' presets.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Seeds per condition (default: 4; 3 in the papers' presets).")] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay.")] = None,
     precision: Annotated[
-        str | None, typer.Option(help="fp32, bf16, tf32 (GPUs), or auto (laptop): what trains fastest here.")
+        str | None, typer.Option(help="fp32, bf16, tf32 (GPUs), or auto (laptop): the fastest on this machine.")
     ] = None,
     axis: Annotated[list[str] | None, typer.Option(help="Another axis, as FIELD=VALUE,...: model.n_layer=2,3.")] = None,
     keep_steps: KeepSteps = None,
@@ -175,7 +175,7 @@ def rates(
 
 @app.command()
 def tasks(
-    name: Annotated[str | None, typer.Argument(help="Task, or TASK-VARIANT, to explain; all are listed if not given.")] = None,
+    name: Annotated[str | None, typer.Argument(help="TASK or TASK-VARIANT to explain (default: list all).")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Write the whole catalogue as Markdown: tasks/README.md.")] = False,
 ) -> None:
     """List the tasks, or explain one with three drawn examples."""
@@ -193,13 +193,13 @@ def tasks(
 
 @app.command()
 def parts(
-    part: Annotated[str | None, typer.Argument(help="Part of a way of training; all are listed if not given.")] = None,
-    kind: Annotated[str | None, typer.Argument(help="Kind to explain; the part's kinds are listed if not given.")] = None,
+    part: Annotated[str | None, typer.Argument(help="Part of a training recipe (default: list all).")] = None,
+    kind: Annotated[str | None, typer.Argument(help="Kind to explain (default: list the part's kinds).")] = None,
     out: Annotated[Path | None, typer.Option(help="Markdown file to write with all kinds explained.")] = None,
 ) -> None:
-    """List the parts that training is made of, or explain one.
+    """List the parts of a training recipe, or explain one.
 
-    With its fields, their bounds and its source; schedules are drawn.
+    With its fields, bounds and source; schedules are plotted.
     """
     from anchorbench.files import require_place, write_atomically
     from anchorbench.show.parts import explanation, listing, page
@@ -214,10 +214,10 @@ def parts(
 @app.command()
 def report(
     sweep: Annotated[Path, typer.Argument(help="Output folder of a sweep.")],
-    x: Annotated[str | None, typer.Option(help="Axis across; gamma if it varies.")] = None,
-    y: Annotated[str | None, typer.Option(help="Axis upwards.")] = None,
+    x: Annotated[str | None, typer.Option(help="Horizontal axis (default: gamma, if it varies).")] = None,
+    y: Annotated[str | None, typer.Option(help="Vertical axis.")] = None,
     panels: Annotated[str | None, typer.Option(help="Axis of small multiples.")] = None,
-    out: Annotated[Path | None, typer.Option(help="File to write; SWEEP/report.html if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write (default: SWEEP/report.html).")] = None,
 ) -> None:
     """Write one HTML page about a sweep.
 
@@ -241,7 +241,7 @@ def reproduce(
         "anchorbench-out/claims"
     ),
 ) -> None:
-    """Try published claims and write the ledger.
+    """Test published claims and write the ledger.
 
     By rules written before the run; the ledger is JSON, a table and a page.
     """
@@ -253,10 +253,10 @@ def reproduce(
 
 @app.command()
 def ways(
-    runs: Annotated[Path, typer.Argument(help="Folder of the runs; what is missing there is trained.")],
+    runs: Annotated[Path, typer.Argument(help="Folder of the runs; missing ones are trained.")],
     out: Annotated[Path, typer.Option(help="Folder of the table: ways.json and ways.md.")] = Path("docs"),
 ) -> None:
-    """Compare every part of training with its control.
+    """Compare every training part with its control.
 
     On the composite task, over paired seeds; about an hour on two cores.
     """
@@ -275,14 +275,14 @@ for group in (sweep, probe, data, bench, leaderboard):
 
 
 def main() -> None:
-    """Runs a command; bad input ends in one sentence on standard error and exit code 2, an interruption in 130."""
+    """Runs a command; bad input gives one sentence on standard error and exit code 2, an interruption 130."""
     try:
-        # Without a command, help is shown. Commands return nothing: what comes back is an exit code, 130 after Ctrl-C.
+        # Without a command, help is shown. Commands return nothing: any returned value is an exit code, 130 after Ctrl-C.
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
         sys.stdout.flush()
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except BrokenPipeError:  # whoever reads has what it wanted
+    except BrokenPipeError:  # the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(1)
     except ValueError as error:

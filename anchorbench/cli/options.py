@@ -1,4 +1,4 @@
-"""Options that several commands have, and what is made of them."""
+"""Options shared by several commands."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from anchorbench.train.execution import Execution
 
 KeepSteps = Annotated[
-    str | None, typer.Option(help="Steps whose weights and optimizer state are kept as well, separated by commas.")
+    str | None, typer.Option(help="Intermediate steps at which weights and optimizer state are kept, separated by commas.")
 ]
 StrictBits = Annotated[
     bool,
@@ -20,19 +20,19 @@ StrictBits = Annotated[
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, or cuda:N; default: the first GPU if there is one, else the CPU.")]
 Threads = Annotated[
     int | None,
-    typer.Option(min=1, max=4096, help="Members trained at a time, or threads of an operation; default: all usable cores."),
+    typer.Option(min=1, max=4096, help="Members trained in parallel, or threads per operation; default: all usable cores."),
 ]
-Memory = Annotated[float | None, typer.Option(help="GiB that training may take; default: 60% of what is free.")]
+Memory = Annotated[float | None, typer.Option(help="GiB that training may use; default: 60% of free memory.")]
 Formats = Annotated[str, typer.Option("--figures", help="Formats of the figures, separated by commas: pdf, svg, png.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print runs, stacks, memory and an estimate of the time; train nothing.")]
 ModelName = Annotated[str, typer.Argument(help="A run folder, a checkpoint folder or a Hub id.", metavar="DIR|HF_ID")]
-TaskName = Annotated[str | None, typer.Option(help="TASK or TASK-VARIANT, if the model does not say itself.")]
+TaskName = Annotated[str | None, typer.Option(help="TASK or TASK-VARIANT, if the model does not record it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 FigureFile = Annotated[Path | None, typer.Option("--figures", help="File for the page of figures: .pdf, .svg or .png.")]
 
 
 def use(threads: int | None, device: str | None = None) -> None:
-    """Sets what this process trains on. Raises ValueError with one sentence for a device that is not there."""
+    """Sets device and threads of this process. Raises ValueError with one sentence for a device that does not exist."""
     import torch
 
     from anchorbench.machine import use_device
@@ -43,14 +43,14 @@ def use(threads: int | None, device: str | None = None) -> None:
 
 
 def execution(memory: float | None, keep_steps: str | None, *, strict_bits: bool) -> "Execution":
-    """How a sweep is trained. Raises ValueError with one sentence for a value that makes no sense."""
+    """How a sweep is trained. Raises ValueError with one sentence for an invalid value."""
     from anchorbench.train.execution import Execution
 
     return Execution(memory=in_bytes(memory), keep_steps=_steps(keep_steps), strict_bits=strict_bits)
 
 
 def in_bytes(gib: float | None) -> float | None:
-    """GiB in bytes. Raises ValueError if it is not positive."""
+    """Converts GiB to bytes. Raises ValueError if the number is not positive."""
     if gib is not None and not gib > 0:
         raise ValueError(f"memory is {gib}; allowed: a positive number of GiB")
     return None if gib is None else gib * 2**30

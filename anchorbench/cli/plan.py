@@ -1,4 +1,4 @@
-"""Sweeps beyond the main job: read from YAML, planned before anything starts, or narrowed down to a boundary."""
+"""`anchorbench sweep`: sweeps from YAML, planned before anything starts, or narrowed down to a boundary."""
 
 import json
 import time
@@ -20,7 +20,7 @@ from anchorbench.sweeps.runner import MAX_RUNS, Sweep, SweepFolder, run_sweep, s
 
 TIMED_STEPS = 5
 INFERS = {"inferential": True, "memorizing": False, "symmetric": False}
-"""The two sides of a boundary; members of other verdicts are undecided."""
+"""The two sides of a boundary; runs with other verdicts are undecided."""
 
 
 def load_sweep(path: Path, axes: Sequence[str]) -> Sweep:
@@ -30,8 +30,8 @@ def load_sweep(path: Path, axes: Sequence[str]) -> Sweep:
         optimizer: {weight_decay: 0.1}
         axes: {init.gamma: [0.5, 0.7], model.n_layer: [2, 3], seed: 8}
 
-    A number for `seed` (or `init_seed`, `data_seed`, `order_seed`, `noise_seed`) means so many seeds. Raises ValueError with one
-    sentence for anything that makes no sense.
+    A number for `seed` (or `init_seed`, `data_seed`, `order_seed`, `noise_seed`) means that many seeds. Raises ValueError with one
+    sentence for anything invalid.
     """
     content = read_yaml(path)
     if not isinstance(content, dict):
@@ -42,7 +42,7 @@ def load_sweep(path: Path, axes: Sequence[str]) -> Sweep:
     chosen = content.pop("axes", {})
     if not isinstance(chosen, dict):
         raise ValueError(f"axes is {chosen!r}; allowed: a mapping of a recipe's fields to their values")
-    if dotted := [key for key in content if "." in str(key)]:  # beside the section, it would be the field twice
+    if dotted := [key for key in content if "." in str(key)]:  # could give a field twice, together with its section
         raise ValueError(f"{path} has the field {dotted[0]!r}; allowed: sections, such as optimizer: {{lr: 0.001}}")
     base = PRESETS[preset]
     if content.get("task", base.task) != base.task:
@@ -58,7 +58,7 @@ def load_sweep(path: Path, axes: Sequence[str]) -> Sweep:
 
 
 def parse_axis(text: str) -> tuple[str, tuple[Any, ...]]:
-    """`model.n_layer=2,3` as a field and its values."""
+    """Parses `model.n_layer=2,3` into a field and its values."""
     path, equals, values = text.partition("=")
     name = f"axis {text[:100]!r}"
     if not equals or not values:
@@ -77,7 +77,7 @@ def _values(path: Any, values: Any) -> tuple[Any, ...]:
 
 
 def plan(sweep: Sweep, out: Path, memory: float | None) -> None:
-    """Prints runs, stacks, memory, and an estimate of the time from a few steps of each kind of stack; starts nothing."""
+    """Prints runs, stacks, memory, and an estimate of the time from a few steps of each kind of stack; trains nothing."""
     from anchorbench.train.memory import memory_of_member
     from anchorbench.train.stack import Stack, structure
 
@@ -101,7 +101,7 @@ def plan(sweep: Sweep, out: Path, memory: float | None) -> None:
         for _ in range(TIMED_STEPS):
             trained.advance()
         each = (time.perf_counter() - start) / TIMED_STEPS
-        grown = recipe.macs_per_step() / recipe.override({"growth": []}).macs_per_step()  # what is timed is the model at first
+        grown = recipe.macs_per_step() / recipe.override({"growth": []}).macs_per_step()  # the initial model is timed
         seconds = each * grown * recipe.steps * len(alike)
         total += seconds
         table.add_row(
@@ -112,7 +112,7 @@ def plan(sweep: Sweep, out: Path, memory: float | None) -> None:
         )
     console.print(table)
     console.print(
-        f"estimated time: {_duration(total)}, from {TIMED_STEPS} timed steps a kind of stack; evaluation adds a few per cent"
+        f"estimated time: {_duration(total)}, from {TIMED_STEPS} timed steps per kind of stack; evaluation adds a few per cent"
     )
 
 
@@ -122,7 +122,7 @@ def _duration(seconds: float) -> str:
 
 
 def locate_and_show(sweep: Sweep, path: str, low: float, high: float, *, width: float, seeds: int, out: Path) -> None:
-    """Locates the boundary between inferential and other decided members along one field; prints it, and writes boundary.json."""
+    """Locates the boundary between inferential and other decided runs along one field; prints it, and writes boundary.json."""
     from anchorbench.sweeps.locate import locate
 
     if len(sweep.runs()) != len({recipe.seed for recipe in sweep.runs()}):
@@ -142,8 +142,8 @@ def locate_and_show(sweep: Sweep, path: str, low: float, high: float, *, width: 
 
     boundary = locate(decide, low, high, width=width, seeds=seeds)
     left, right = boundary.interval
-    settled = "" if boundary.settled else f" - wider than the {width:g} asked for: members differ too much"
+    settled = "" if boundary.settled else f" - wider than the requested {width:g}: runs differ too much"
     typer.echo(f"boundary: {path} {boundary.value:.3f}, 95% interval {left:.3f} to {right:.3f}{settled}")
-    typer.echo(f"{boundary.members} members; a grid of spacing {width:g} with {seeds} seeds takes {boundary.grid_members}")
+    typer.echo(f"{boundary.members} runs; a grid with spacing {width:g} and {seeds} seeds takes {boundary.grid_members}")
     write_tables(out, trained.values())
     write_atomically(out / "boundary.json", (json.dumps(asdict(boundary), indent=1) + "\n").encode())

@@ -1,4 +1,4 @@
-"""The commands `anchorbench probe ...`, and what `anchorbench classify` shares with them."""
+"""The commands `anchorbench probe ...`, and the code that `anchorbench classify` shares with them."""
 
 import sys
 from pathlib import Path
@@ -11,13 +11,13 @@ from anchorbench.cli.options import AsJson, FigureFile, ModelName, TaskName
 
 
 class ProbeGroup(typer.core.TyperGroup):
-    """`anchorbench probe NAME MODEL`: what is no command of the group is a probe's name."""
+    """`anchorbench probe NAME MODEL`: anything that is not a command of the group is a probe's name."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         return super().resolve_command(ctx, args if args[0] in self.commands else ["one", *args])
 
 
-app = typer.Typer(no_args_is_help=True, cls=ProbeGroup, help="One probe (anchorbench probe NAME DIR|HF_ID), and its trial.")
+app = typer.Typer(no_args_is_help=True, cls=ProbeGroup, help="Probes: anchorbench probe NAME DIR|HF_ID.")
 
 
 @app.command(hidden=True)
@@ -29,18 +29,17 @@ def one(name: str, model: ModelName, task: TaskName = None, json: AsJson = False
 @app.command()
 def validate(
     json_file: Annotated[Path | None, typer.Option("--json", help="File to write all figures to.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Four runs, asked of the shipped weights, instead of 280.")] = False,
-    out: Annotated[Path, typer.Option(help="Folder of the runs; finished ones are not trained again.")] = Path(
-        "anchorbench-out/validation"
-    ),
+    quick: Annotated[bool, typer.Option("--quick", help="Test the shipped weights on four runs, instead of 280.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder of the runs; finished ones are kept.")] = Path("anchorbench-out/validation"),
 ) -> None:
     """Try the mechanistic verdict where the truth is known.
 
     On planted circuits, on models without a solution, and on behaviour that it was not fitted to.
     """
-    from anchorbench.inspect.validation import validate_and_show
+    from anchorbench.cli.validation import run_trial
+    from anchorbench.inspect.validation import full_trial, quick_trial
 
-    validate_and_show(out, json_file, quick=quick)
+    run_trial(quick_trial() if quick else full_trial(), out, json_file)
 
 
 @app.command()
@@ -52,13 +51,13 @@ def fit(
 
     To those whose behaviour is decided.
     """
-    from anchorbench.inspect.validation import fit_and_show
+    from anchorbench.cli.validation import fit_and_show
 
     fit_and_show(sweeps, out)
 
 
 def examine(model: str, task: str | None, only: str | None, *, as_json: bool, figures: Path | None) -> None:
-    """Prints what a model answers and computes, or one probe's scores of it."""
+    """Prints a model's behaviour, mechanism and probe scores, or the scores of one probe."""
     import json
 
     from rich.console import Console
@@ -75,7 +74,7 @@ def examine(model: str, task: str | None, only: str | None, *, as_json: bool, fi
     else:
         examined.show(found, Console(markup=False, highlight=False))
     if figures is not None:
-        sys.stdout.flush()  # the verdict is said, whatever becomes of the figures
+        sys.stdout.flush()  # the verdict is printed even if the figures fail
         _, problems = draw_all(lambda path: examined.draw(found, path), [figures])
         if problems:
             raise ValueError(problems[0])

@@ -31,7 +31,7 @@ def reproduce(name: str, scale: str, out: Path, runs: Path) -> None:
             console.print(f"{each}: its result at {at} scale is up to date", soft_wrap=True)
             continue
         console.print(
-            f"{each}: {claim.statement}" + (f" About {claim.seconds:g} s of processor time." if at == "laptop" else ""),
+            f"{each}: {claim.statement}" + (f" About {claim.seconds:g} s of CPU time." if at == "laptop" else ""),
             soft_wrap=True,
         )
         start = time.process_time()

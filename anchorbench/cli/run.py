@@ -1,4 +1,4 @@
-"""The main job: options become a sweep, the sweep is trained with live progress, and table and figures are shown."""
+"""`anchorbench run`: options become a sweep, which is trained with live progress; then table and figures are shown."""
 
 import math
 import time
@@ -25,7 +25,7 @@ from anchorbench.train.execution import Execution
 
 
 def make_sweep(*, gamma: str | None, norm: str | None, axes: Sequence[str] = (), **options: Any) -> Sweep:
-    """The sweep that command-line options describe. Raises ValueError with one sentence for a value that makes no sense."""
+    """The sweep that the command-line options describe. Raises ValueError with one sentence for an invalid value."""
     parsed: dict[str, tuple[Any, ...]] = {}
     for path, values in map(parse_axis, axes):
         if path in parsed:
@@ -55,11 +55,11 @@ def run_and_show(
     how: Execution,
     figures: Sequence[str] = ("png",),
 ) -> list[Run]:
-    """Trains what is missing of the sweep in `out`, then prints the table and writes the figures in these formats.
+    """Trains the missing runs of the sweep in `out`, then prints the table and writes the figures in these formats.
 
-    A figure that cannot be drawn is one sentence at the end: the results are there.
+    A figure that cannot be drawn gives one sentence at the end; the results are already written.
     """
-    console = Console(markup=False)  # paths may hold brackets
+    console = Console(markup=False)  # paths may contain brackets
     for step in how.keep_steps:
         if not 0 < step < sweep.base.steps:
             raise ValueError(f"keep-steps has {step}; allowed: steps between 1 and {sweep.base.steps - 1}")
@@ -91,10 +91,10 @@ def _draw(runs: list[Run], out: Path, formats: Sequence[str], console: Console) 
         drawn_too, problems_too = draw_all(lambda path: attention_flow_figure(shown, path), flows)
         drawn, problems = drawn + drawn_too, problems + problems_too
     else:
-        for path in flows:  # of an earlier call
+        for path in flows:  # from an earlier call
             with suppress(OSError):
                 path.unlink()
-    no_flow = "" if shown else "; no attention flow, as no member fits the seen pairs"
+    no_flow = "" if shown else "; no attention flow, as no run fits the seen pairs"
     console.print(f"Figures: {', '.join(map(visible, drawn)) or 'none'}{no_flow}", soft_wrap=True)
     for problem in problems:
         console.print(visible(problem), soft_wrap=True)
@@ -140,7 +140,7 @@ def _train_with_progress(sweep: Sweep, folder: SweepFolder, missing: int, consol
 
 
 def show(runs: list[Run], console: Console) -> None:
-    """Prints the sweep's table: a row a gamma, and a table for each combination of the other axes."""
+    """Prints the sweep's table: one row per gamma, and one table per combination of the other axes."""
     grouped = conditions(runs)
     result = runs[0].result
     console.print(f"\n{result.task}, {result.variant}: means over seeds at the last step, 95% intervals", highlight=False)
@@ -154,7 +154,7 @@ def _table(title: str, grouped: list[Condition]) -> Table:
     exception = any(condition.exceptions for condition in grouped)
     asks = any(condition.verdicts for condition in grouped)
     both = exception and any(run.result.composes for condition in grouped for run in condition.runs)
-    lines = None if exception else box.SIMPLE_HEAD  # the columns of an exception leave no room for lines in 80
+    lines = None if exception else box.SIMPLE_HEAD  # the columns of an exception leave no room for lines in 80 columns
     table = Table(title=title or None, title_justify="left", box=lines, padding=(0, 1, 0, 0), pad_edge=False)
     headers = ["gamma", "members", "train", "iid"]
     if asks:

@@ -44,7 +44,7 @@ def run(
     figures: Formats = "png",
     out: Annotated[Path | None, typer.Option(help="Output folder; default: anchorbench-out/RECIPE, after the file's name.")] = None,
 ) -> None:
-    """Train a sweep; what is finished is not trained again."""
+    """Train a sweep; finished runs are kept."""
     from anchorbench.cli.plan import load_sweep
     from anchorbench.cli.run import run_and_show
     from anchorbench.show.canvas import parse_formats
@@ -62,7 +62,7 @@ def locate(
     high: Annotated[float, typer.Option(help="The other end.")],
     along: Annotated[str, typer.Option(help="The recipe's field.")] = "init.gamma",
     width: Annotated[float, typer.Option(help="Width of the 95% interval to reach.")] = 0.04,
-    seeds: Annotated[int, typer.Option(help="Most members asked at an end.")] = 8,
+    seeds: Annotated[int, typer.Option(help="Maximum number of runs at either end.")] = 8,
     out: Annotated[Path | None, typer.Option(help="Output folder; default: anchorbench-out/RECIPE-boundary.")] = None,
 ) -> None:
     """Find where solutions turn inferential, with few runs.

@@ -70,18 +70,18 @@ def features(task: Task) -> Any:
 
 
 MEANINGS = {
-    "text": "the sequence as words, separated by one space",
-    "tokens": "the same as token ids, always equally many; the tokenizer turns `text` into exactly these",
-    "label": "the token id that is the right answer after the last token",
-    "group": "the kind of example that is trained or held out as a whole, for instance an anchor combination",
+    "text": "the sequence as words, separated by single spaces",
+    "tokens": "the same sequence as token ids, of fixed length; the tokenizer maps `text` to exactly these",
+    "label": "the token id of the correct answer, which follows the last token",
+    "group": "the group of examples that is trained or held out as a whole, for instance an anchor pair",
     "key": "the token that the rule is applied to, or null",
-    "position": "where the key stands, counted from 0, or null",
-    "foil_inferential": "the answer by composing the rule, also where another one is trained, or null",
-    "foil_symmetric": "the answer of a model that ignores the order of the anchors, where that is another one, else null",
-    "foil_shortcut": "the answer of a model that takes a shortcut, which its task explains, where that is another one, else null",
+    "position": "the position of the key, counted from 0, or null",
+    "foil_inferential": "the answer by composing the rule, even where a different one is trained, or null",
+    "foil_symmetric": "the answer of a model that ignores the order of the anchors, where it differs, else null",
+    "foil_shortcut": "the answer of a model that takes the shortcut that the task describes, where it differs, else null",
     "foil_other_set": "the answer by the rule set of the other pairs, in held-out groups, else null",
-    "foil_swapped": "the answer with the two anchors in the other order, where that is another one, else null",
-    "target": "the probability of each token id, where the answer is random; `label` is one draw",
+    "foil_swapped": "the answer with the two anchors in the opposite order, where it differs, else null",
+    "target": "the probability of each token id, where the answer is random; `label` is one sample",
 }
 
 
@@ -111,9 +111,9 @@ def card(command: str, built: list[Built], *, one_tokenizer: bool) -> str:
 
 # {title}
 
-Exactly known functions of token sequences. Each is built so that a model that infers the rule and one that memorizes the table
-differ on inputs that are never trained on: split `iid` holds unseen inputs of the trained kinds, `ood` (where a task has it) those
-of kinds that are held out.
+Exactly known functions of token sequences, built so that a model that infers the rule and one that memorizes the table differ on
+inputs that are never trained on: split `iid` holds unseen inputs of trained groups, `ood` (where a task has it) inputs of held-out
+groups.
 
 ```python
 from datasets import load_dataset
@@ -127,16 +127,16 @@ assert tokenizer(data[0]["text"])["input_ids"] == data[0]["tokens"]
 
 {_table(["column", "type", "meaning"], [[f"`{name}`", _type(columns[name]), _meaning(name)] for name in columns])}
 
-{_table(["configuration", *SPLITS, "fingerprint"], sizes)}
+{_table(["config", *SPLITS, "fingerprint"], sizes)}
 
-## How it was made
+## How it was generated
 
     anchorbench {command}
 
-with anchorbench {__version__}, NumPy {np.__version__} and PyArrow {pa.__version__}; with the same versions it gives the same
-bytes. An example can occur twice in a split, but never in two splits: a sequence determines its split. The fingerprint is that of
-the task's name, version and configuration. `anchorbench data verify PATH` works out every label, foil, group and split again, by
-another way than they were made.
+with anchorbench {__version__}, NumPy {np.__version__} and PyArrow {pa.__version__}; the same versions give the same bytes. An
+example can occur twice in a split, but never in two splits: a sequence determines its split. The fingerprint is that of the task's
+name, version and configuration. `anchorbench data verify PATH` recomputes every label, foil, group and split, independently of the
+code that generated them.
 
 {sections}
 
@@ -146,7 +146,7 @@ Apache-2.0. Please cite the paper that a task comes from ({", ".join(map(link, p
 
 ```bibtex
 @software{{anchorbench,
-  title = {{anchorbench: inference or memorizing in small transformers}},
+  title = {{anchorbench: inference or memorization in small transformers}},
   author = {{{{The anchorbench developers}}}},
   version = {{{__version__}}},
   license = {{Apache-2.0}}

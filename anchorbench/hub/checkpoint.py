@@ -22,7 +22,7 @@ from anchorbench.files import read_json, require_plain, visible
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 MAX_CONFIG_BYTES, MAX_INDEX_BYTES = 2**20, 2**24
 MAX_LAYERS = 1000
-"""Maximum number of layers when the weights have fewer tensors than that: transformers would build lists of that length."""
+"""Layers that a config may always ask for, even if the weights have fewer tensors: transformers builds lists of that length."""
 MAX_BUFFER_BYTES = 2**28
 """Maximum size of the buffers (masks, positions) that a model computes in addition to its weights."""
 PARTS_PER_TENSOR, SPARE_PARTS = 20, 1000
@@ -125,7 +125,7 @@ def fetch(hub_id: str) -> Path:
     except EntryNotFoundError:
         raise ValueError(f"{hub_id} has no {CONFIG} and safetensors weights on the Hugging Face Hub") from None
     except HFValidationError:
-        raise ValueError(f"{hub_id} is no name of a model on the Hugging Face Hub") from None
+        raise ValueError(f"{hub_id} is not the name of a model on the Hugging Face Hub") from None
     except (HfHubHTTPError, OSError) as error:
         raise ValueError(f"{hub_id} cannot be fetched from the Hugging Face Hub ({type(error).__name__})") from error
     return folder
@@ -144,7 +144,7 @@ def _inside(folder: Path, name: str) -> Path:
 def _read_object(folder: Path, name: str, most: int) -> dict[str, Any]:
     content = read_json(_inside(folder, name), most=most)
     if not isinstance(content, dict):
-        raise ValueError(f"{folder / name} holds no JSON object")
+        raise ValueError(f"{folder / name} is not a JSON object")
     return cast("dict[str, Any]", content)
 
 
@@ -204,7 +204,7 @@ def _configuration(content: dict[str, Any], tensors: int, name: str) -> Any:
     except Exception as error:
         field = re.search(r"field '(\w+)'", str(error))
         which = f" (its field {field[1]!r})" if field else ""
-        raise ValueError(f"{name} has a {CONFIG} that is no configuration of a {kind} model{which}") from error
+        raise ValueError(f"{name} has a {CONFIG} that is not a valid {kind} config{which}") from error
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or getattr(config, "is_encoder_decoder", False):
         raise ValueError(f"{name} is a {kind} model; allowed: causal language models")
     return config
@@ -252,7 +252,7 @@ def _require_match(config: Any, headers: dict[str, Tensor], name: str) -> None:
         raise ValueError(f"{name} is incomplete: its weights lack {listed(missing, expected)}")
     surprising = [key for key in found["unexpected_keys"] if not (BUFFER.search(key) or _is_mask(key, headers))]
     if surprising:
-        raise ValueError(f"{name} holds weights that its {CONFIG} has no place for: {listed(surprising, shapes)}")
+        raise ValueError(f"{name} holds weights that its {CONFIG} does not describe: {listed(surprising, shapes)}")
     computed = sum(buffer.nbytes for buffer in model.buffers())
     if computed > MAX_BUFFER_BYTES + sum(tensor.nbytes for tensor in headers.values()):
         raise ValueError(

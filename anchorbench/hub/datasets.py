@@ -155,11 +155,11 @@ def _write(files: dict[str, str], folder: Path) -> None:
         (folder / name).write_text(content + "\n")
 
 
-# ------------------------------------------------------------------------------------------------ checking
+# ------------------------------------------------------------------------------------------------ verifying
 
 
-def verify(folder: Path) -> list[Manifest]:
-    """Recomputes everything in a dataset with `Task.answer`, and returns the manifests of its configs.
+def verify(folder: Path, *, rows: int = ROWS) -> list[Manifest]:
+    """Recomputes everything in a dataset with `Task.answer`, `rows` at a time, and returns the manifests of its configs.
 
     The folder may come from an untrusted source: only regular files with the names above are read, as JSON and parquet. Raises
     ValueError naming the first file or row that is wrong. A sequence determines its split, so if every row is in the correct split,
@@ -172,7 +172,7 @@ def verify(folder: Path) -> list[Manifest]:
         _check_tokenizer(config, [task])
         for split, n in manifest.examples.items():
             path, row = config / f"{split}.parquet", 0
-            for table in _read_split(path, task, n):
+            for table in _read_split(path, task, n, rows):
                 _check_rows(path, row, table, task, split)
                 row += len(table)
         manifests.append(manifest)
@@ -190,7 +190,7 @@ def _configs(folder: Path) -> list[Path]:
     except OSError as error:
         raise ValueError(f"{folder} cannot be read: {error.strerror}") from None
     if not found:
-        raise ValueError(f"{folder} is not a data set: it holds no folder of a configuration")
+        raise ValueError(f"{folder} is not a dataset: it holds no config folder")
     return found
 
 
@@ -231,14 +231,14 @@ def _check_card(path: Path, manifests: dict[str, Manifest]) -> None:
     except (LookupError, TypeError):
         raise ValueError(f"{path} does not begin with the YAML that load_dataset reads") from None
     if said.keys() != manifests.keys():
-        raise ValueError(f"{path} lists {len(said)} configurations, not those of the {len(manifests)} folders beside it")
+        raise ValueError(f"{path} lists {len(said)} configs, not those of the {len(manifests)} folders beside it")
     for name, manifest in manifests.items():
         if said[name] != data_files(manifest):
-            raise ValueError(f"{path} does not send load_dataset to the files of {name}")
+            raise ValueError(f"{path} does not point load_dataset to the files of {name}")
 
 
-def _read_split(path: Path, task: Task, n: int) -> Iterator[pa.Table]:
-    """The rows of a split's file, in chunks. Raises ValueError unless it is a complete file with the expected columns and rows."""
+def _read_split(path: Path, task: Task, n: int, rows: int) -> Iterator[pa.Table]:
+    """A split's file, `rows` at a time. Raises ValueError unless it is complete and has the expected columns and `n` rows."""
     try:
         with open_plain(path) as plain, pq.ParquetFile(plain) as file:
             schema = _schema(task)
@@ -247,7 +247,7 @@ def _read_split(path: Path, task: Task, n: int) -> Iterator[pa.Table]:
             if file.metadata.num_rows != n:
                 raise ValueError(f"{path} has {file.metadata.num_rows} rows; its {MANIFEST} says {n}")
             read = 0
-            for batch in file.iter_batches(batch_size=ROWS):
+            for batch in file.iter_batches(batch_size=rows):
                 read += batch.num_rows
                 yield pa.Table.from_batches([batch])
             if read != n:  # a damaged column may end early without an error
@@ -290,7 +290,7 @@ def _check_rows(path: Path, start: int, table: pa.Table, task: Task, split: Spli
             check(
                 ~same.to_numpy(),
                 lambda row, name=name, column=column, right=right: (
-                    f"{name} is {column[row].as_py()!r:.200}; by the task it is {right[row].as_py()!r}"
+                    f"{name} is {column[row].as_py()!r:.200}; the task gives {right[row].as_py()!r}"
                 ),
             )
     if wrong:
@@ -320,7 +320,7 @@ def uploads(folder: Path) -> list[Path]:
     files = [folder / name for name in names]
     for file in files:
         if file.is_symlink() or (file.parent != folder and file.parent.is_symlink()) or not file.is_file():
-            raise ValueError(f"{file} is missing, or a link, which could stand for any file of this machine")
+            raise ValueError(f"{file} is missing, or a link, which could point to any file on this machine")
     return files
 
 
@@ -336,7 +336,7 @@ def push(folder: Path, repo: str) -> str:
         api = HfApi(library_name="anchorbench", library_version=__version__)
         address = api.create_repo(repo, repo_type="dataset", exist_ok=True)
         api.upload_folder(repo_id=repo, repo_type="dataset", folder_path=folder, allow_patterns=names)
-    except Exception as error:  # network, token or name: each library underneath raises its own types
+    except Exception as error:  # network, token or name: each underlying library raises its own types
         what = " ".join(str(error).split())
         raise ValueError(f"{repo!r} cannot be pushed to the Hub: {what or type(error).__name__}") from None
     return str(address)

@@ -24,11 +24,11 @@ from anchorbench.task import Task
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 UNKNOWN_WORD = "[UNK]"
-"""TransformerLens looks up an unknown word in every tokenizer; this word's id is outside the model's vocabulary."""
+"""TransformerLens requires an unknown word of every tokenizer; this one's id is outside the model's vocabulary."""
 
 
 def load_model(model: object) -> Run | GPT | nn.Module:
-    """Resolves what `anchorbench.inspect.open_model` opens to a run, a stack of one, or a module, reading paths.
+    """Resolves anything that `anchorbench.inspect.open_model` accepts to a run, a stack of one, or a module.
 
     Raises ValueError as it does.
     """

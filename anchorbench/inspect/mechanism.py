@@ -1,4 +1,4 @@
-"""The mechanistic verdict: how a model computes, read from probes on trained pairs; no answer to a held-out pair is used.
+"""The mechanistic verdict: how a model computes, inferred from probes on trained pairs; no answer to a held-out pair is used.
 
 Two features decide whether a model is inferential; one, on a trained exception (`conflict`), decides whether it reads the pair
 in order. Each is a share or a difference of cosines, so it does not depend on the scale of the weights; a logistic regression
@@ -32,7 +32,7 @@ EXCEPTION = ("exception_in_order",)
 SURE = 0.9
 """Probabilities below this for both classes are undecided."""
 PENALTY = 10.0
-"""scikit-learn's C, a mild penalty because the classes are almost separable; with C = 1, one run in ten is left undecided."""
+"""scikit-learn's C: a mild penalty, since the classes are almost separable; with C = 1, one run in ten is left undecided."""
 SEQUENCES, BASES = 300, 8
 """Sequences and base sequences read by each probe."""
 
@@ -85,7 +85,7 @@ class Mechanism:
     exception_probability: float | None
     """Probability that the exception is read in order."""
     accuracy: float
-    """Accuracy on the trained pairs that the probes read; below the fit threshold (0.9) there is no mechanism to name."""
+    """Accuracy on the trained pairs that the probes read; below the fit threshold (0.9), there is no mechanism to name."""
     features: dict[str, float]
 
 

@@ -1,8 +1,8 @@
 """The one adapter through which everything reads a model: logits, attention, residual streams, patching and weights.
 
 Our own models run as one stack (`members` is the first axis) in a single forward pass. Any other causal language model is a stack
-of one: it gives logits itself, and the rest through TransformerLens, which is started when something is first asked of it, as not
-every architecture can be read. Layers are counted from 0.
+of one: its logits come from the model itself, everything else through TransformerLens, which is started only when needed, since it
+does not support every architecture. Layers are counted from 0.
 """
 
 import copy
@@ -40,7 +40,7 @@ SURVEY = 4000
 """Examples drawn per split to find out which ids a task uses."""
 PROOF_LENGTH, SAME = 6, 1e-3
 """Number of tokens on which the TransformerLens version of a foreign architecture is checked against the model itself, and the
-tolerance relative to the largest value: fp32 in another order of operations, through sharp attention."""
+tolerance relative to the largest value: fp32 in a different order of operations, amplified by sharp attention."""
 NOT_FINITE = "the model's output is not finite (NaN or infinity): its weights are damaged or it diverged"
 
 
@@ -89,7 +89,7 @@ class OpenModel(ABC):
     def untrained(self, seed: int) -> "OpenModel":
         """Models with the same config and fresh initial weights. Raises ValueError if the config alone does not make one."""
 
-    # What a family of models brings; the tokens, `[members, batch, seq]`, are known to fit.
+    # Implemented by each family of models; the tokens, `[members, batch, seq]`, are already checked.
 
     @abstractmethod
     def _logits(self, tokens: Tensor) -> Tensor: ...
@@ -119,7 +119,7 @@ class OpenModel(ABC):
 
     @torch.no_grad()
     def run(self, tokens: Int[Tensor, "*members batch seq"], edits: Edits | None = None) -> Activations:
-        """Everything inside during a forward pass over `tokens`, shaped as for `logits`, with `edits` applied.
+        """All activations of a forward pass over `tokens`, shaped as for `logits`, with `edits` applied.
 
         Raises ValueError as `logits` and `look_inside` do.
         """
@@ -191,7 +191,7 @@ def side_by_side(models: Sequence[GPT], inits: Sequence[InitConfig] | None = Non
 
 
 def require_logits(logits: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
-    """Returns the logits if they are valid. Some models use minus infinity for ids that never follow, but never for all ids.
+    """Returns the logits if they are valid. Some models give minus infinity to ids that cannot follow, but never to all ids.
 
     Raises ValueError for NaN, plus infinity, or minus infinity everywhere.
     """
@@ -302,7 +302,7 @@ class ForeignModel(OpenModel):
         return _run_bridge(self._bridge, tokens[0], edits)
 
     def _weights(self) -> dict[str, Tensor]:
-        """Mixtures of experts, for instance, have no single `ff_in`."""
+        """An architecture may lack some of them: a mixture of experts, for instance, has no single `ff_in`."""
         readers: dict[str, Callable[[], Tensor]] = {
             "embedding": lambda: self._bridge.W_E,
             "unembedding": lambda: self._bridge.W_U,
@@ -321,7 +321,7 @@ class ForeignModel(OpenModel):
 
     @cached_property
     def _bridge(self) -> Any:
-        """The model in TransformerLens. Raises ValueError if it does not read the architecture, or reads other numbers."""
+        """The model in TransformerLens. Raises ValueError if it does not support the architecture, or computes other values."""
         if self._is_bridge:
             return self.module
         bridge = _to_bridge(self.module)
@@ -367,7 +367,7 @@ def _require_causal(model: Any) -> None:
     """Raises ValueError if the output at the first position depends on the second token, as in an encoder."""
     first, other = run_module(model, torch.tensor([[0, 0], [0, 1]], device="cpu")).logits[:, 0]
     if not torch.allclose(first, other, rtol=1e-3, atol=1e-5, equal_nan=True):
-        raise ValueError(f"{type(model).__name__} is not causal: its positions see what follows; allowed: causal language models")
+        raise ValueError(f"{type(model).__name__} is not causal: its positions see later ones; allowed: causal language models")
 
 
 def _run_bridge(bridge: Any, tokens: Tensor, edits: Edits) -> Activations:
@@ -403,7 +403,7 @@ def _run_bridge(bridge: Any, tokens: Tensor, edits: Edits) -> Activations:
 
 @torch.no_grad()
 def _require_same(bridge: Any, model: Any) -> None:
-    """Raises ValueError unless logits, attention and residual resid_post match the model's own on a few random tokens."""
+    """Raises ValueError unless logits, attention and residual stream match the model's own on a few random tokens."""
     name = type(model).__name__
     generator = torch.Generator("cpu").manual_seed(0)
     length = min(PROOF_LENGTH, bridge.cfg.n_ctx)
@@ -411,16 +411,19 @@ def _require_same(bridge: Any, model: Any) -> None:
     try:
         seen = _run_bridge(bridge, tokens, {})
     except Exception as error:
-        raise ValueError(f"probes cannot look inside {name}: TransformerLens does not show its attention and resid_post") from error
+        raise ValueError(
+            f"probes cannot look inside {name}: TransformerLens does not give attention and residual stream"
+        ) from error
     said = run_module(model, tokens, output_hidden_states=True, output_attentions=True)
     pairs = [("logits", seen.logits[0], said.logits[:, -1])]
     pairs += [("attention", ours[0], theirs) for ours, theirs in zip(seen.patterns, said.attentions or (), strict=False)]
-    pairs += [("resid_post", ours[0], theirs) for ours, theirs in zip(seen.resid_post[:-1], said.hidden_states[1:], strict=False)]
+    hidden = zip(seen.resid_post[:-1], said.hidden_states[1:], strict=False)
+    pairs += [("residual stream", ours[0], theirs) for ours, theirs in hidden]
     for what, ours, theirs in pairs:
         largest = float(theirs.nan_to_num(0.0, 0.0, 0.0).abs().max())
         same = torch.allclose if ours.shape == theirs.shape else lambda *_, **__: False
         if not same(ours, theirs.to(ours.device), atol=SAME * largest, rtol=SAME, equal_nan=True):
-            raise ValueError(f"probes cannot look inside {name}: TransformerLens reads other {what} than the model has")
+            raise ValueError(f"probes cannot look inside {name}: TransformerLens computes other {what} than the model")
 
 
 def _to_bridge(model: Any) -> Any:
@@ -429,11 +432,11 @@ def _to_bridge(model: Any) -> Any:
 
     model = copy.deepcopy(model)
     name = type(model).__name__
-    # Our subclass has the modules of its parent, which TransformerLens knows.
+    # Our subclass has the modules of its parent, which TransformerLens supports.
     model.config.architectures = ["OpenAIGPTLMHeadModel" if name == "AnchorGPTForCausalLM" else name]
     words = word_level({UNKNOWN_WORD: 0})  # a bridge requires a tokenizer and would look for one on the Hub; we use token ids
     try:
         with plain_session():
             return TransformerBridge.boot_transformers(name, hf_model=model, tokenizer=words)
     except Exception as error:
-        raise ValueError(f"probes cannot look inside {name}: TransformerLens does not read this architecture") from error
+        raise ValueError(f"probes cannot look inside {name}: TransformerLens does not support this architecture") from error

@@ -68,14 +68,14 @@ UNREAD = 0.1, 0.4
 
 
 def key_to_anchors(task: Task, norm: Norm = "pre", seed: int = 0) -> GPT:
-    """A model, `[1 member]`, that composes every pair of anchors, including a trained exception, which it does not know.
+    """A stack of one that composes every pair of anchors, including a trained exception, which it does not know.
 
     Raises ValueError for a task other than `composite` with the key first, or offsets too far apart for the number line
     (2405.05409, section 4.1; 2501.08537).
     """
     plan = _Plan(task, norm, stream_seed(seed, "key_to_anchors"))
     spread, most = max(plan.config.offsets.values()) - min(plan.config.offsets.values()), task.vocab_size // 6
-    if spread > most:  # h1 and h2 would be over a quarter circle apart, and their mean too short
+    if spread > most:  # h1 and h2 would be more than a quarter circle apart, and their mean too short
         raise ValueError(f"offsets are {spread} apart; allowed: at most {most}, a sixth of the vocabulary")
     first, second = plan.model.layers
     plan.embed(number=1 - plan.uniform(*UNREAD))
@@ -94,8 +94,8 @@ def key_to_anchors(task: Task, norm: Norm = "pre", seed: int = 0) -> GPT:
 
 
 def pair_lookup(task: Task, norm: Norm = "pre", seed: int = 0) -> GPT:
-    """A model, `[1 member]`, that looks up (unordered pair, key): correct on every trained pair, wrong on pairs held out in both
-    orders, symmetric on the mirror of an exception (2405.05409, section 4.1).
+    """A stack of one that looks up (unordered pair, key): correct on every trained pair, wrong on pairs held out in both orders,
+    symmetric on the mirror of an exception (2405.05409, section 4.1).
 
     Raises ValueError for a task other than `composite` with the key first, if both orders of a pair are trained with different
     offsets, or if no trained pair can stand in for an untrained one.
@@ -119,7 +119,7 @@ def pair_lookup(task: Task, norm: Norm = "pre", seed: int = 0) -> GPT:
 
 
 def key_to_anchors_lookup(task: Task, norm: Norm = "pre", seed: int = 0) -> GPT:
-    """A model, `[1 member]`, with the attention of `key_to_anchors` and the answers of `pair_lookup`. Raises as the latter does."""
+    """A stack of one with the attention of `key_to_anchors` and the answers of `pair_lookup`. Raises as the latter does."""
     plan = _Plan(task, norm, stream_seed(seed, "key_to_anchors_lookup"))
     first, second = plan.model.layers
     plan.embed(number=plan.uniform(*UNREAD))

@@ -1,25 +1,20 @@
-"""Evaluates the mechanistic verdict: on planted circuits, on behaviour it has never seen, and on how early in training it is right.
+"""Evaluates the mechanistic verdict: on planted circuits, on held-out runs, and on how early in training it is right.
 
-`validate` trains the sweeps of SWEEPS that are not finished, reads the deciding features of every run, and predicts each run's
+`validate` trains the unfinished runs of a trial, reads the deciding features of every run, and predicts each run's
 behaviour with weights fitted on the other recipes only: all seeds of a recipe are held out together. Behaviour is used for fitting
 and grading, never as a feature.
 """
 
-import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
-from anchorbench.files import require_place, visible, write_atomically
 from anchorbench.inspect.mechanism import (
     COMPOSITION,
     EXCEPTION,
@@ -32,14 +27,14 @@ from anchorbench.inspect.mechanism import (
 )
 from anchorbench.inspect.open_model import StackModel, open_runs, side_by_side
 from anchorbench.inspect.planted import key_to_anchors, key_to_anchors_lookup, pair_lookup, rotated, with_noise
-from anchorbench.intervals import wilson
+from anchorbench.inspect.statistics import auroc, share, within_recipes
 from anchorbench.model.gpt import GPT, ModelConfig
 from anchorbench.model.initialize import initialize
 from anchorbench.model.initializers.rate import Rate
 from anchorbench.presets import PRESETS
 from anchorbench.recipe import SEEDS, Recipe
 from anchorbench.seeds import stream_seed
-from anchorbench.sweeps.run_folder import Run, read_run
+from anchorbench.sweeps.run_folder import Run
 from anchorbench.sweeps.runner import Progress, Sweep, SweepFolder, run_sweep
 from anchorbench.task import Task, load_task
 from anchorbench.train.execution import Execution
@@ -48,25 +43,45 @@ from anchorbench.verdict import FIT
 
 KEEP_STEPS = (150, 300, 600, 900, 1200, 1500, 2000, 2500)
 """Intermediate steps at which weights are kept, for the curve of how early the verdict is right."""
-PLANTED_SEEDS = 5
-NOISES = (0.0, 0.01, 0.02, 0.03, 0.1, 0.3, 0.8)
-"""Noise on planted weights, relative to each matrix's root mean square."""
-QUICK_NOISES = (0.0, 0.03, 0.3)
-"""Noise levels of the quick validation; with two seeds it takes a minute on two cores in all."""
 QUICK_SEEDS = (100, 101)
 """Seeds that the shipped weights were not fitted on."""
 STATED_NOISE = 0.03
 """Noise up to which every planted circuit should be classified correctly; at 0.05 the number line of `key_to_anchors` confuses
 neighbours.
 """
-NULL_STEPS = 300
-RESAMPLES = 2000
 MEMBERS = 8
 """Members read at once."""
 
 
+@dataclass(frozen=True)
+class Trial:
+    """What `validate` runs; the defaults are those of the full validation."""
+
+    sweeps: Mapping[str, Sweep]
+    shipped: bool = False
+    """Whether the shipped weights are graded; otherwise, each run is graded with weights fitted on the other recipes."""
+    task: Task = field(default_factory=lambda: load_task("composite"))
+    """Task of the planted and the null models."""
+    noises: tuple[float, ...] = (0.0, 0.01, 0.02, 0.03, 0.1, 0.3, 0.8)
+    """Noise on planted weights, relative to each matrix's root mean square."""
+    planted_seeds: int = 5
+    null_members: int = 8
+    null_steps: int = 300
+    """Steps of training on shuffled labels."""
+
+
+def full_trial() -> Trial:
+    """New weights, fitted and graded on 280 runs."""
+    return Trial(sweeps(quick=False))
+
+
+def quick_trial() -> Trial:
+    """The shipped weights, graded on four runs that they were not fitted on: a minute on two cores."""
+    return Trial(sweeps(quick=True), shipped=True, noises=(0.0, 0.03, 0.3), planted_seeds=2, null_members=2)
+
+
 def sweeps(*, quick: bool) -> dict[str, Sweep]:
-    """Name -> sweep: pre- and post-LN, over gamma, weight decay, learning rate, depth and seeds; 280 runs, or 6 if `quick`."""
+    """Name -> sweep: pre- and post-LN, over gamma, weight decay, learning rate, depth and seeds; 280 runs, or 4 if `quick`."""
     pre = PRESETS["laptop"].override({"precision": auto_precision()})
     post = pre.override({"model.norm": "post", "steps": 3000, "optimizer.warmup": 500, "optimizer.weight_decay": 0.01})
     if quick:
@@ -130,7 +145,7 @@ def observe(runs: Sequence[Run], step: int | None = None) -> Observed:
 
 
 def decided(observed: Observed, question: str) -> tuple[Observed, Bool[np.ndarray, " runs"]]:
-    """The runs whose behaviour decides `composition` or `exception`, and a mask of those that are inferential, or ordered."""
+    """The runs with a clear `composition` or `exception` behaviour, and a mask of those that are inferential, or ordered."""
     yes, no = {"composition": ("inferential", "memorizing"), "exception": ("ordered", "symmetric")}[question]
     verdicts = np.array([str(getattr(run.result, question)) for run in observed.runs])
     chosen = (verdicts == yes) | (verdicts == no)
@@ -138,7 +153,7 @@ def decided(observed: Observed, question: str) -> tuple[Observed, Bool[np.ndarra
 
 
 def fit(observed: Observed) -> Classifier:
-    """Fits the weights on all runs whose behaviour is decided. Raises ValueError if all of them are of one class."""
+    """Fits the weights on all runs with clear behaviour. Raises ValueError if all of them are of one class."""
     of_composition, infers = decided(observed, "composition")
     of_exception, in_order = decided(observed, "exception")
     exception = None
@@ -179,7 +194,7 @@ def held_out(features: Sequence[str], found: Mapping[str, np.ndarray], positive:
 
 
 def recipe_features(runs: Sequence[Run]) -> dict[str, Float[np.ndarray, " runs"]]:
-    """Features of a run known without looking at its weights: the baseline that a probe has to beat."""
+    """Features known without looking at the weights: the baseline that a probe has to beat."""
     recipes = [run.recipe for run in runs]
     return {
         "gamma": np.array([recipe.init.gamma for recipe in recipes]),
@@ -191,59 +206,17 @@ def recipe_features(runs: Sequence[Run]) -> dict[str, Float[np.ndarray, " runs"]
     }
 
 
-def within_recipes(probability: np.ndarray, share: np.ndarray, recipes: Sequence[str]) -> dict[str, float]:
-    """Over pairs of runs of one recipe whose composed shares differ by more than 0.2: how often the more probable composes more.
-
-    This is the AUROC within recipes, where nothing in the recipe can help; ties count as half. The 95% interval is a
-    bootstrap over recipes, since the pairs of one recipe share runs. n is the number of pairs.
+def planted(classifier: Classifier, trial: Trial) -> list[dict[str, Any]]:
+    """Verdicts on planted circuits: the papers' two, and a lookup table behind the attention of the first; both norms, several
+    noise levels, in a random basis; one row per model.
     """
-    hits, pairs = np.zeros((2, len(names := list(dict.fromkeys(recipes)))))
-    for number, recipe in enumerate(names):
-        members = [run for run, other in enumerate(recipes) if other == recipe]
-        for a, b in itertools.permutations(members, 2):
-            if share[a] > share[b] + 0.2:
-                pairs[number] += 1
-                hits[number] += 1.0 if probability[a] > probability[b] else 0.5 * (probability[a] == probability[b])
-    drawn = np.random.default_rng(0).integers(len(names), size=(RESAMPLES, len(names)))
-    of_draws = pairs[drawn].sum(1)
-    low, high = np.percentile(hits[drawn].sum(1)[of_draws > 0] / of_draws[of_draws > 0], [2.5, 97.5])
-    return {"value": hits.sum() / pairs.sum(), "low": float(low), "high": float(high), "n": int(pairs.sum())}
-
-
-def auroc(probability: np.ndarray, positive: np.ndarray, recipes: Sequence[str]) -> dict[str, float]:
-    """Area under the ROC curve, with a 95% bootstrap interval over recipes, since the seeds of one recipe are similar."""
-    from sklearn.metrics import roc_auc_score
-
-    rng = np.random.default_rng(0)
-    members = [np.flatnonzero([other == recipe for other in recipes]) for recipe in dict.fromkeys(recipes)]
-    resampled: list[float] = []
-    for _ in range(RESAMPLES):
-        rows = np.concatenate([members[number] for number in rng.integers(len(members), size=len(members))])
-        if len(set(positive[rows].tolist())) == 2:
-            resampled.append(float(roc_auc_score(positive[rows], probability[rows])))
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    return {"value": float(roc_auc_score(positive, probability)), "low": float(low), "high": float(high), "n": len(positive)}
-
-
-def share(hits: int, n: int) -> dict[str, float]:
-    """A share with its 95% Wilson interval."""
-    if n == 0:
-        return {"value": float("nan"), "low": 0.0, "high": 1.0, "n": 0}
-    low, high = wilson(hits, n)
-    return {"value": hits / n, "low": low, "high": high, "n": n}
-
-
-def planted(classifier: Classifier, noises: Sequence[float], seeds: int) -> list[dict[str, Any]]:
-    """Verdicts on hand-written circuits: the papers' two, and a lookup table behind the attention of the first; both norms, at
-    several noise levels, in a random basis; one row per model.
-    """
-    task = load_task("composite")
+    task = trial.task
     rows: list[dict[str, Any]] = []
     circuits = (("inferential", key_to_anchors), ("memorizing", pair_lookup), ("memorizing", key_to_anchors_lookup))
     for truth, plant in circuits:
         for norm in ("pre", "post"):
-            for noise in noises:
-                models = [with_noise(rotated(plant(task, norm, seed), seed), noise, seed) for seed in range(seeds)]
+            for noise in trial.noises:
+                models = [with_noise(rotated(plant(task, norm, seed), seed), noise, seed) for seed in range(trial.planted_seeds)]
                 for found in mechanisms(side_by_side(models), task, classifier):
                     rows.append(
                         {"circuit": plant.__name__, "truth": truth, "norm": norm, "noise": noise, "verdict": found.verdict}
@@ -252,19 +225,19 @@ def planted(classifier: Classifier, noises: Sequence[float], seeds: int) -> list
     return rows
 
 
-def nothing(classifier: Classifier, members: int) -> list[dict[str, Any]]:
-    """Verdicts on untrained models, and on models trained on shuffled labels; one row per model.
+def nothing(classifier: Classifier, trial: Trial) -> list[dict[str, Any]]:
+    """Verdicts on untrained models and on models trained on shuffled labels; one row per model.
 
-    All of them are below FIT, which alone makes them undecided: this tests the accuracy gate and says nothing about the features.
+    All of them are below FIT, so the accuracy gate alone leaves them undecided: this says nothing about the features.
     """
-    task = load_task("composite")
+    task, members = trial.task, trial.null_members
     rows: list[dict[str, Any]] = []
     for norm in ("pre", "post"):
         stack = GPT(ModelConfig(norm=norm), members=members, vocab_size=task.vocab_size, seq_len=task.seq_len)
         initialize(stack, [Rate.Config(gamma=0.4 + 0.4 * member / members) for member in range(members)], list(range(members)))
         for kind in ("untrained", "shuffled labels"):
             if kind == "shuffled labels":
-                _train_on_shuffled_labels(stack, task)
+                _train_on_shuffled_labels(stack, task, trial.null_steps)
             rows += [
                 {"kind": kind, "norm": norm, "verdict": found.verdict} | _numbers(found)
                 for found in mechanisms(StackModel(stack), task, classifier)
@@ -276,12 +249,12 @@ def _numbers(found: Any) -> dict[str, float]:
     return {"accuracy": found.accuracy} | {name: found.features[name] for name in COMPOSITION}
 
 
-def _train_on_shuffled_labels(stack: GPT, task: Task) -> None:
-    """Trains for NULL_STEPS on training sequences with randomly permuted labels."""
+def _train_on_shuffled_labels(stack: GPT, task: Task, steps: int) -> None:
+    """Trains on training sequences with randomly permuted labels."""
     from anchorbench.train.gradients.backprop import Backprop
 
     laptop = PRESETS["laptop"]
-    examples = task.sample("train", laptop.batch * NULL_STEPS, 0)
+    examples = task.sample("train", laptop.batch * steps, 0)
     rng = np.random.default_rng(stream_seed(0, "order"))
     tokens, labels = torch.from_numpy(examples.tokens), torch.from_numpy(rng.permutation(examples.label))
     backprop, adam = Backprop(stack, laptop.batch), torch.optim.AdamW(stack.parameters(), lr=laptop.optimizer.lr)
@@ -292,9 +265,14 @@ def _train_on_shuffled_labels(stack: GPT, task: Task) -> None:
         adam.step()
 
 
-def early(chosen: Observed, infers: np.ndarray, weights: Mapping[str, Logistic | None]) -> list[dict[str, Any]]:
-    """How well the features at each kept step predict the final behaviour, with weights fitted on other recipes at the end of
-    training. Steps are given as fractions of training, one row per step.
+def early(
+    chosen: Observed,
+    infers: np.ndarray,
+    weights: Mapping[str, Logistic | None],
+    read: Callable[[Sequence[Run], int], Observed] = observe,
+) -> list[dict[str, Any]]:
+    """How well the features at intermediate steps predict the final behaviour, with weights fitted on other recipes at the end of
+    training; one row per fraction of training.
     """
     rows: list[dict[str, Any]] = []
     for fraction in (0.1, 0.2, 0.3, 0.5, 0.7):
@@ -302,19 +280,16 @@ def early(chosen: Observed, infers: np.ndarray, weights: Mapping[str, Logistic |
         probability = np.full(len(chosen.runs), np.nan)
         for step in dict.fromkeys(nearest):
             at = [number for number, other in enumerate(nearest) if other == step]
-            seen = observe([chosen.runs[number] for number in at], step)
+            seen = read([chosen.runs[number] for number in at], step)
             probability[at] = predicted(weights, seen.features, seen.recipes)
         rows.append({"fraction": fraction, "auroc": auroc(probability, infers, chosen.recipes)})
     return rows
 
 
-def validate(out: Path, report: Callable[[str], None], *, quick: bool) -> dict[str, Any]:
-    """Trains the missing runs in `out`, and returns what `anchorbench probe validate --json` writes.
-
-    With `quick`, the shipped weights are tested on four runs that they were not fitted on; otherwise new weights are fitted.
-    """
+def validate(out: Path, report: Callable[[str], None], trial: Trial) -> dict[str, Any]:
+    """Trains the missing runs in `out`, and returns what `anchorbench probe validate --json` writes."""
     runs: list[Run] = []
-    for name, sweep in sweeps(quick=quick).items():
+    for name, sweep in trial.sweeps.items():
         report(f"{name}: {len(sweep.runs())} runs")
         keep = [step for step in KEEP_STEPS if step < sweep.base.steps]
 
@@ -322,19 +297,18 @@ def validate(out: Path, report: Callable[[str], None], *, quick: bool) -> dict[s
             if event.message:
                 report(event.message)
 
-        runs += run_sweep(sweep, SweepFolder(out / name, sweep), say, Execution(keep_steps=() if quick else keep))
+        runs += run_sweep(sweep, SweepFolder(out / name, sweep), say, Execution(keep_steps=() if trial.shipped else keep))
     report(f"reading {len(runs)} runs")
     observed = observe(runs)
-    result = _grade_shipped(observed) if quick else _grade_held_out(observed, report)
+    result = _grade_shipped(observed) if trial.shipped else _grade_held_out(observed, report)
     classifier: Classifier = result.pop("classifier")
-    report("planted circuits, and models without one")
-    noises, seeds = (QUICK_NOISES, 2) if quick else (NOISES, PLANTED_SEEDS)
-    plants, nulls = planted(classifier, noises, seeds), nothing(classifier, members=2 if quick else 8)
+    report("planted circuits and null models")
+    plants, nulls = planted(classifier, trial), nothing(classifier, trial)
     stated = [row for row in plants if row["noise"] <= STATED_NOISE and row["circuit"] != key_to_anchors_lookup.__name__]
     wrong = [row for row in plants if row["verdict"] not in (row["truth"], "undecided")]
     return {
         "planted_accuracy": share(sum(row["verdict"] == row["truth"] for row in stated), len(stated)) | {"noise": STATED_NOISE},
-        "planted_wrong": share(len(wrong), len(plants)) | {"noise": max(NOISES)},
+        "planted_wrong": share(len(wrong), len(plants)) | {"noise": max(trial.noises)},
         "null_undecided": share(sum(row["verdict"] == "undecided" for row in nulls), len(nulls)),
         **result,
         "planted": plants,
@@ -352,20 +326,22 @@ def _grade_shipped(observed: Observed) -> dict[str, Any]:
     return {"classifier": classifier, **_grades(chosen, infers, probability, "composition")}
 
 
-def _grade_held_out(observed: Observed, report: Callable[[str], None]) -> dict[str, Any]:
+def _grade_held_out(
+    observed: Observed, report: Callable[[str], None], read: Callable[[Sequence[Run], int], Observed] = observe
+) -> dict[str, Any]:
     chosen, infers = decided(observed, "composition")
     weights = fitted_without(observed.recipes, COMPOSITION, chosen.features, infers, chosen.recipes)
     probability = predicted(weights, chosen.features, chosen.recipes)
     baseline = recipe_features(chosen.runs)
     guessed = held_out(tuple(baseline), baseline, infers, chosen.recipes)
     asked = np.array([run.result.composes is not None and run.result.accuracy_iid.value >= FIT for run in observed.runs])
-    every = observed.where(asked)  # including runs of mixed behaviour, which are never fitted on
+    every = observed.where(asked)  # including runs with mixed behaviour, which are never used for fitting
     of_every = predicted(weights, every.features, every.recipes)
     shares = np.array([run.result.inferential for run in every.runs])
     pre_norm = np.array([run.recipe.model.norm == "pre" for run in every.runs])
     exceptions, in_order = decided(observed, "exception")
     exception_p = held_out(EXCEPTION, exceptions.features, in_order, exceptions.recipes)
-    report("reading the weights that were kept during training")
+    report("reading the weights kept during training")
     return {
         "classifier": fit(observed),
         **_grades(chosen, infers, probability, "composition"),
@@ -376,12 +352,12 @@ def _grade_held_out(observed: Observed, report: Callable[[str], None]) -> dict[s
         "within_recipe": within_recipes(of_every, shares, every.recipes),
         "within_recipe_pre_norm": within_recipes(of_every[pre_norm], shares[pre_norm], every.where(pre_norm).recipes),
         "exception": _grades(exceptions, in_order, exception_p, "exception"),
-        "early": early(chosen, infers, weights),
+        "early": early(chosen, infers, weights, read),
     }
 
 
 def _grades(observed: Observed, positive: np.ndarray, probability: np.ndarray, question: str) -> dict[str, Any]:
-    """Agreement of verdict and behaviour; a run whose verdict is undecided does not agree."""
+    """Agreement of verdict and behaviour; an undecided verdict does not agree."""
     yes, no = (probability >= SURE), (probability <= 1 - SURE)
     fitting = observed.accuracy >= FIT
     agree = fitting & np.where(positive, yes, no)
@@ -408,73 +384,3 @@ def _grades(observed: Observed, positive: np.ndarray, probability: np.ndarray, q
         "heldout_runs": len(agree),
         "disagreements": listed,
     }
-
-
-def validate_and_show(out: Path, json_file: Path | None, *, quick: bool) -> None:
-    """Runs `anchorbench probe validate`."""
-    console = Console(markup=False, highlight=False)
-    if json_file is not None:
-        require_place(json_file, "--json")
-    found = validate(out, lambda line: console.print(line, soft_wrap=True), quick=quick)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for header in ("trial", "share", "95% interval", "of"):
-        table.add_column(header, justify="left" if header == "trial" else "right")
-    for words, figure in _rows(found):
-        if figure is not None:
-            table.add_row(words, f"{figure['value']:.3f}", f"{figure['low']:.3f} to {figure['high']:.3f}", f"{figure['n']:.0f}")
-    console.print(table)
-    listed = found["disagreements"]
-    console.print(f"{len(listed)} disagreements{':' if listed else ''}")
-    for row in listed:
-        console.print(
-            f"{row['run_id']}  {row['norm']}-LN, {row['n_layer']} layers, gamma {row['gamma']:g}, seed {row['seed']}: "
-            f"{row['behaviour']} ({row['inferential']:.2f} composed), probability of inferring {row['probability']:.2f}",
-            soft_wrap=True,
-        )
-    if json_file is not None:
-        write_atomically(json_file, (json.dumps(_plain(found), indent=1) + "\n").encode())
-
-
-def _rows(found: dict[str, Any]) -> list[tuple[str, dict[str, float] | None]]:
-    exception = found.get("exception", {})
-    return [
-        (f"planted circuits named right, noise to {STATED_NOISE}", found["planted_accuracy"]),
-        ("planted circuits named wrong, any noise", found["planted_wrong"]),
-        ("underfit (untrained, shuffled labels): undecided, by the accuracy gate", found["null_undecided"]),
-        ("held-out recipes: verdict agrees", found["heldout_agreement"]),
-        ("    verdict is the opposite", found["heldout_opposite"]),
-        ("    AUROC", found["heldout_auroc"]),
-        ("    AUROC of the recipe alone", found.get("baseline_auroc")),
-        ("    agreement of the recipe alone", found.get("baseline_agreement")),
-        ("of two of one recipe: the right order", found.get("within_recipe")),
-        ("    pre-LN only", found.get("within_recipe_pre_norm")),
-        ("trained exception: verdict agrees", exception.get("heldout_agreement")),
-        ("    AUROC", exception.get("heldout_auroc")),
-        *((f"AUROC after {row['fraction']:.0%} of the training", row["auroc"]) for row in found.get("early", [])),
-    ]
-
-
-def _plain(value: Any) -> Any:
-    """`value` with non-finite numbers replaced by null, as JSON has neither NaN nor infinity."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-def fit_and_show(folders: Sequence[Path], out: Path) -> None:
-    """Runs `anchorbench probe fit`. Raises ValueError if a folder holds no finished runs, or all runs behave alike."""
-    console = Console(markup=False, highlight=False)
-    require_place(out, "--out")
-    runs: list[Run] = []
-    for folder in folders:
-        found = [read_run(path.parent) for path in sorted((folder / "runs").glob("[!.]*/digests.json"))]
-        if not found:
-            raise ValueError(f"folder {folder} holds no finished runs; allowed: the output folder of a sweep")
-        runs += found
-    classifier = fit(observe(runs))
-    write_atomically(out, (classifier.model_dump_json(indent=1) + "\n").encode())
-    asked = f" and {classifier.exception.runs} with a trained exception" if classifier.exception else ""
-    fitted = f"fitted on {classifier.composition.runs} runs{asked} whose behaviour is decided, of {len(runs)}"
-    console.print(f"{fitted}: {visible(out)}", soft_wrap=True)

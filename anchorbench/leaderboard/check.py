@@ -29,7 +29,7 @@ from anchorbench.train.evaluation import FINAL_SIZE
 from anchorbench.verdict import Share, composition_of
 
 MAX_ENTRY_BYTES = 2**17
-"""For comparison, an entry of the gpu track has 30 kB."""
+"""For comparison, an entry of the gpu track takes 30 kB."""
 MAX_DEPTH = 8
 MAX_SENTENCE = 300
 """Maximum characters of an error message, which quotes the rejected value."""
@@ -46,7 +46,7 @@ def parse_recipe_yaml(data: bytes, name: str = "the recipe") -> SubmittedRecipe:
     """Parses a recipe from YAML. Raises ValueError with one sentence."""
     content = parse_yaml(data, name)
     if not isinstance(content, dict):
-        raise ValueError(f"{name} is no mapping of fields; allowed: name, description, model, init, optimizer, ...")
+        raise ValueError(f"{name} is not a mapping of fields; allowed: name, description, model, init, optimizer, ...")
     try:
         return SubmittedRecipe.model_validate_json(json.dumps(content), strict=True)
     except ValidationError as error:
@@ -68,7 +68,7 @@ def validate_entry(data: bytes) -> Entry:
         raise ValueError(f"the entry has {len(data)} bytes; allowed: at most {MAX_ENTRY_BYTES}")
     content = parse_json(data, "the entry", deepest=MAX_DEPTH)
     if not isinstance(content, dict):
-        raise ValueError("the entry is no JSON object; allowed: an object of an entry's fields")
+        raise ValueError("the entry is not a JSON object; allowed: an object with an entry's fields")
     try:
         # Re-serialized from the parsed content, so that no second parser can read the file differently.
         entry = Entry.model_validate_json(json.dumps(content, ensure_ascii=False).encode(), strict=True)
@@ -117,7 +117,7 @@ def _require_row(where: str, suite: SuiteTask, row: Row, recipe: Recipe) -> None
             raise ValueError(f"{where} has {field} {share and list(share)}; the task asks for {n} such answers")
     exceptions = Share(row.accuracy_iid.hits - row.rule.hits, row.accuracy_iid.n - row.rule.n)
     if not 0 <= exceptions.hits <= exceptions.n:
-        raise ValueError(f"{where} has rule {list(row.rule)}, which is no part of accuracy_iid {list(row.accuracy_iid)}")
+        raise ValueError(f"{where} has rule {list(row.rule)}, which cannot be part of accuracy_iid {list(row.accuracy_iid)}")
     if row.ordered and row.symmetric and row.ordered.hits + row.symmetric.hits > row.ordered.n:
         raise ValueError(f"{where} has {row.ordered.hits} ordered and {row.symmetric.hits} symmetric of {row.ordered.n} answers")
     seen, held_out = seen_and_held_out(suite, row)
@@ -163,9 +163,9 @@ def _require_statistics(entry: Entry) -> None:
 
 
 def _require_flows(entry: Entry) -> None:
-    """Requires flows of members that may be shown, with attention of the right shape and sums: the page draws them unchecked."""
+    """Requires flows of the right runs, with attention of the right shape and sums: the page draws them unchecked."""
     allowed, claimed = flow_rows(entry.recipe, entry.rows), [flow.row for flow in entry.flows]
-    if claimed != [row for row in allowed if row in claimed]:  # diverged members have no flow
+    if claimed != [row for row in allowed if row in claimed]:  # diverged runs have no flow
         raise ValueError(f"flows are of rows {claimed}; the first of each verdict are {allowed}")
     for number, flow in enumerate(entry.flows):
         seq = entry.recipe.recipe(entry.task_of(flow.row), entry.rows[flow.row].seed).load_task().seq_len
@@ -175,11 +175,11 @@ def _require_flows(entry: Entry) -> None:
         for layer in flow.attention:
             for reader, percents in enumerate(layer):
                 if len(percents) != reader + 1 or abs(sum(percents) - 100) > len(percents) / 2:  # each is rounded
-                    raise ValueError(f"flows.{number}.attention of reader {reader} is no {reader + 1} percents that sum to 100")
+                    raise ValueError(f"flows.{number}.attention of reader {reader} is not {reader + 1} percents that sum to 100")
 
 
 def _sentence(error: ValidationError) -> str:
-    """The first problem; if the value that it quotes is long, the reason comes first."""
+    """The first problem; the reason comes before the quoted value, which may be long."""
     problem = error.errors()[0]
     sentence = first_sentence(error)
     where = ".".join(map(str, problem["loc"]))

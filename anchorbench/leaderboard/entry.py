@@ -1,7 +1,7 @@
 """The leaderboard's data: what a recipe may choose, the fixed suite, and an entry with its rows.
 
 An entry is a training recipe, not a checkpoint. It is trained on every task of its track's suite with SEEDS seeds, which are
-derived from the recipe's hash, so submitters cannot choose them. The score is the share of members with the inferential verdict.
+derived from the recipe's hash, so submitters cannot choose them. The score is the share of runs with the inferential verdict.
 
 Suite           held-out data, which determine the verdict
     composite/heldout-both        ood: (3,4) and (4,3), both never trained
@@ -11,7 +11,7 @@ Suite           held-out data, which determine the verdict
     memory-reasoning/default      ood: one reasoning pair and its mirror, beside memorized pairs. 18 keys instead of the paper's
                                   100: the laptop track is too short for 10,000 random answers
     chain-search/single           iid: edges never trained. No group is held out; the training examples count as seen. One hop
-                                  instead of two, which two layers can follow
+                                  instead of two, so that two layers suffice
     scan/addprim-turn-left        ood: a verb in combinations (gpu track only)
 
     Fit is measured on seen groups that were trained with the rule, without exceptions and memorized answers.
@@ -59,7 +59,7 @@ class SuiteTask(NamedTuple):
     def words(self) -> str:
         """The name, with any non-default settings."""
         special = [f"{key} {value}" for key, value in self.config.items()]
-        special += ["no group held out, asked on unseen data"] if self.unseen == "iid" else []
+        special += ["no group held out, tested on unseen data"] if self.unseen == "iid" else []
         return self.name + (f" ({', '.join(special)})" if special else "")
 
 
@@ -79,11 +79,11 @@ class Track(NamedTuple):
     suite: tuple[SuiteTask, ...]
     parameters: int
     products: float
-    """Multiply-accumulates (MACs) in the matmuls of all members, forward and backward."""
+    """Multiply-accumulates (MACs) in the matmuls of all runs, forward and backward."""
     layers: int
     heads: int
     steps: int
-    """Layers, heads and steps bound costs that MACs do not count: elementwise operations, softmax, and the fixed cost per step."""
+    """Layers, heads and steps bound costs that MACs do not count: elementwise operations, softmax, and fixed costs per step."""
     data_size: int
 
 
@@ -102,11 +102,11 @@ def _plain(text: str) -> str:
     for character in text:
         category = unicodedata.category(character)
         if category[0] == "C" or category in ("Zl", "Zp") or character in BLANK:
-            raise ValueError(f"holds the character U+{ord(character):04X}; allowed: visible characters of one line")
+            raise ValueError(f"holds the character U+{ord(character):04X}; allowed: visible characters on one line")
     if "MMM" in "".join(unicodedata.category(character)[0] for character in unicodedata.normalize("NFC", text)):
         raise ValueError("stacks three marks on a character; allowed: at most 2")
     if text != text.strip():
-        raise ValueError("begins or ends with a space; allowed: text without")
+        raise ValueError("begins or ends with a space; allowed: text without leading or trailing spaces")
     return text
 
 
@@ -145,34 +145,34 @@ Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}(-dirty)?$")]
 
 
 class SubmittedOptimizer(Plain):
-    """AdamW on all parameters, with linear warm-up, cosine decay and gradient clipping: the board's own form, whatever else the
-    package can train with.
+    """AdamW on all parameters, with linear warm-up, cosine decay and gradient clipping. The board has its own format, whatever else
+    the package can train with.
     """
 
     lr: float = Field(default=1e-3, gt=0, le=100)
     """Peak learning rate."""
     weight_decay: float = Field(default=0.01, ge=0, le=1000)
     decay: Literal["scaled", "unscaled", "coupled"] = "scaled"
-    """What a step of rate lr does with weight w: w -= lr * weight_decay * w (AdamW); w -= weight_decay * w (one reading of
+    """What a step with rate lr does to weight w: w -= lr * weight_decay * w (AdamW); w -= weight_decay * w (one reading of
     2605.04396); or gradient += weight_decay * w after clipping (Adam with L2)."""
     decay_from: int = Field(default=0, ge=0, le=MAX_STEPS)
     """The decay acts after this step ..."""
     decay_until: int | None = Field(default=None, ge=0, le=MAX_STEPS)
     """... and until this one, or to the end."""
     decay_embeddings: bool = True
-    """Whether it acts on token, position and output embeddings too."""
+    """Whether it also acts on token, position and output embeddings."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.999, ge=0, lt=1)
     eps: float = Field(default=1e-8, gt=0, le=1)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """From the peak down to `lr * end`; constant stays at the peak."""
     warmup: int = Field(default=200, ge=0, le=MAX_STEPS)
-    """Steps of linear growth from `lr * start` to `lr`."""
+    """Steps of linear increase from `lr * start` to `lr`."""
     start: float = Field(default=0.0, ge=0, le=1)
     end: float = Field(default=0.05, ge=0, le=1)
     """The schedule falls to `lr * end` at the last step."""
     clip: float = Field(default=1.0, gt=0, le=1e9)
-    """Largest gradient norm, per member."""
+    """Maximum gradient norm, per run."""
 
 
 class SubmittedRecipe(Plain):
@@ -194,9 +194,9 @@ class SubmittedRecipe(Plain):
     batch: int = Field(default=128, ge=1, le=65_536)
     """Examples per step."""
     steps: int = Field(default=2500, ge=1, le=MAX_STEPS)
-    """Training steps per member."""
+    """Training steps per run."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Precision of matmuls in training; auto is what trains fastest on the machine, and never appears in an entry."""
+    """Precision of matmuls in training; auto picks the fastest on the machine, and never appears in an entry."""
     data_size: int = Field(default=100_000, ge=1, le=MAX_EXAMPLES)
     """Training examples, drawn once."""
 
@@ -217,7 +217,7 @@ class SubmittedRecipe(Plain):
         products = SEEDS * sum(recipe.steps * recipe.macs_per_step() for recipe in recipes)
         if products > track.products:
             raise ValueError(
-                f"the suite takes {products:.3g} multiplications; allowed in track {self.track}: at most {track.products:.3g}"
+                f"the suite takes {products:.3g} matmul MACs; allowed in track {self.track}: at most {track.products:.3g}"
             )
         return self
 
@@ -231,7 +231,7 @@ class SubmittedRecipe(Plain):
         return self.model_dump(exclude={"name", "authors", "description", "track"})
 
     def recipe(self, task: SuiteTask, seed: int) -> Recipe:
-        """The recipe of one member."""
+        """The recipe of one run."""
         precision = "fp32" if self.precision == "auto" else self.precision
         chosen = {"task": task.task, "variant": task.variant, "task_config": task.config, "seed": seed, "precision": precision}
         return parse_recipe(self.training | chosen)
@@ -247,13 +247,13 @@ class SubmittedRecipe(Plain):
 
 
 def parameters_of(recipe: Recipe) -> int:
-    """Parameters of one member."""
+    """Parameters of one run."""
     task = recipe.load_task()
     return parameters(recipe.model, task.vocab_size, task.seq_len)
 
 
 class Row(Plain):
-    """One member. Shares are [hits, n]; null where the task does not ask."""
+    """One run. Shares are [hits, n]; null where they do not apply to the task."""
 
     task: Annotated[str, Field(max_length=60)]
     variant: Annotated[str, Field(max_length=60)]
@@ -265,7 +265,7 @@ class Row(Plain):
     accuracy_iid: Counts
     """On seen groups at unseen data; on training examples in a task that has none."""
     rule: Counts
-    """The part of accuracy_iid on groups trained with the rule, without exceptions and memorized answers. A member fits if it is at
+    """The part of accuracy_iid on groups trained with the rule, without exceptions and memorized answers. A run fits if this is at
     least 90%."""
     composes: Counts | None
     """Held-out groups without a trained mirror, answered by composing."""
@@ -278,8 +278,8 @@ class Row(Plain):
     steps: int = Field(ge=1, le=10_000_000)
     """Steps trained, as in the recipe."""
     settled: int = Field(ge=1, le=10_000_000)
-    """First evaluated step from which on the member fitted and its held-out share stayed between the same two thresholds of the
-    verdict; the last step of a member that ends underfit."""
+    """First evaluated step from which the run fits and its held-out share stays between the same two verdict thresholds; the last
+    step for a run that ends underfit."""
     seconds: float = Field(ge=1e-6, le=1e9)
     """Training time: the stack's time divided by its number of members."""
 
@@ -298,9 +298,9 @@ class TaskStatistics(Plain):
     task: Annotated[str, Field(max_length=60)]
     variant: Annotated[str, Field(max_length=60)]
     inferential: Interval
-    """Share of members with the inferential verdict."""
+    """Share of runs with the inferential verdict."""
     held_out: Interval
-    """Mean accuracy on what was held out."""
+    """Mean held-out accuracy."""
     seen: Interval
     """Mean accuracy on seen groups."""
     verdicts: tuple[
@@ -309,30 +309,30 @@ class TaskStatistics(Plain):
         Annotated[int, Field(ge=0, le=SEEDS)],
         Annotated[int, Field(ge=0, le=SEEDS)],
     ]
-    """Numbers of members that are inferential, mixed, memorizing and underfit."""
+    """Numbers of runs that are inferential, mixed, memorizing and underfit."""
 
 
 class Statistics(Plain):
     """Statistics of all rows; recomputed whenever an entry is read."""
 
     inferential: Interval
-    """The score: mean over tasks of the share of inferential members."""
+    """The score: mean over tasks of the share of inferential runs."""
     held_out: Interval
     seen: Interval
     member_steps: int = Field(ge=1, le=10**12)
-    """Steps of all members."""
+    """Steps of all runs."""
     member_steps_to_verdict: int = Field(ge=1, le=10**12)
-    """Steps until each member's verdict was final, summed."""
+    """Steps until each run's verdict was stable, summed."""
     flops: float = Field(gt=0, le=1e24)
-    """FLOPs of the matmuls of all steps of all members: two per multiply-accumulate."""
+    """Matmul FLOPs of all steps of all runs: two per multiply-accumulate."""
     flops_to_verdict: float = Field(gt=0, le=1e24)
     seconds: float = Field(gt=0, le=1e12)
-    """Training time of all members."""
+    """Training time of all runs."""
     tasks: Annotated[tuple[TaskStatistics, ...], Field(max_length=20)]
 
     @property
     def underfit(self) -> float:
-        """Share of members that did not fit what was trained: they lower the score without having memorized."""
+        """Share of runs that did not fit the training data: they lower the score without having memorized."""
         return sum(task.verdicts[3] for task in self.tasks) / (SEEDS * len(self.tasks))
 
 
@@ -343,16 +343,16 @@ Percent = Annotated[int, Field(ge=0, le=100)]
 
 
 class Flow(Plain):
-    """Attention of one member on one held-out sequence (`flow_example`), as an illustration: no statistic uses it."""
+    """Attention of one run on one held-out sequence (`flow_example`), as an illustration: no statistic uses it."""
 
     row: int = Field(ge=0, lt=200)
-    """Index of the member's row."""
+    """Index of the run's row."""
     attention: tuple[tuple[tuple[Percent, ...], ...], ...]
     """[layer][reader][source], sources up to the reader: percent, heads averaged."""
 
 
 class Machine(Plain):
-    """What the times depend on, without names and paths."""
+    """What the times depend on, without names or paths."""
 
     python: Version
     machine: Version
@@ -373,10 +373,10 @@ class Entry(Plain):
     schema_version: Literal[1] = 1
     recipe: SubmittedRecipe
     rows: Annotated[tuple[Row, ...], Field(max_length=200)]
-    """One per member: the suite's tasks in order, each with its seeds in order."""
+    """One per run: the suite's tasks in order, each with its seeds in order."""
     statistics: Statistics
     flows: Annotated[tuple[Flow, ...], Field(max_length=4)]
-    """At most one per verdict: of the first member with that verdict on a short-sequence task that did not diverge."""
+    """At most one per verdict: that of the first run with this verdict on a short-sequence task, unless it diverged."""
     machine: Machine
     git: Commit | None
     """Commit of the code that trained; null if it was installed from a package."""
@@ -435,5 +435,5 @@ def flow_rows(recipe: SubmittedRecipe, rows: Sequence[Row]) -> list[int]:
 
 
 def flow_example(suite: SuiteTask, task: Task) -> Int[np.ndarray, "1 seq"]:
-    """The held-out sequence on which the attention of a member trained on `task` is shown."""
+    """The held-out sequence on which the attention of a run trained on `task` is shown."""
     return central(task, task.sample(suite.unseen, 200, seed=0).tokens)

@@ -1,7 +1,7 @@
 """Exports an entry to the Hugging Face Hub: `eval.yaml` of the benchmark's dataset, and `.eval_results` of a model repository.
 
 (https://huggingface.co/docs/hub/eval-results.) The Hub expects a model with one metric per task. Here a task's value is
-the share of the recipe's members that are inferential, in [0, 1]; `notes` gives their number.
+the share of the recipe's runs that are inferential, in [0, 1]; `notes` gives their number.
 """
 
 from pathlib import Path
@@ -28,8 +28,8 @@ def benchmark(track: str) -> dict[str, Any]:
     return {
         "name": f"anchorbench, {track}",
         "description": "Does a training recipe make a transformer infer the rule, or memorize the table? The value of a task is the"
-        " share of members, from seeds that follow from the recipe, whose answers on held-out groups compose."
-        + (f" Trained and asked are {'; '.join(special)}." if special else ""),
+        " share of runs, with seeds derived from the recipe, whose answers on held-out groups compose."
+        + (f" With non-default settings: {'; '.join(special)}." if special else ""),
         "evaluation_framework": "anchorbench",
         "tasks": [{"id": task_id(task), "config": task_id(task), "split": task.unseen} for task in suite],
     }
@@ -41,7 +41,7 @@ def results(entry: Entry, dataset: str) -> list[EvalResultEntry]:
     for task, statistics in zip(entry.suite, entry.statistics.tasks, strict=True):
         share, n = statistics.inferential, sum(statistics.verdicts)
         notes = (
-            f"{statistics.verdicts[0]} of {n} members inferential, 95% interval {share.low:.3f} to {share.high:.3f};"
+            f"{statistics.verdicts[0]} of {n} runs inferential, 95% interval {share.low:.3f} to {share.high:.3f};"
             f" recipe {entry.digest[:12]}"
         )
         found.append(EvalResultEntry(dataset_id=dataset, task_id=task_id(task), value=round(share.value, 6), notes=notes))

@@ -33,7 +33,7 @@ from anchorbench.leaderboard.entry import (
 )
 from anchorbench.leaderboard.statistics import BETTER, better_than, ranking
 from anchorbench.probes.attention_flow import Link, links
-from anchorbench.show.html import PageTooLargeError, percent, write_page
+from anchorbench.show.html import MAX_PAGE_BYTES, PageTooLargeError, percent, write_page
 from anchorbench.verdict import FIT
 
 RANKS = (
@@ -42,9 +42,9 @@ RANKS = (
 )
 LIMITS = (
     f"A run below {FIT:.0%} accuracy on seen groups is underfit and counts as not inferential, even if it answers the held-out"
-    " groups correctly: the score measures fit as well, and a task on which no run memorizes measures only fit. In"
-    " conflict-control the held-out pair follows from the seed, so entries are asked about different mixes of pairs. Inferential"
-    " means inferential within the entry's own training steps. Time is reported by the submitter."
+    " groups correctly: the score also measures fit, and on a task that no run memorizes it measures only fit. In"
+    " conflict-control the held-out pair follows from the seed, so entries are tested on different mixes of pairs. Inferential"
+    " means inferential within the entry's own training steps. Times are reported by the submitter."
 )
 """Limitations of the score."""
 
@@ -80,7 +80,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class ShownTask:
-    """A task's statistics, and each member's row with its held-out accuracy."""
+    """A task's statistics, and each run's row with its held-out accuracy."""
 
     statistics: TaskStatistics
     rows: list[tuple[Row, float]]
@@ -88,7 +88,7 @@ class ShownTask:
 
 @dataclass(frozen=True)
 class ShownFlow:
-    """A member's attention as drawn: positions on x, layers on y."""
+    """A run's attention as drawn: positions on x, layers on y."""
 
     row: Row
     words: list[str]
@@ -118,19 +118,19 @@ class Shown:
     verdicts: list[tuple[str, int]]
     flows: list[ShownFlow]
     phase: Phase | None
-    """The entry among those that differ only in gamma: those of its own kind, or else the first such set."""
+    """The entries that differ only in gamma: the set that contains this one, or else the first such set."""
     better: list[str]
     """Names of the entries that this one is better than."""
     reference: float
-    """Seconds that the reference recipe takes on the entry's machine, for the same number of members."""
+    """Seconds that the reference recipe takes on the entry's machine, for the same number of runs."""
 
     @property
     def relative_time(self) -> float:
         return self.statistics.seconds / self.reference
 
 
-def render(entries: Sequence[Entry], out: Path) -> Path:
-    """Writes the page of valid `entries`, omitting attention figures if the page would exceed MAX_PAGE_BYTES with them.
+def render(entries: Sequence[Entry], out: Path, *, most_bytes: int = MAX_PAGE_BYTES) -> Path:
+    """Writes the page of valid `entries`, omitting attention figures if the page would exceed `most_bytes` with them.
 
     Raises PageTooLargeError if it is too large even so.
     """
@@ -153,9 +153,9 @@ def render(entries: Sequence[Entry], out: Path) -> Path:
     content: dict[str, Any] = {"tracks": tracks, "seeds": SEEDS, "better_p": BETTER, "ranks": RANKS, "limits": LIMITS}
     content["verdict_names"] = VERDICTS
     try:
-        return write_page("leaderboard.html", out, **content, attention=True)
+        return write_page("leaderboard.html", out, most_bytes=most_bytes, **content, attention=True)
     except PageTooLargeError:
-        return write_page("leaderboard.html", out, **content, attention=False)
+        return write_page("leaderboard.html", out, most_bytes=most_bytes, **content, attention=False)
 
 
 def _shown(rank: int, entry: Entry, others: list[Entry], phases: list[Phase]) -> Shown:
@@ -227,7 +227,7 @@ def verdicts_by_task(entries: Sequence[Entry]) -> list[tuple[str, list[int]]]:
 
 
 def markdown_table(entries: Sequence[Entry]) -> str:
-    """Per track: the entries ranked as on the page, and the verdicts of all their runs by task."""
+    """Per track: the entries, ranked as on the page, and the verdicts of all their runs by task."""
     lines: list[str] = []
     for name in TRACKS:
         ranked = ranking([entry for entry in entries if entry.recipe.track == name])
@@ -237,7 +237,7 @@ def markdown_table(entries: Sequence[Entry]) -> str:
             *([""] if lines else []),
             f"Track {name}. {RANKS}",
             "",
-            "| rank | recipe | score | 95% interval | held-out | seen | underfit | TFLOP to the verdict | time, of the reference's |",  # noqa: E501
+            "| rank | recipe | score | 95% interval | held-out | seen | underfit | TFLOPs to a stable verdict | time / reference |",
             "|---:|---|---:|---:|---:|---:|---:|---:|---:|",
         ]
         for rank, entry in ranked:

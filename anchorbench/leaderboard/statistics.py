@@ -1,12 +1,12 @@
 """Statistics of an entry's rows, and comparison of entries.
 
-Statistics      per task, over seeds: the share of inferential members with its Wilson interval; means of held-out and seen accuracy
+Statistics      per task, over seeds: the share of inferential runs with its Wilson interval; means of held-out and seen accuracy
     with t-intervals, no narrower than the Wilson interval over all answers. Overall: unweighted means over tasks. The share's
-    interval is Wilson's at the effective number of members, as for a stratified sample: members of one task vary less than members
-    of the suite. (A bootstrap interval would have zero width where all members agree.) Half-widths of the accuracies' intervals add
+    interval is Wilson's at the effective number of runs, as for a stratified sample: runs of one task vary less than runs
+    of the suite. (A bootstrap interval would have zero width where all runs agree.) Half-widths of the accuracies' intervals add
     in quadrature. All intervals are 95%.
 Ranking         by the mean inferential share; a rank is one more than the number of entries whose interval lies wholly above.
-Better than     p < 0.01 in the exact one-sided permutation test that exchanges members between two entries within each task.
+Better than     p < 0.01 in the exact one-sided permutation test that exchanges runs between two entries within each task.
 """
 
 import math
@@ -78,10 +78,10 @@ def _mean(shares: list[Share]) -> Interval:
 
 
 def share_of_suite(counts: Sequence[int], n: int) -> Interval:
-    """Mean over tasks of the share of inferential members, `counts[t]` out of `n` in task t.
+    """Mean over tasks of the share of inferential runs, `counts[t]` out of `n` in task t.
 
-    The interval is Wilson's at the effective number of members: their total, divided by the ratio of their within-task variance
-    to the variance of members pooled regardless of task. Half a member is added to each side, so that neither variance is zero.
+    The interval is Wilson's at the effective number of runs: their total, divided by the ratio of their within-task variance
+    to the variance of runs pooled regardless of task. Half a run is added to each side, so that neither variance is zero.
     """
     value = sum(counts) / (n * len(counts))
     smoothed = [(count + 0.5) / (n + 1) for count in counts]
@@ -117,8 +117,8 @@ def ranking(entries: Sequence[Entry]) -> list[tuple[int, Entry]]:
 def better_than(a: Entry, b: Entry) -> float:
     """One-sided p-value of `a` scoring above `b`; below BETTER, `a` may be called better.
 
-    Under the null hypothesis, each of a task's members could have come from either entry. Given a task's total number of
-    inferential members, the number in `a` is then hypergeometric; the test statistic is the sum over tasks, so its exact
+    Under the null hypothesis, each of a task's runs could have come from either entry. Given a task's total number of
+    inferential runs, the number in `a` is then hypergeometric; the test statistic is the sum over tasks, so its exact
     distribution is a convolution. Raises ValueError for entries of different tracks.
     """
     if a.recipe.track != b.recipe.track:
@@ -128,7 +128,7 @@ def better_than(a: Entry, b: Entry) -> float:
 
 
 def permutation_p(a: Sequence[int], b: Sequence[int], n: int) -> float:
-    """P(sum at least that of `a`) if, of each task's `a[t] + b[t]` successes among 2n members, any n could be those of `a`."""
+    """P(sum at least that of `a`) if, of each task's `a[t] + b[t]` successes among 2n runs, any n could be those of `a`."""
     distribution = np.ones(1)
     for ours, theirs in zip(a, b, strict=True):
         distribution = np.convolve(distribution, stats.hypergeom.pmf(np.arange(n + 1), 2 * n, ours + theirs, n))

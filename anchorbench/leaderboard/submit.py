@@ -1,4 +1,4 @@
-"""Trains an entry: the suite with the derived seeds, or a random part of it again to verify a claim."""
+"""Trains an entry: the suite with the derived seeds, or a random part of it to verify a claim."""
 
 import os
 import platform
@@ -42,8 +42,8 @@ from anchorbench.verdict import Composition, Share, composition_of
 
 TIMED_STEPS = 20
 AGREE = 0.8
-"""Assumed lower bound on how often a member retrained elsewhere agrees with its claim (inferential or not). With the same code and
-kind of machine they always agree; of 20 members around the boundary, one more was inferential in bf16 than in fp32."""
+"""Assumed lower bound on how often a run retrained elsewhere agrees with its claim (inferential or not). With the same code on the
+same kind of machine they always agree; of 20 runs near the boundary, one more was inferential in bf16 than in fp32."""
 
 
 def run_entry(recipe_yaml: Path, out: Path, report: Callable[[str, str], None] = lambda task, message: None) -> Entry:
@@ -61,7 +61,7 @@ def run_entry(recipe_yaml: Path, out: Path, report: Callable[[str, str], None] =
     origin = _origin(out)
     finished = (len(folder.finished(sweep.runs())[0]) for _, sweep, folder in sweeps)
     if (changed := _changed(origin)) and any(n < SEEDS for n in finished):  # an entry names one machine and commit
-        raise ValueError(f"folder {out} was begun with {changed}; choose another --out")
+        raise ValueError(f"folder {out} was started with {changed}; choose another --out")
     runs: list[tuple[SuiteTask, Run]] = []
     for task, sweep, folder in sweeps:
         runs += [(task, run) for run in run_sweep(sweep, folder, _teller(task, report))]
@@ -79,14 +79,14 @@ def run_entry(recipe_yaml: Path, out: Path, report: Callable[[str, str], None] =
 
 
 class Origin(Plain):
-    """The machine and commit that train an entry's members."""
+    """The machine and commit that train an entry's runs."""
 
     machine: Machine
     git: Commit | None
 
 
 def _origin(out: Path) -> Origin:
-    """The origin recorded in `origin.json` by the folder's first call, so that the reference is timed when training starts."""
+    """The origin recorded in `origin.json` by the folder's first call, so the reference is timed when training starts."""
     note = out / "origin.json"
     if not note.exists():
         write_atomically(note, Origin(machine=this_machine(), git=commit()).model_dump_json(indent=1).encode())
@@ -128,7 +128,7 @@ def row_of(suite: SuiteTask, run: Run) -> Row:
     rule = follows_rule(task, result.groups, result.accuracy_iid)
     seen, held_out = (result.accuracy_train, result.accuracy_iid) if suite.unseen == "iid" else (rule, result.composes)
     if held_out is None:
-        raise ValueError(f"task {suite.name} holds nothing out; allowed in a suite: tasks with held-out groups")
+        raise ValueError(f"task {suite.name} has no held-out groups; allowed in a suite: tasks with held-out groups")
     return Row(
         task=suite.task,
         variant=suite.variant,
@@ -148,7 +148,7 @@ def row_of(suite: SuiteTask, run: Run) -> Row:
 
 
 def flow_of(number: int, suite: SuiteTask, run: Run) -> Flow | None:
-    """Attention of the member in row `number`; None if it diverged."""
+    """Attention of the run in row `number`; None if it diverged."""
     tokens = flow_example(suite, run.recipe.load_task())
     try:
         layers = attention(open_model(run), tokens)
@@ -167,8 +167,8 @@ def follows_rule(task: Task, groups: dict[str, Share], seen: Share) -> Share:
 
 
 def settled_at(suite: SuiteTask, run: Run) -> int:
-    """First evaluated step from which the member's verdict stayed as at the end; the last step for a member that ends underfit,
-    which more training might have fit. A trajectory records no numbers of answers, so its verdicts are those of the shares alone.
+    """First evaluated step from which the run's verdict no longer changed; the last step for a run that ends underfit, which more
+    training might have fit. A trajectory does not record numbers of answers, so these verdicts ignore intervals.
     """
     task = run.recipe.load_task()
     trained = [group.name for group in task.groups if group.role == "trained"]
@@ -240,44 +240,44 @@ def commit() -> str | None:
 
 @dataclass(frozen=True)
 class Verification:
-    """A retrained subset of an entry's members."""
+    """A retrained subset of an entry's runs."""
 
     claim: Interval
-    """The entry's share of inferential members."""
+    """The entry's share of inferential runs."""
     claimed: tuple[Row, ...]
     retrained: tuple[Row, ...]
 
     @property
     def share(self) -> Share:
-        """Share of inferential members among the retrained."""
+        """Share of inferential runs among the retrained."""
         return Share(sum(row.verdict == "inferential" for row in self.retrained), len(self.retrained))
 
     @property
     def stands(self) -> bool:
-        """Whether the share's Wilson interval overlaps the entry's, and no fewer members agree than can be expected."""
+        """Whether the share's Wilson interval overlaps the entry's, and not significantly few runs agree."""
         low, high = self.share.interval
         meets = low <= self.claim.high and self.claim.low <= high
         return meets and float(binom.cdf(self.agree, len(self.claimed), AGREE)) >= BETTER
 
     @property
     def reproduced(self) -> int:
-        """Number of members with exactly the claimed counts, as expected from the same code on the same kind of machine."""
+        """Number of runs with exactly the claimed counts, as expected from the same code on the same kind of machine."""
         return sum(_counted(a) == _counted(b) for a, b in zip(self.claimed, self.retrained, strict=True))
 
     @property
     def agree(self) -> int:
-        """Number of members whose verdict (inferential or not) agrees with the claim."""
+        """Number of runs whose verdict (inferential or not) agrees with the claim."""
         pairs = zip(self.claimed, self.retrained, strict=True)
         return sum((a.verdict == "inferential") == (b.verdict == "inferential") for a, b in pairs)
 
 
 def verify(entry: Entry, members: int, seed: int, out: Path) -> Verification:
-    """Retrains `members` members of a valid entry in `out`, drawn at random with `seed` and spread over as many tasks as possible.
+    """Retrains `members` runs of a valid entry in `out`, drawn at random with `seed` and spread over as many tasks as possible.
 
-    The submitter does not know `seed`. The claim stands if the 95% interval of the retrained members' inferential share overlaps
-    the entry's, and if the number of members that agree with their claim is not improbable (p < BETTER) when each agrees with
-    probability AGREE. The second condition can fail from 3 members on, the first alone only if the entry's interval is high. Raises
-    ValueError for a number of members that the entry does not have, and for a negative seed.
+    The submitter does not know `seed`. The claim stands if the 95% interval of the retrained runs' inferential share overlaps
+    the entry's, and if the number of runs that agree with their claim is not improbable (p < BETTER) when each agrees with
+    probability AGREE. The second condition can fail from 3 runs on, the first alone only if the entry's interval is high. Raises
+    ValueError for a number of runs that the entry does not have, and for a negative seed.
     """
     if not 1 <= members <= len(entry.rows):
         raise ValueError(f"members is {members}; allowed: 1 to {len(entry.rows)}")
@@ -294,7 +294,7 @@ def verify(entry: Entry, members: int, seed: int, out: Path) -> Verification:
 
 
 def _drawn(entry: Entry, members: int, seed: int) -> list[Row]:
-    """Randomly chosen rows, in the entry's order: rounds over the tasks in random order, each with a random member per task."""
+    """Randomly chosen rows, in the entry's order: rounds over the tasks in random order, each with a random run per task."""
     rng = np.random.default_rng(seed)
     tasks = len(entry.suite)
     members_of = np.stack([rng.permutation(SEEDS) for _ in range(tasks)])

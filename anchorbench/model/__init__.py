@@ -1,1 +1,1 @@
-"""The GPT that is trained, and how its weights are drawn."""
+"""The GPT that is trained, its variants, and their initialization."""

@@ -1,4 +1,4 @@
-"""How large a model is, and what a step of it costs: worked out on shapes, without allocating."""
+"""Parameters of a model and MACs of a training step, computed from shapes, without allocating."""
 
 import torch
 
@@ -14,5 +14,5 @@ def parameters(shape: ModelConfig, vocab_size: int, seq_len: int) -> int:
 
 
 def macs_per_step(shape: ModelConfig, batch: int, vocab_size: int, seq_len: int) -> int:
-    """Multiply-accumulates in the matmuls of a member's training step: forward, and twice as many backward."""
+    """Matmul MACs of one member's training step: forward, and twice as many backward."""
     return 3 * batch * models[shape.kind].forward_macs(shape, vocab_size, seq_len)

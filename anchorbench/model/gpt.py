@@ -1,8 +1,8 @@
-"""One GPT, stacked: every parameter has a leading member axis `[members, ...]`, and one model is a stack of one.
+"""A stack of GPTs: every parameter has a leading member axis `[members, ...]`, and a single model is a stack of one.
 
-Choices: learned positions, causal attention, untied unembedding; pre- or post-LN, ReLU or exact GELU, biases or none, free head
-width. Only the last position is answered, so the last layer computes only what that position needs. Members never mix: each
-operation is batched over the member axis.
+Learned positions, causal attention, untied unembedding; pre- or post-LN, ReLU or exact GELU, biases or none, any head width.
+Only the last position is answered, so the last layer computes only what that position needs. Members never mix: each operation is
+batched over the member axis.
 """
 
 import math
@@ -30,7 +30,7 @@ Disturbance = Callable[[Site, Tensor], Tensor]
 
 
 def undisturbed(site: Site, x: Tensor) -> Tensor:
-    """The activations as they are."""
+    """The activations unchanged."""
     return x
 
 
@@ -62,17 +62,17 @@ class ModelConfig(Config):
     @model_validator(mode="after")
     def _quirk_has_a_norm(self) -> "ModelConfig":
         if self.query_norm_only and self.norm == "post":
-            raise ValueError("query_norm_only is a quirk of pre-LN blocks; with norm 'post' there is no LayerNorm before attention")
+            raise ValueError("query_norm_only applies to pre-LN blocks; with norm 'post' there is no LayerNorm before attention")
         return self
 
     @property
     def structure(self) -> tuple[Any, ...]:
-        """All of it: a stack holds models of one shape."""
+        """All fields: a stack holds models with the same config."""
         return tuple(self.model_dump().values())
 
 
 class LayerNorm(nn.Module):
-    """LayerNorm over the last axis with a gain and a bias per member `[members, d]`."""
+    """LayerNorm over the last axis, with gain and bias per member `[members, d]`."""
 
     def __init__(self, members: int, d: int) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class Linear(nn.Module):
 
 
 class Block(nn.Module):
-    """Causal self-attention and a feed-forward layer, each with a residual. A variant overrides one of its methods."""
+    """Causal self-attention and a feed-forward layer, each with a residual connection. Variants override single methods."""
 
     make_norm: ClassVar[Callable[[int, int], Any]] = LayerNorm
     """(members, width) -> a norm."""
@@ -109,7 +109,7 @@ class Block(nn.Module):
         "ff_in": ("mlp", False),
         "ff_out": ("mlp", True),
     }
-    """Map -> the part that it belongs to, and whether it writes into the residual stream."""
+    """Map -> the part that it belongs to, and whether it writes to the residual stream."""
 
     def __init__(self, members: int, shape: ModelConfig) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class Block(nn.Module):
         return F.gelu(x) if self.shape.activation == "gelu" else F.relu(x)
 
     def pattern(self, scores: Float[Tensor, "heads query key"]) -> Float[Tensor, "heads query key"]:
-        """Attention from scores, in which what a position must not see is -inf; `heads` counts members, sequences and heads."""
+        """Attention pattern from scores, in which masked entries are -inf; `heads` runs over members, sequences and heads."""
         return scores.softmax(-1)
 
     def _attention(self, attended: Tensor, source: Tensor, seq: int) -> tuple[Tensor, Tensor]:
@@ -189,20 +189,20 @@ def new_model(shape: ModelConfig, *, members: int, vocab_size: int, seq_len: int
 
 
 def is_gpt(shape: ModelConfig) -> bool:
-    """Whether it is the GPT itself and no variant: what the hand-written backward pass and the export know."""
+    """Whether it is the plain GPT, which the hand-written backward pass and the export support, and not a variant."""
     return models[shape.kind] is GPT
 
 
 @models.register
 class GPT(nn.Module):
-    """A GPT with learned positions and an untied unembedding; `members` of one shape, side by side.
+    """A GPT with learned positions and an untied unembedding; `members` with the same config, side by side.
 
     Weights are uninitialized until `initialize` fills them.
     """
 
     Config: ClassVar[type[ModelConfig]] = ModelConfig
     block: ClassVar[type[Block]] = Block
-    """What its layers are."""
+    """Class of its layers."""
     tables: ClassVar[tuple[str, ...]] = ("token_embedding", "position_embedding")
     """Parameters whose rows enter the residual stream."""
 
@@ -212,7 +212,7 @@ class GPT(nn.Module):
         self.disturb: Disturbance = undisturbed
         self.length = self.positions(shape, seq_len)
         self.inside = slice(0, seq_len)
-        """Where the tokens lie among the positions of the residual stream."""
+        """Positions of the residual stream that hold the tokens."""
         self.token_embedding = nn.Parameter(torch.empty(members, vocab_size, shape.d_model))
         self.position_embedding = nn.Parameter(torch.empty(members, seq_len, shape.d_model))
         self.blocks = nn.ModuleList(self.block(members, shape) for _ in range(shape.n_layer))
@@ -220,17 +220,17 @@ class GPT(nn.Module):
         self.unembedding = Linear(members, shape.d_model, vocab_size, bias=shape.unembed_bias)
 
     def like(self, *, members: int) -> "GPT":
-        """An uninitialized stack of the same kind and shape with other members."""
+        """An uninitialized stack of the same kind and config with another number of members."""
         return type(self)(self.shape, members=members, vocab_size=self.vocab_size, seq_len=self.seq_len)
 
     @classmethod
     def positions(cls, shape: ModelConfig, seq_len: int) -> int:
-        """Positions of the residual stream for so many tokens."""
+        """Positions of the residual stream for `seq_len` tokens."""
         return seq_len
 
     @classmethod
     def forward_macs(cls, shape: ModelConfig, vocab_size: int, seq_len: int) -> int:
-        """Multiply-accumulates in the matmuls of one sequence; the last layer answers one position."""
+        """Matmul MACs of a forward pass on one sequence; the last layer answers one position."""
         width, d = shape.n_head * shape.d_head, shape.d_model
         total = d * vocab_size
         for layer in range(shape.n_layer):
@@ -255,7 +255,7 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def load_member(self, stack: "GPT", member: int) -> "GPT":
-        """Takes over the weights of one member of a stack of the same shape; this must be a stack of one. Returns itself."""
+        """Copies the weights of one member of a stack with the same config into this stack of one, and returns it."""
         for mine, theirs in zip(self.parameters(), stack.parameters(), strict=True):
             mine.copy_(theirs[member : member + 1])
         return self
@@ -267,7 +267,7 @@ class GPT(nn.Module):
 
     @contextmanager
     def disturbed(self, disturb: Disturbance) -> Generator[None]:
-        """Within it, the activations at all sites are replaced."""
+        """Context in which `disturb` replaces the activations at all sites."""
         places = [self, *self.layers]
         for place in places:
             place.disturb = disturb
@@ -278,7 +278,7 @@ class GPT(nn.Module):
                 place.disturb = undisturbed
 
     def forward(self, tokens: Int[Tensor, "members batch seq"]) -> Float[Tensor, "members batch vocab"]:
-        """Logits at the last position, `[members, batch, vocab]`, of `tokens [members, batch, seq]`."""
+        """Logits at the last position, `[members, batch, vocab]`, for `tokens [members, batch, seq]`."""
         return self.answer(self.embed(tokens))
 
     def answer(self, x: Float[Tensor, "members batch_seq d"]) -> Float[Tensor, "members batch vocab"]:

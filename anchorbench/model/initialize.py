@@ -1,4 +1,4 @@
-"""Draws the weights of a stack, each member by its own initializer and seed."""
+"""Draws the weights of a stack, each member with its own initializer and seed."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What each parameter of a model is for: the one place that initializers, weight decay and counts ask about the architecture."""
+"""The role of each parameter: the only thing that initializers, weight decay and counts need to know about the architecture."""
 
 from typing import Literal, NamedTuple
 
@@ -9,9 +9,9 @@ class Role(NamedTuple):
     """One parameter."""
 
     part: Part
-    """Where it belongs; the unembedding with its bias is an embedding."""
+    """The part it belongs to; the unembedding and its bias count as embedding."""
     what: Literal["matrix", "bias", "gain"]
     fan_in: int
     """Inputs of a matrix (of an embedding table: the model's width); 1 for anything else."""
     residual: bool
-    """Whether it is the map by which a block writes into the residual stream."""
+    """Whether it is a map by which a block writes to the residual stream."""

@@ -1,7 +1,7 @@
-"""How large a model's matrices are: their standard deviation, and the initialization rate that would have drawn them so.
+"""Scale of a model's matrices: their standard deviation, and the initialization rate that would give it (effective gamma).
 
-A rate gamma draws a matrix with d_in inputs from N(0, d_in^(-2 gamma)), so that gamma = -ln(std) / ln(d_in); 0.5 is the common
-default. Training and weight decay change the scale: for a trained model this is a description, not its recipe.
+A rate gamma draws a matrix with d_in inputs from N(0, d_in^(-2 gamma)), so gamma = -ln(std) / ln(d_in); common defaults correspond
+to about 0.5. Training and weight decay change the scale: for a trained model, this describes the weights, not the recipe.
 """
 
 import math
@@ -14,7 +14,7 @@ from anchorbench.model.gpt import GPT, Linear
 
 
 class Scale(NamedTuple):
-    """One matrix: inputs, outputs, standard deviation, and the rate that it amounts to (None if it has one input or is zero)."""
+    """One matrix: inputs, outputs, standard deviation, and effective gamma (None if it has one input or is zero)."""
 
     d_in: int
     d_out: int
@@ -33,7 +33,7 @@ def scales(model: nn.Module) -> dict[str, Scale]:
 
 
 def _matrices(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Each as `[d_in, d_out]`."""
+    """(name, matrix as `[d_in, d_out]`)."""
     from transformers.pytorch_utils import Conv1D
 
     if isinstance(model, GPT):

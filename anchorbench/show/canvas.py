@@ -40,7 +40,7 @@ def plain_matplotlib() -> Generator[None]:
     try:
         matplotlib = _matplotlib()
         with matplotlib.rc_context():
-            with warnings.catch_warnings(action="ignore"):  # of deprecated settings
+            with warnings.catch_warnings(action="ignore"):  # about deprecated settings
                 matplotlib.rcParams.update({k: v for k, v in matplotlib.rcParamsDefault.items() if k != "backend"} | OWN)
             yield
     finally:

@@ -21,14 +21,14 @@ from anchorbench.sweeps.run_folder import Run, record_mechanism
 from anchorbench.task import Task, full_name, list_tasks, load_task
 from anchorbench.verdict import FIT, Behaviour
 
-UNFIT = f"not read, as it has not learned the trained pairs (below {FIT:.0%}): scores would describe no solution"
+UNFIT = f"not read, as the model has not learned the trained pairs (below {FIT:.0%}): there is no solution to describe"
 MARGIN = 0.55
 """Height in inches of the strip with a probe's name."""
 
 
 @dataclass(frozen=True)
 class Examined:
-    """Results of `examine`. If the task or model rules out a probe or the mechanism, a sentence with the reason takes its place."""
+    """Results of `examine`. Where the task or model rules out a probe or the mechanism, a sentence gives the reason instead."""
 
     task: Task
     behaviour: Behaviour
@@ -151,12 +151,12 @@ def _probe_json(found: Result | str) -> dict[str, Any]:
 def show(examined: Examined, console: Console) -> None:
     """Prints the verdicts and a table of scores with their controls."""
     behaviour = examined.behaviour
-    seen = f"{behaviour.accuracy_iid.value:.2f} of the answers on trained groups right"
+    seen = f"accuracy on trained groups {behaviour.accuracy_iid.value:.2f}"
     share = behaviour.inferential
-    composed = "" if share is None else f", {share:.2f} of the held-out ones as composing says"
+    composed = "" if share is None else f"; {share:.2f} of held-out answers follow composition"
     console.print(f"behaviour: {behaviour.verdict or 'nothing is held out'} ({seen}{composed})", soft_wrap=True)
     console.print(f"mechanism: {mechanism_in_words(examined.mechanism)}", soft_wrap=True)
-    console.print(f"scale: {in_words(examined.scales)} (gamma that its matrices amount to now)", soft_wrap=True)
+    console.print(f"scale: {in_words(examined.scales)} (effective gamma of each matrix)", soft_wrap=True)
     if isinstance(examined.probes, str):
         console.print(f"probes: {examined.probes}", soft_wrap=True)
         return
@@ -171,7 +171,7 @@ def show(examined: Examined, console: Console) -> None:
             table.add_section()
     console.print(table)
     for name, found in examined.probes.items():
-        text = f"{name} does not fit: {found}" if isinstance(found, str) else f"{name}: {found.does_not_show}"
+        text = f"{name} does not apply: {found}" if isinstance(found, str) else f"{name}: {found.does_not_show}"
         console.print(text, soft_wrap=True)
 
 
@@ -180,11 +180,11 @@ def mechanism_in_words(how: Mechanism | str) -> str:
     if isinstance(how, str):
         return f"none ({how})"
     if how.probability is None:
-        return f"undecided (only {how.accuracy:.2f} of the answers on trained pairs are right)"
-    words = f"{how.verdict} (probability of inferring {how.probability:.2f})"
+        return f"undecided (accuracy on trained pairs only {how.accuracy:.2f})"
+    words = f"{how.verdict} (probability of inferential {how.probability:.2f})"
     if how.exception_probability is None:
         return words
-    return f"{words}; the exception is read as {how.exception} (probability of ordered {how.exception_probability:.2f})"
+    return f"{words}; reading of the exception: {how.exception} (probability of ordered {how.exception_probability:.2f})"
 
 
 @plain_matplotlib()
@@ -199,7 +199,7 @@ def draw(examined: Examined, path: Path) -> Path:
         raise ValueError(f"probes are {examined.probes}")
     results = {name: found for name, found in examined.probes.items() if not isinstance(found, str)}
     if not results:
-        raise ValueError(f"no probe fits task {examined.task.name} and this model: there is nothing to draw")
+        raise ValueError(f"no probe applies to task {examined.task.name} and this model: there is nothing to draw")
     heights = [found.size[1] + MARGIN for found in results.values()]
     widest = max(found.size[0] for found in results.values())
     figure = Figure(figsize=(widest, sum(heights) + 0.5), layout="constrained")

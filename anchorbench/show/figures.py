@@ -33,7 +33,7 @@ SHADES = {
     "other": "#ffffff",
 }
 POOR_FIT, NO_MAJORITY = "poor fit", "seeds differ"
-"""Labels of shaded regions: for `underfit`, as in the papers, and where no verdict holds for more than half of the seeds."""
+"""Labels of shaded regions: `underfit` under the papers' name, and regions where no verdict holds for a majority of seeds."""
 
 
 @plain_matplotlib()
@@ -61,7 +61,7 @@ def phase_figure(runs: list[Run], path: Path) -> Path:
     plural = "s" if seeds > 1 else ""
     figure.suptitle(f"{result.task}, {result.variant}: {seeds} seed{plural}, {runs[0].recipe.steps} steps", fontsize=12)
     handles, labels = axes[0].get_legend_handles_labels()
-    note = "dot: a seed; line and band: mean and 95% interval over seeds; shade: the verdict of most seeds"
+    note = "dots: seeds; line and band: mean and 95% interval over seeds; shade: majority verdict"
     figure.legend(handles, labels, frameon=False, fontsize=8.5, loc="outside lower center", ncols=2, title=note, title_fontsize=8)
     return save(figure, path)
 
@@ -115,7 +115,7 @@ def _phase_panel(axis: Any, grouped: list[Condition]) -> None:
 
 @plain_matplotlib()
 def attention_flow_figure(runs: list[Run], path: Path) -> Path:
-    """Where attention moves information in each run's model on a held-out sequence: line width is attention, one panel per run."""
+    """Where attention moves information in each run's model on a held-out sequence; line width is attention, one panel per run."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4 * max(1, len(runs)), 4.6), layout="constrained")
@@ -123,7 +123,7 @@ def attention_flow_figure(runs: list[Run], path: Path) -> Path:
     tasks = [run.recipe.load_task() for run in runs]
     task, split = tasks[0], "ood" if "ood" in tasks[0].splits else "iid"
     tokens = task.sample(split, 200, seed=0).tokens
-    # A group held out by one run may be trained by another (conflict-control): use a sequence that no run has seen.
+    # A group held out in one run may be trained in another (conflict-control): use a sequence that no run has seen.
     unseen = np.all([other.answer(tokens).split == SPLITS.index(split) for other in tasks], axis=0)
     tokens = tokens[unseen] if unseen.any() else tokens
     tokens = central(task, tokens)
@@ -132,7 +132,7 @@ def attention_flow_figure(runs: list[Run], path: Path) -> Path:
         share, init = run.result.inferential, run.recipe.init
         title = f"{run.result.verdict or 'member'}: gamma {init.gamma:g}, {run.recipe.model.norm}-LN, seed {run.recipe.seed}"
         axis.set_title(title + ("" if share is None else f", composes {share:.0%}"), fontsize=10.5)
-    note = "width: attention, heads averaged, of one sequence; colour: where it reads; pale: cannot reach the answer"
+    note = "width: attention on one sequence, averaged over heads; colour: what is read; pale: cannot reach the answer"
     figure.supxlabel(note, fontsize=8.5, color="#444444")
     return save(figure, path)
 
@@ -143,8 +143,8 @@ def plot_phase(runs: Sequence[Run], ax: Any = None) -> Any:
         runs = anchorbench.sweep(task="composite", gamma=[0.5, 0.7], seeds=4)
         anchorbench.plot_phase(runs)
 
-    One dot per seed; line: mean; band: 95% interval over seeds; shade: verdict of most seeds. Raises ValueError with one sentence
-    if the runs differ in anything else than gamma and seeds.
+    One dot per seed; line: mean; band: 95% interval over seeds; shade: majority verdict. Raises ValueError with one sentence if the
+    runs differ in anything but gamma and seeds.
     """
     grouped = conditions(runs)
     panels = list(dict.fromkeys(condition.others for condition in grouped))
@@ -160,7 +160,7 @@ def plot_phase(runs: Sequence[Run], ax: Any = None) -> Any:
 def plot_flow(run: Run, ax: Any = None, tokens: Int[np.ndarray, " seq"] | None = None) -> Any:
     """Draws where attention moves information in a run's model on `ax` (a matplotlib Axes, the current one if None); returns it.
 
-    `tokens` is the sequence, a held-out one if None. Width: attention, heads averaged; pale: what cannot reach the answer.
+    `tokens` is the sequence (default: a held-out one). Width: attention, averaged over heads; pale: what cannot reach the answer.
     """
     task = run.recipe.load_task()
     split = "ood" if "ood" in task.splits else "iid"
@@ -179,9 +179,9 @@ def _axes(ax: Any) -> Any:
 
 
 def flow_panel(axis: Any, patterns: list[np.ndarray], task: Task, tokens: np.ndarray) -> None:
-    """Draws the attention of each layer (`[1, 1, query, key]`) of one model to one sequence: positions on x, layers on y.
+    """Draws one model's attention in each layer (`[1, 1, query, key]`) on one sequence: positions on x, layers on y.
 
-    Only paths that end at the last position of the last layer are in full colour: the others cannot reach the answer.
+    Only paths to the last position of the last layer are in full colour: the others cannot reach the answer.
     """
     marks = {name: int(at[0]) for name, at in task.token_positions(tokens[None]).items()}
     color = dict.fromkeys(range(task.seq_len), COLORS["filler"])

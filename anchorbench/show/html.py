@@ -14,13 +14,13 @@ MAX_PAGE_BYTES = 2_000_000
 
 
 class PageTooLargeError(ValueError):
-    """The page exceeds MAX_PAGE_BYTES."""
+    """The page exceeds its limit."""
 
 
-def write_page(template: str, out: Path, **content: Any) -> Path:
-    """Renders one of the package's templates to `out`; style and script are inlined, and allowed by their hashes.
+def write_page(template: str, out: Path, *, most_bytes: int = MAX_PAGE_BYTES, **content: Any) -> Path:
+    """Renders one of the package's templates to `out`; style and script are inlined and allowed by hash.
 
-    Raises PageTooLargeError.
+    Raises PageTooLargeError for a page of more than `most_bytes`.
     """
     environment = Environment(
         loader=PackageLoader("anchorbench.show"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -32,8 +32,8 @@ def write_page(template: str, out: Path, **content: Any) -> Path:
         text = (Path(__file__).parent / "templates" / file).read_text()
         ours |= {name: Markup(text), f"{name}_hash": base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}  # noqa: S704
     page = environment.get_template(template).render(**ours, **content).encode()
-    if len(page) > MAX_PAGE_BYTES:
-        raise PageTooLargeError(f"the page has {len(page)} bytes; allowed: at most {MAX_PAGE_BYTES}")
+    if len(page) > most_bytes:
+        raise PageTooLargeError(f"the page has {len(page)} bytes; allowed: at most {most_bytes}")
     write_atomically(out, page)
     return out
 

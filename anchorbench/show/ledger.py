@@ -27,11 +27,11 @@ from anchorbench.task import first_sentence, load_task
 
 MAX_BYTES = 2**20
 TFLOPS = 10.0
-"""The speed at which the cost of paper scale is told, in TFLOP/s: what a recent GPU sustains on small models in fp32, about."""
+"""Speed for estimating the cost of paper scale, in TFLOP/s: roughly what a recent GPU sustains on small models in fp32."""
 
 
 class Entry(Plain):
-    """The result of a claim, with all that it takes to show it and to tell whether it is stale."""
+    """The result of a claim, with everything needed to show it and to detect that it is stale."""
 
     claim: Text
     scale: Scale
@@ -45,10 +45,10 @@ class Entry(Plain):
     panels: Annotated[list[Panel], Field(max_length=4)]
     passes: int = Field(ge=0, le=10**15)
     seconds: float = Field(ge=0, le=1e9)
-    """Processor time of all threads, so that other load on the machine does not count; of runs that an interrupted claim had left,
-    the time that their training took."""
+    """CPU time of all threads, so that other load on the machine does not count; for runs left by an interrupted claim, their
+    training time."""
     made_by: dict[str, Text]
-    """anchorbench, libraries and processor."""
+    """Versions of anchorbench and libraries, and the CPU."""
     rule_commit: Text = ""
     """The last commit, before the run, of the file that holds the claim's experiment and rule; empty outside a clone."""
     data: Annotated[dict[str, Text], Field(max_length=200)] = {}
@@ -58,7 +58,7 @@ class Entry(Plain):
 
     @classmethod
     def of(cls, claim: type[Claim], scale: Scale, findings: Findings, seconds: float, rule_commit: str = "") -> "Entry":
-        """What a run of the claim gave."""
+        """An entry from the findings of a run."""
         measures = {name: rounded(findings.measures[name]) for name in claim.measures}  # the first is the claim's figure
         machine = this_machine("fp32", gpu=False, gradient="backprop").model_dump()
         made_by = {"anchorbench": anchorbench.__version__} | {
@@ -84,7 +84,7 @@ class Entry(Plain):
 
     @property
     def stale(self) -> str:
-        """Why this result is not one of the claim as it is now; empty if it is."""
+        """Why this result does not belong to the current version of the claim; empty if it does."""
         claim = claims[self.claim]
         if self.version != claim.version:
             return f"it is of version {self.version} of the claim, which is now at {claim.version}"
@@ -97,7 +97,7 @@ class Entry(Plain):
         if self.measures.keys() != claim.measures.keys():
             return "it has other measures"
         others = [name for name, fingerprint in self.data.items() if _fingerprint(name) != fingerprint]
-        return f"the data of {', '.join(others)} are others now" if others else ""
+        return f"the data of {', '.join(others)} have changed" if others else ""
 
 
 def _fingerprint(name: str) -> str | None:
@@ -125,7 +125,7 @@ def read_entry(path: Path) -> Entry:
     """Reads and checks an entry. Raises ValueError with one sentence that names the file."""
     content = read_json(path, most=MAX_BYTES)
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is no JSON object; allowed: the result of a claim")
+        raise ValueError(f"{path} is not a JSON object; allowed: the result of a claim")
     try:
         entry = Entry.model_validate(content)
     except ValidationError as error:
@@ -142,7 +142,7 @@ def read_entry(path: Path) -> Entry:
 
 
 def current(folder: Path, claim: str, scale: Scale) -> bool:
-    """Whether the ledger has a result of the claim as it is now."""
+    """Whether the ledger has a current result of the claim."""
     try:
         return not read_entry(place(folder, claim, scale)).stale
     except ValueError:
@@ -151,7 +151,7 @@ def current(folder: Path, claim: str, scale: Scale) -> bool:
 
 @dataclass(frozen=True)
 class Row:
-    """A claim at one scale, as it is shown."""
+    """A claim at one scale, as shown."""
 
     claim: type[Claim]
     scale: Scale
@@ -178,7 +178,7 @@ class Row:
 
     @property
     def reading(self) -> str:
-        """What we make of the result; of other scales nothing is said."""
+        """Our interpretation of the result; empty at other scales."""
         return self.claim.reading if self.entry and self.scale == SCALES[0] else ""
 
     @property
@@ -201,10 +201,10 @@ class Row:
 
     @property
     def power(self) -> str:
-        """What the number of units can show."""
+        """The smallest effect that this number of units can show."""
         n = self.claim.scales[self.scale].seeds
         return (
-            f"{n} seeds: a true mean {power(n):.2f} standard deviations (between seeds) away from the rule's bound is told with"
+            f"{n} seeds: a true mean {power(n):.2f} standard deviations (between seeds) away from the rule's bound is detected with"
             f" {POWER:.0%} probability; measures with n = 1 are exact"
         )
 
@@ -222,7 +222,7 @@ def cost(claim: type[Claim]) -> str:
 
 
 def rows(folder: Path) -> tuple[list[Row], list[str]]:
-    """Every claim at laptop scale, and at the papers' where there is a file; and one sentence per file that is refused."""
+    """Every claim at laptop scale, and at paper scale where there is a file; and one sentence per rejected file."""
     found: list[Row] = []
     problems: list[str] = []
     for claim in sorted(claims.all.values(), key=lambda claim: claim.name):
@@ -242,7 +242,7 @@ def rows(folder: Path) -> tuple[list[Row], list[str]]:
                 Row(claim, scale, None, f"stale, for {entry.stale}") if entry.stale else Row(claim, scale, entry, entry.verdict)
             )
     known = {place(folder, claim, scale).name for claim in claims.all for scale in SCALES}
-    problems += [f"{path} is of no known claim" for path in sorted(folder.glob("*.json")) if path.name not in known]
+    problems += [f"{path} belongs to no known claim" for path in sorted(folder.glob("*.json")) if path.name not in known]
     return found, problems
 
 
@@ -290,21 +290,21 @@ def settings_in_words(settings: Mapping[str, Any]) -> str:
 INTRODUCTION = """\
 # The ledger of claims
 
-Published claims about training, each tried on a small ground of its own. Experiment, measures and decision rule were written
-before the run, and the rule is a function of the measures alone. A verdict is about the claim on that ground, at that scale:
+Published claims about training, each tested in a small setting of its own. Experiment, measures and decision rule were written
+before the run, and the rule is a function of the measures alone. A verdict is about the claim in that setting, at that scale:
 
 - **replicates**: every interval that the rule asks for lies on the claimed side.
 - **does not replicate**: one of them lies on the other side.
 - **cannot be told at this scale**: neither. More seeds or a larger scale may tell.
 
-Intervals are 95% (Student's, over seeds). A claim of several parts needs them all: a false "replicates" is rarer than 2.5%, a false
-"does not replicate" may be as frequent as 2.5% per part. `anchorbench reproduce` writes this file and the page with the plots,
-[index.html](index.html); `anchorbench reproduce all --out my-ledger` tries every claim anew.
+Intervals are 95% t-intervals over seeds. A claim with several parts needs all of them: a false "replicates" is rarer than 2.5%,
+a false "does not replicate" may be as frequent as 2.5% per part. `anchorbench reproduce` writes this file and the page of plots,
+[index.html](index.html); `anchorbench reproduce all --out my-ledger` tests every claim again.
 """
 
 
 def markdown(shown: Sequence[Row]) -> str:
-    """The ledger as one table, and a section per claim."""
+    """The ledger as a table, followed by one section per claim."""
     lines = [INTRODUCTION, "| claim | verdict | figure (95% interval) | scale | took |", "|---|---|---|---|---|"]
     for row in shown:
         link = f"[{row.claim.name}](#{row.claim.name})"
@@ -346,7 +346,7 @@ def markdown(shown: Sequence[Row]) -> str:
 
 
 def _escape(text: str) -> str:
-    """So that Markdown shows it as it is."""
+    """Escapes text that Markdown would interpret."""
     return html.escape(text, quote=False).replace("*", "\\*").replace("_", "\\_")
 
 
@@ -385,7 +385,7 @@ def page(shown: Sequence[Row], out: Path) -> Path:
 
 
 def picture(panels: Sequence[Panel]) -> str:
-    """The panels beside each other, as PNG in base 64."""
+    """The panels side by side, as base64 PNG."""
     with tempfile.TemporaryDirectory() as folder:
         path = draw(panels, Path(folder) / "panels.png")
         return base64.b64encode(path.read_bytes()).decode()
@@ -393,7 +393,7 @@ def picture(panels: Sequence[Panel]) -> str:
 
 @plain_matplotlib()
 def draw(panels: Sequence[Panel], path: Path) -> Path:
-    """The panels beside each other; the file is PDF, SVG or PNG, by its suffix."""
+    """Draws the panels side by side to a PDF, SVG or PNG file, by its suffix."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullLocator, ScalarFormatter
 

@@ -88,7 +88,7 @@ class Member:
 
 @dataclass(frozen=True)
 class ProbeRow:
-    """A probe's score for each run shown; None where the probe does not fit."""
+    """A probe's score for each run shown; None where the probe does not apply."""
 
     probe: str
     score: str
@@ -112,7 +112,7 @@ def report(
     varying = sorted(_varying(grouped), key=lambda path: path != "init.gamma")
     for path in (x, y, panels):
         if path is not None and path not in varying:
-            raise ValueError(f"axis is {path!r}; allowed: {', '.join(varying) or 'none, as the sweep varies seeds alone'}")
+            raise ValueError(f"axis is {path!r}; allowed: {', '.join(varying) or 'none, as the sweep varies only seeds'}")
     given = [path for path in (x, y, panels) if path is not None]
     if len(set(given)) < len(given):
         raise ValueError(f"axes are {', '.join(given)}; allowed: each axis once")
@@ -143,7 +143,7 @@ def report(
         ],
         groups=[
             _group(
-                "all members" if x is None else f"{x} {_word(value)}",
+                "all runs" if x is None else f"{x} {_word(value)}",
                 [run for each in grouped if _value(each, x) == value for run in each.runs],
                 min(steps),
                 max(steps),
@@ -187,7 +187,7 @@ def _attention_flow(shown: list[Run]) -> tuple[str | None, list[str]]:
 
 
 def _probes(shown: list[Run]) -> tuple[list[Member], list[ProbeRow]]:
-    """Runs every probe on the runs: some probes fit one run but not another, and no probe is read on an underfit run."""
+    """Runs every probe on the runs: some probes apply to one run but not another, and none is read on an underfit run."""
     examined = [examine(str(run.path)) for run in shown]
     members = [
         Member(

@@ -1,4 +1,4 @@
-"""Checks that a finished run follows from its recipe: redraws its initial weights, retrains its steps, and reevaluates it.
+"""Verifies that a finished run follows from its recipe: redraws its initial weights, retrains its steps, and reevaluates it.
 
 The comparison is bitwise, so there is no tolerance to choose. A difference is conclusive only on a machine like the one that
 trained the run (`anchorbench.machine`); on any other, the finding is reported as inconclusive.
@@ -62,7 +62,7 @@ def _identity(run: Run) -> Finding:
         if same
         else f"the recipe's run id is {recipe.run_id}, the result's {result.run_id}"
     )
-    return Finding("recipe", same, why if same or recipe.run_id != result.run_id else "the result is of another task's data")
+    return Finding("recipe", same, why if same or recipe.run_id != result.run_id else "the result was obtained on other task data")
 
 
 def _initial(run: Run, stack: Stack) -> Finding:
@@ -80,7 +80,7 @@ def _trained_again(run: Run, stack: Stack, steps: int) -> Iterator[Finding]:
     left = steps
     for start, end in parts:
         if end - start > left:
-            more = f"--steps {steps - left + end - start} would include them; --keep-steps at training makes shorter parts"
+            more = f"--steps {steps - left + end - start} would include them; --keep-steps during training gives shorter segments"
             yield Finding("training", None, f"steps {start} to {end} were not retrained: {more}")
             continue
         left -= end - start
@@ -129,7 +129,7 @@ def _differs(run: Run, stack: Stack, start: int, end: int, what: str, why: str) 
 
 
 def _path(run: Run) -> GradientPath:
-    """The gradient path that trained the run; where it is not to be had, that of this machine."""
+    """The gradient path that trained the run; this machine's own, where that is not available."""
     try:
         return continued_path(run.result.machines[-1][1].gradient, run.recipe)
     except ValueError:
@@ -138,7 +138,7 @@ def _path(run: Run) -> GradientPath:
 
 @contextmanager
 def _threads(count: int) -> Generator[None]:
-    """Sets the number of intra-op threads to that of the run, if there are that many processors: the bits depend on it."""
+    """Sets the number of intra-op threads to that of the run, if there are that many cores: the bits depend on it."""
     before = torch.get_num_threads()
     torch.set_num_threads(min(count, os.cpu_count() or 1))
     try:

@@ -91,7 +91,7 @@ def locate(
         fresh = list(range(len(asked), len(asked) + n))
         outcomes = decide(value, fresh)
         if len(outcomes) != n:
-            raise ValueError(f"decide gave {len(outcomes)} outcomes for {n} seeds; allowed: one a seed")
+            raise ValueError(f"decide gave {len(outcomes)} outcomes for {n} seeds; allowed: one per seed")
         asked.extend(Asked(value, seed, outcome) for seed, outcome in zip(fresh, outcomes, strict=True))
 
     for end in (low, high):
@@ -130,7 +130,7 @@ def _type(asked: list[Asked], value: float) -> bool | None:
 
 def _words(asked: list[Asked], value: float) -> str:
     share = _share(asked, value)
-    return f"{share.hits} of {share.n} decided members at {value:g}"
+    return f"{share.hits} of {share.n} decided runs at {value:g}"
 
 
 def _quantiles(

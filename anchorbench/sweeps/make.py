@@ -1,4 +1,4 @@
-"""Sweeps from Python: the main job as one call."""
+"""Sweeps from Python, in one call."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -47,7 +47,7 @@ def make_sweep(
     precision: str | None = None,
     axes: Mapping[str, Sequence[Any]] | None = None,
 ) -> Sweep:
-    """A preset's sweep with other values. Raises ValueError with one sentence for a value that makes no sense."""
+    """A preset's sweep with other values. Raises ValueError with one sentence for an invalid value."""
     if preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}; allowed: {', '.join(PRESETS)}")
     base = PRESETS[preset]
@@ -101,19 +101,19 @@ def sweep(
     report: Callable[[Progress], None] = lambda progress: None,
     **options: Any,
 ) -> Runs:
-    """Trains what is missing of a sweep in the folder `out`, and returns all its runs.
+    """Trains the missing runs of a sweep in the folder `out`, and returns all its runs.
 
         runs = anchorbench.sweep(task="composite", gamma=[0.5, 0.7], seeds=4)
         runs.frame().groupby("gamma").inferential.mean()
 
     `options` are those of `make_sweep`: `variant`, `preset`, `gamma`, `norm`, `seeds`, `steps`, `weight_decay`, `precision`, and
-    `axes`, a mapping from a recipe's fields to values; instead of a task's name, a whole `Sweep` may be given. `out` is
-    `anchorbench-out/TASK-VARIANT-PRESET` if not given; `memory` is in bytes; `report` is told of progress. Raises ValueError with
-    one sentence for a value that makes no sense, or a folder of another sweep.
+    `axes`, a mapping from recipe fields to values; instead of a task name, a complete `Sweep` may be given. `out` defaults to
+    `anchorbench-out/TASK-VARIANT-PRESET`; `memory` is in bytes; `report` is called with progress events. Raises ValueError with
+    one sentence for an invalid value, or a folder of another sweep.
     """
     made = task if isinstance(task, Sweep) else make_sweep(task, **options)
     if isinstance(task, Sweep) and options:
-        raise ValueError(f"{', '.join(options)} beside a whole sweep; allowed: one or the other")
+        raise ValueError(f"{', '.join(options)} given with a complete sweep; allowed: one or the other")
     if out is None:
         out = default_folder(made, options.get("preset", "laptop"))
     folder = SweepFolder(Path(out), made)
@@ -121,5 +121,5 @@ def sweep(
 
 
 def default_folder(made: Sweep, preset: str) -> Path:
-    """Where a preset's sweep goes if nothing else is said."""
+    """The default output folder of a preset's sweep."""
     return Path("anchorbench-out") / f"{made.base.load_task().full_name}-{preset}"

@@ -82,7 +82,7 @@ class Result(Plain):
 
 
 class Reading(Plain):
-    """What the probes found in a run's model, stored in its own file."""
+    """The mechanistic verdict on a run's model, stored in its own file."""
 
     mechanism: str | None
     mechanism_probability: float | None = Field(ge=0, le=1)
@@ -313,7 +313,7 @@ def _read_rows(out: Path) -> list[dict[str, Any]]:
     lines = read_bytes(path, most=MAX_TABLE_BYTES).splitlines()
     rows = [parse_json(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
     if not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{path} is damaged: a line is no row")
+        raise ValueError(f"{path} is damaged: a line is not a row")
     return rows
 
 

@@ -44,7 +44,7 @@ LEFTOVERS = (
 """Names of temporary files in an output folder: if one is still there, the process that wrote it was killed."""
 INTRINSIC = "optimizer.intrinsic_lr"
 """An axis: the intrinsic learning rate (2010.02916), peak learning rate times weight decay, which sets the pace at which training
-of scale-invariant weights reaches its equilibrium. Beside an axis `optimizer.lr`, both vary along a constant product."""
+of scale-invariant weights reaches its equilibrium. With an axis `optimizer.lr`, both vary at a constant product."""
 POLL_SECONDS = 2.0
 """How often to poll for runs that another process is training."""
 
@@ -54,7 +54,7 @@ class Sweep:
     """A base recipe and the values of its axes; the runs are all combinations.
 
     An axis is a recipe field, given by its dotted path: `init.gamma`, `model.n_layer`, `optimizer.weight_decay`, `seed`, ...; or
-    INTRINSIC, which is no field: it sets the weight decay to its value divided by the learning rate.
+    INTRINSIC, which is not a field: it sets the weight decay to its value divided by the learning rate.
     """
 
     base: Recipe
@@ -170,7 +170,7 @@ class SweepFolder:
         """Raises ValueError, before training, if anything other than a folder occupies the path of one of the runs."""
         for path in map(self.path, recipes):
             if path.is_symlink() or (path.exists() and not path.is_dir()):
-                raise ValueError(f"{path} is a link or a file where a run is to be; remove it or choose another --out")
+                raise ValueError(f"{path} is a link or file in the place of a run folder; remove it or choose another --out")
 
     def others(self, known: set[str]) -> list[Run]:
         """Finished runs in the folder that are not `known`, from earlier calls with other axes."""
@@ -244,7 +244,7 @@ def run_sweep(
     done = {run.result.run_id: run for run in runs}
     folder.require_free([recipe for recipe in recipes if recipe.run_id not in done])
     for problem in problems:
-        report(Progress([], message=f"{problem}; it is trained again"))
+        report(Progress([], message=f"{problem}; it is retrained"))
     warnings: set[str] = set()
 
     def warn(sentence: str) -> None:
@@ -268,7 +268,7 @@ def run_sweep(
             if busy:
                 helped = helpers is not None and helpers.busy
                 if busy != waiting and not helped:
-                    report(Progress([], message=f"waiting for {busy} runs that another process trains"))
+                    report(Progress([], message=f"waiting for {busy} runs that another process is training"))
                 waiting = 0 if helped else busy
                 time.sleep(POLL_SECONDS)
                 if helpers is not None:

@@ -1,7 +1,7 @@
 """Several processes train one sweep on this machine, where that is faster than one with several threads.
 
-A step of a small model is a long row of small operations in torch, which threads hardly share: two processes of one thread train
-1.4 times as fast as one of two threads. The compiled step has threads of its own and needs no other processes.
+In torch, a step of a small model is a long sequence of small operations, which threads hardly speed up: two processes with one
+thread each train 1.4 times as fast as one with two. The compiled step has threads of its own and needs no other processes.
 """
 
 import json
@@ -24,15 +24,13 @@ if TYPE_CHECKING:
     from anchorbench.sweeps.runner import Progress, Sweep, SweepFolder
 
 SMALL = 1e9
-"""Matmul MACs of a member's step below which an operation is not shared between threads."""
+"""Matmul MACs of a member's step below which operations run on one thread."""
 WORTH = 3e11
-"""Matmul MACs that must be left for another process: about as much as is trained while it starts."""
+"""Remaining matmul MACs that justify another process: about as many as are trained while it starts."""
 
 
 def one_thread(recipe: Recipe) -> bool:
-    """Whether each operation of the recipe's training has one thread: by recipe and machine, as bits depend on it, never by what
-    else is trained.
-    """
+    """Whether the recipe's operations run on one thread; depends on recipe and machine, as bits do, never on other runs."""
     import torch
 
     from anchorbench.train.gradients.choice import gradient_path
@@ -42,7 +40,7 @@ def one_thread(recipe: Recipe) -> bool:
 
 @contextmanager
 def threads_for(recipe: Recipe) -> Generator[None]:
-    """Sets torch's threads for a recipe's training, for a while."""
+    """Context with torch's number of threads set for a recipe's training."""
     import torch
 
     before = torch.get_num_threads()
@@ -64,7 +62,7 @@ def useful_workers(missing: Sequence[Recipe]) -> int:
 
 
 class Helpers:
-    """Processes that train stacks of a sweep beside this one until none is free. They end with this process, whatever ends it."""
+    """Processes that train stacks of a sweep alongside this one until none is left. They end with this process, however it ends."""
 
     def __init__(
         self,
@@ -92,7 +90,7 @@ class Helpers:
             [sys.executable, "-m", "anchorbench.sweeps.workers", str(self._folder.out)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # what fails there fails here too, with a sentence
+            stderr=subprocess.DEVNULL,  # whatever fails there also fails here, with a sentence
             text=True,
         )
         assert process.stdin is not None  # noqa: S101 - for the type checker
@@ -110,7 +108,7 @@ class Helpers:
                 self._told.put(line)
 
     def tell(self) -> None:
-        """Reports what the processes have done since."""
+        """Reports the processes' progress since the last call."""
         from anchorbench.sweeps.runner import Progress
 
         with suppress(queue.Empty):
@@ -121,11 +119,11 @@ class Helpers:
 
     @property
     def busy(self) -> bool:
-        """Whether any is still there."""
+        """Whether any process is still running."""
         return any(process.poll() is None for process in self._processes)
 
     def end(self) -> None:
-        """Ends those that are still there."""
+        """Ends the processes that are still running."""
         for process in self._processes:
             process.terminate()
             process.wait()
@@ -134,7 +132,7 @@ class Helpers:
 
 
 def help_sweep(out: Path, order: Any) -> None:
-    """What a helping process does."""
+    """Entry point of a worker process."""
     import torch
 
     from anchorbench.sweeps.runner import Progress, Sweep, SweepFolder, train_free

@@ -1,4 +1,4 @@
-"""The training examples of a stack's members, and which of them each step sees."""
+"""The training examples of a stack's members, and the batches of each step."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,11 +13,11 @@ from anchorbench.seeds import stream_seed
 from anchorbench.task import Examples, Task
 
 ORDER_BLOCK = 64
-"""Steps whose batches are drawn together; which examples a step sees depends on its number and the seed alone."""
+"""Steps whose batches are drawn together; a step's batch depends only on its number and the seed."""
 
 
 class Source(NamedTuple):
-    """What training examples follow from."""
+    """What determines the training examples."""
 
     fingerprint: str
     seed: int
@@ -25,7 +25,7 @@ class Source(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """What the batches of a member follow from; members for which it is the same share theirs."""
+    """What determines a member's batches; members with equal draws share them."""
 
     source: Source
     order_seed: int
@@ -39,7 +39,7 @@ class Batches:
         self._examples: dict[Source, tuple[Tensor, Tensor]] = {}
         self._draws: list[Draw] = []
         self.heads: list[Examples] = []
-        """The first examples of each member."""
+        """Each member's first examples."""
         heads: dict[Source, Examples] = {}
         for recipe, task in zip(recipes, tasks, strict=True):
             source = Source(task.fingerprint, recipe.seeds.data, recipe.data_size)
@@ -55,12 +55,12 @@ class Batches:
         self._distinct = list(dict.fromkeys(self._draws))
         self._batch, self._device = recipes[0].batch, device
         self._orders: dict[bool, tuple[int, dict[Draw, Int[Tensor, "step batch"]]]] = {}
-        """The last block drawn, and what it holds: of the steps that are trained on, and of the negative ones."""
+        """The last block drawn and its contents, for training steps and for negative ones."""
 
     def batch(self, step: int) -> tuple[Int[Tensor, "members batch seq"], Int[Tensor, "members batch"]]:
         """Tokens `[members, batch, seq]` and labels `[members, batch]` of a step, drawn with replacement.
 
-        Negative steps have batches of their own, which no step is trained on.
+        Negative steps have separate batches, which are never trained on.
         """
         block, row = divmod(abs(step), ORDER_BLOCK)
         orders = self._block(block, extra=step < 0)
@@ -77,7 +77,7 @@ class Batches:
         return [self._examples[draw.source] for draw in self._draws]
 
     def orders(self, steps: range) -> list[Int[Tensor, "steps batch"]]:
-        """The examples in each member's batches of consecutive steps of one block."""
+        """Indices of the examples in each member's batches, for consecutive steps of one block."""
         block, first = divmod(steps[0], ORDER_BLOCK)
         orders = self._block(block, extra=False)
         return [orders[draw][first : first + len(steps)] for draw in self._draws]

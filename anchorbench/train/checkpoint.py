@@ -1,4 +1,4 @@
-"""A stack's state on disk: all that the rest of the training depends on, so that a resumed run ends with the same bits."""
+"""A stack's state on disk: everything that further training depends on, so that a resumed run ends with the same bits."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ MAX_STATE_BYTES = 2**25
 
 
 class CheckpointState(Plain):
-    """What a checkpoint of a stack says beside its tensors; other versions may add to it."""
+    """The metadata of a stack's checkpoint; other versions may add to it."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -60,7 +60,7 @@ def save(stack: Stack, path: Path) -> None:
 
 
 def resume(recipes: Sequence[Recipe], path: Path) -> Stack:
-    """The stack that was saved at `path`, which must hold these recipes in this order. Its last machine is this one.
+    """The stack saved at `path`, which must hold these recipes in this order. Its last machine is the current one.
 
     Raises ValueError with one sentence if the file is damaged or another stack's.
     """

@@ -1,4 +1,4 @@
-"""What members answer during training and at its end, when they are asked, and when a verdict counts as settled."""
+"""Evaluation during and after training: when members are evaluated, what they answer, and when a verdict counts as settled."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ EVALUATION_SIZE, FINAL_SIZE = 256, 1000
 """Evaluation sequences per split, during and after training."""
 FIRST_EVALUATION = 50
 SETTLED_EVALUATIONS, SETTLED_LOSS, SETTLED_EVERY = 3, 0.01, 0.05
-"""With `stop: settled`, a member ends early once its last 3 evaluations (at least one per 5% of the steps) name the same
-inferential, memorizing, ordered or symmetric solution, with a training loss below 0.01 in each."""
+"""With `stop: settled`, a member stops early once its last 3 evaluations (at least one per 5% of the steps) give the same verdict
+(inferential, memorizing, ordered or symmetric), each with a training loss below 0.01."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Point:
 
     @classmethod
     def of(cls, step: int, loss: float | None, behaviour: Behaviour) -> "Point":
-        """The point that a behaviour makes."""
+        """The point for a measured behaviour."""
         return cls(
             step=step,
             loss=loss,

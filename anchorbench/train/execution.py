@@ -8,15 +8,15 @@ CHECKPOINT_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Execution:
-    """What a sweep takes from its caller besides recipes; the device and the number of threads are the process's."""
+    """How to carry out a sweep; device and number of threads are those of the process."""
 
     memory: float | None = None
-    """Bytes that a stack may take; 60% of what is free if None."""
+    """Bytes that a stack may use (default: 60% of free memory)."""
     keep_steps: Sequence[int] = ()
-    """Intermediate steps whose weights and optimizer state are kept as well."""
+    """Intermediate steps at which weights and optimizer state are kept."""
     strict_bits: bool = False
     """Whether training restarts, rather than resumes, on a machine where its bits may differ."""
     workers: int = 1
-    """Processes that train the sweep on this machine, between which its stacks are cut."""
+    """Number of processes on this machine that the sweep's stacks are divided between."""
     checkpoint_seconds: float = field(default_factory=lambda: CHECKPOINT_SECONDS)
     """Time between two checkpoints of a stack."""

@@ -22,10 +22,10 @@ def train(
 ) -> list[Member]:
     """Trains the recipes as one stack and returns its members in the same order.
 
-    `progress` is called with the number of steps done, after every step or a few, `finished` with each member as soon as it has
-    ended. With `checkpoint`, the state is saved there from time to time, and training resumes from what is found there, unless
-    that is damaged or lacks one of the steps to be kept. `warn` is told of damage, of a state that cannot be saved, and of
-    training resumed on a machine where its bits may differ. Raises ValueError if the recipes differ in structure.
+    `progress` is called with the number of steps done, after every step or every few steps, `finished` with each member as soon as
+    it has ended. With `checkpoint`, the state is saved there regularly, and training resumes from it, unless it is damaged or lacks
+    one of the steps to be kept. `warn` is called with a sentence about damage, a state that cannot be saved, and training resumed
+    on a machine where its bits may differ. Raises ValueError if the recipes differ in structure.
     """
     how = how or Execution()
     keep_steps = how.keep_steps
@@ -71,7 +71,7 @@ def train(
 
 
 def _resumed(recipes: Sequence[Recipe], checkpoint: Path | None, how: Execution, warn: Callable[[str], None]) -> Stack | None:
-    """The stack that a checkpoint holds, or None if there is none, or none that will do."""
+    """The stack in a checkpoint, or None if there is no usable one."""
     if checkpoint is None or not checkpoint.exists():
         return None
     try:

@@ -1,5 +1,5 @@
-"""Memory that this process may still take (the least of what the machine has free, its cgroups allow and SLURM granted), and what a
-member of a stack takes.
+"""Memory that this process may still allocate (the minimum of what the machine has free, its cgroups allow and SLURM granted), and
+memory that a member of a stack takes.
 """
 
 import os
@@ -21,7 +21,7 @@ from anchorbench.train.seams import Layout
 
 
 class _Names(NamedTuple):
-    """The files of a cgroup, and the line of `memory.stat` that counts the page cache which the kernel gives back by itself."""
+    """The files of a cgroup, and the line of `memory.stat` that counts reclaimable page cache."""
 
     limits: tuple[str, ...]
     usage: str
@@ -38,7 +38,7 @@ def free_memory(root: Path = Path("/"), environ: Mapping[str, str] = os.environ)
 
 
 def usable_cores(root: Path = Path("/"), environ: Mapping[str, str] = os.environ) -> int:
-    """Cores that this process may use: those of its affinity, its cgroups' quotas, and `OMP_NUM_THREADS`; at least 1."""
+    """Cores that this process may use, by its affinity, its cgroups' quotas and `OMP_NUM_THREADS`; at least 1."""
     found = [float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)]
     for folder, version in _folders(root, "cpu"):
         with suppress(OSError, ValueError):  # ValueError: "max", which is no limit
@@ -53,7 +53,7 @@ def usable_cores(root: Path = Path("/"), environ: Mapping[str, str] = os.environ
 
 
 def _cgroups(root: Path) -> Iterator[int]:
-    """What is left of each memory limit on this process's cgroups and on those that hold them."""
+    """What is left of each memory limit on this process's cgroups and their ancestors."""
     for folder, version in _folders(root, "memory"):
         names = V2 if version == 2 else V1
         for limit in names.limits:
@@ -64,7 +64,7 @@ def _cgroups(root: Path) -> Iterator[int]:
 
 
 def _folders(root: Path, controller: str) -> Iterator[tuple[Path, int]]:
-    """Folders of this process's cgroups and of those that hold them, each with the version of its files."""
+    """Folders of this process's cgroups and their ancestors, each with its cgroup version."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:  # not Linux
@@ -75,13 +75,13 @@ def _folders(root: Path, controller: str) -> Iterator[tuple[Path, int]]:
         found = [(mounts, 2), (mounts / "unified", 2)] if controllers == "" else []  # the second beside v1
         if controller in controllers.split(","):
             found = [(mounts / controller, 1)]
-        # A container may see its own cgroup as the root of the mount, but be told its path on the host: what is missing is skipped.
+        # A container may see its own cgroup as the root of the mount, but its path on the host: missing folders are skipped.
         parts = [part for part in path.split("/") if part not in ("", "..")]
         yield from ((mount.joinpath(*parts[:depth]), version) for mount, version in found for depth in range(len(parts) + 1))
 
 
 def _slurm(environ: Mapping[str, str]) -> Iterator[int]:
-    """What is left of the memory that SLURM granted on this node, in MiB in its variables; 0 there is all of the node."""
+    """What is left of the memory that SLURM granted on this node; its variables are in MiB, and 0 means the whole node."""
     taken = psutil.Process().memory_info().rss
     for name, count in (("SLURM_MEM_PER_NODE", "1"), ("SLURM_MEM_PER_CPU", environ.get("SLURM_CPUS_ON_NODE", "1"))):
         with suppress(KeyError, ValueError):
@@ -92,8 +92,8 @@ def _slurm(environ: Mapping[str, str]) -> Iterator[int]:
 def memory_of_member(recipe: Recipe) -> float:
     """Bytes that one member adds to a stack: parameters, gradients, state of the parts, the step's arrays, and training data.
 
-    Worked out on shapes alone, without allocating: parts make their state by `new_zeros`, as `zeros_like` of a tensor without data
-    imports sympy. A quarter is added for what an operation needs while it runs.
+    Computed from shapes, without allocating: parts create their state with `new_zeros`, as `zeros_like` of a meta tensor imports
+    sympy. A quarter is added for temporary memory of operations.
     """
     task, shape = recipe.load_task(), recipe.model_at(recipe.steps)
     with torch.device("meta"):
@@ -104,28 +104,28 @@ def memory_of_member(recipe: Recipe) -> float:
     width = 2 if recipe.precision == "bf16" else 4
     length = models[shape.kind].positions(shape, task.seq_len)
     step = width * (size + recipe.passes * step_elements(shape, recipe.batch, task.vocab_size, length))
-    if gradient_path(recipe) == "native":  # its arrays are those of a thread, not of a member
+    if gradient_path(recipe) == "native":  # its arrays are per thread, not per member
         step = 0
-    # Data once as drawn, once as int16; the order of a block of steps; evaluation sets with the foils of each example.
+    # Data as sampled and as int16; the order of a block of steps; evaluation sets with the foils of each example.
     data = 10 * recipe.data_size * (task.seq_len + 1) + 8 * ORDER_BLOCK * recipe.batch
     data += 8 * evaluation.FINAL_SIZE * (len(task.splits) + 1) * (task.seq_len + 4)
-    # Weights and gradients, the state of the parts, and what the step works on
+    # Weights and gradients, the state of the parts, and the arrays of the step
     return 1.25 * (4 * (2 * size + state) + step + data)
 
 
 def step_elements(shape: ModelConfig, batch: int, vocab_size: int, seq_len: int) -> int:
-    """Elements of all arrays that `Backprop` keeps for one member, gradients aside; other paths keep about as many."""
+    """Elements of all arrays that `Backprop` keeps for one member, besides gradients; other paths keep about as many."""
     d, ff, heads, width = shape.d_model, shape.d_ff, shape.n_head, shape.n_head * shape.d_head
     rows, pre = batch * seq_len, shape.norm == "pre"
 
-    def norm(count: int) -> int:  # output, product, normalized rows, and the mean and scale of each
+    def norm(count: int) -> int:  # output, gradient times gain, normalized rows, and mean and scale of each
         return count * (3 * d + 2)
 
     total = vocab_size * d + rows * d + 2 * batch * vocab_size + batch * d + (norm(batch) if pre else 0)
     for layer in range(shape.n_layer):
         last = layer == shape.n_layer - 1
         answered = batch if last else rows
-        total += 4 * rows * width + rows * d  # key, value and their gradients; gradient of what they read
+        total += 4 * rows * width + rows * d  # key, value and their gradients; gradient of their input
         total += answered * (5 * width + 2 * heads * seq_len)  # query, mixed heads and their gradients; attention
         total += answered * (3 * ff + 2 * d)  # hidden layer before and after its activation, its gradient; both outputs
         total += norm(rows if pre else answered) + norm(answered)

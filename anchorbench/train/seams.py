@@ -1,14 +1,14 @@
-"""The seams of a training step. Numbers of a stack are rows `[members, size]`, hyper-parameters are columns `[members, 1]`, and
-members never mix.
+"""The interfaces of the parts of a training step. Weights, gradients and optimizer state of a stack are rows `[members, size]`,
+hyperparameters are columns `[members, 1]`, and members never mix.
 
     losses, gradient = estimator(oracle, weights, t)
-    gradient changed by penalties
+    gradient += gradients of penalties
     clip(gradient, weights, rate, shrinkage)
-    gradient, weights changed by decay
+    decay changes gradient and weights
     optimizer.step(weights, gradient, weights, rate, t)
     the stack grows if an event is due
 
-Every part is one file that registers one class; what it is configured by is its `Config` (anchorbench.parts).
+Every part is one file that registers one class, configured by its `Config` (anchorbench.parts).
 """
 
 import math
@@ -25,31 +25,31 @@ from anchorbench import parts
 from anchorbench.model.gpt import GPT, ModelConfig, Site
 
 ALIGNED = 32
-"""Consecutive arrays whose sizes are multiples of this many elements are all aligned to 64 bytes, in bf16 too."""
+"""Consecutive arrays whose sizes are multiples of this many elements are all aligned to 64 bytes, even in bf16."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each parameter lies in a row."""
+    """The position of each parameter in a row."""
 
     names: tuple[str, ...]
     shapes: tuple[torch.Size, ...]
-    """Without the member axis."""
+    """Shapes without the member axis."""
     sizes: tuple[int, ...]
-    """The places in a row: as large as the parameter or larger, filled up with zeros."""
+    """Elements reserved for each parameter, padded with zeros."""
     hidden: frozenset[str] = frozenset()
     """The matrices between embedding and unembedding."""
 
     @classmethod
     def of(cls, model: GPT) -> "Layout":
-        """That of a stack: zeros fill each parameter's place up, so that the members' weights are equally aligned."""
+        """The layout of a stack; parameters are padded so that all members' weights are equally aligned."""
         shapes = {name: parameter.shape[1:] for name, parameter in model.named_parameters()}
         sizes = tuple(-(-shape.numel() // ALIGNED) * ALIGNED for shape in shapes.values())
         hidden = (name for name, role in model.roles().items() if role.what == "matrix" and role.part != "embedding")
         return cls(tuple(shapes), tuple(shapes.values()), sizes, frozenset(hidden))
 
     def views(self, rows: Float[Tensor, "members size"]) -> list[Tensor]:
-        """The part of each parameter, `[members, *shape]`."""
+        """The rows as one view per parameter, `[members, *shape]`."""
         found = zip(rows.split(self.sizes, dim=1), self.shapes, strict=True)
         return [part[:, : shape.numel()].view(len(rows), *shape) for part, shape in found]
 
@@ -73,7 +73,7 @@ class Layout:
 
 
 class RowPart(ABC):
-    """A part that works on the rows of a stack."""
+    """A part that operates on the rows of a stack."""
 
     Config: ClassVar[type[parts.Config]]
 
@@ -81,11 +81,11 @@ class RowPart(ABC):
         """`configs` has one configuration per member, all of one structure; `like` is a buffer of the weights' kind."""
         self.configs, self.layout, self.like = configs, layout, like
         self.state: dict[str, Tensor] = {}
-        """What a checkpoint must hold of this part, `[members, ...]` each."""
+        """State that a checkpoint must hold, each `[members, ...]`."""
         self._columns: dict[str, Tensor] = {}
 
     def column(self, field: str) -> Float[Tensor, "members 1"]:
-        """A number of every member's configuration, moved to the device once."""
+        """A numeric field of every member's config, moved to the device once."""
         if field not in self._columns:
             values = [getattr(config, field) for config in self.configs]
             self._columns[field] = torch.tensor(values, dtype=self.like.dtype, device=self.like.device)[:, None]
@@ -93,14 +93,14 @@ class RowPart(ABC):
 
 
 class Optimizer(RowPart):
-    """A rule from gradients to steps."""
+    """A rule that turns gradients into steps."""
 
     @abstractmethod
     def step(self, into: Tensor, gradient: Tensor, weights: Tensor, rate: Float[Tensor, "members 1"], t: int) -> None:
-        """Adds step number `t`, counted from 1, to `into`: the weights themselves, or zeros, which gives the step alone.
+        """Adds step number `t`, counted from 1, to `into`: the weights themselves, or zeros to get the step alone.
 
-        `rate` is in float64 and on the CPU, where schedules compute it; `rate.to(into)` fits it to the rows. The others are rows
-        `[members, size]`; `gradient` and `weights` are left as they are, unless `into` is the weights.
+        `rate` is in fp64 on the CPU, where schedules compute it; `rate.to(into)` converts it. The others are rows
+        `[members, size]`; `gradient` and `weights` are not modified, unless `into` is the weights.
         """
 
 
@@ -115,19 +115,19 @@ class Clip(RowPart):
         rate: Float[Tensor, "members 1"],
         shrinkage: Float[Tensor, "members 1"],
     ) -> None:
-        """Changes `gradient` in place. `rate` is the step's learning rate, and `shrinkage` the share of the weights that weight
-        decay takes away at it where it acts; both are in float64 and on the CPU.
+        """Clips `gradient` in place. `rate` is the step's learning rate, and `shrinkage` the share of the weights that weight
+        decay removes at this rate where it acts; both are in fp64 on the CPU.
         """
 
 
 class Penalty(RowPart):
-    """A term of the loss that depends on the weights alone. It works on any gradient path."""
+    """A loss term that depends only on the weights. It works with any gradient path."""
 
     of_activations: ClassVar[bool] = False
 
     @abstractmethod
     def add(self, gradient: Float[Tensor, "members size"], weights: Float[Tensor, "members size"]) -> None:
-        """Adds the term's gradient to `gradient` in place; the loss that is reported stays that of the data."""
+        """Adds the term's gradient to `gradient` in place; the reported loss remains that of the data."""
 
 
 @dataclass(frozen=True)
@@ -138,43 +138,43 @@ class Pass:
     """Mean cross-entropy at the last position."""
     logits: Float[Tensor, "members batch vocab"]
     final: Float[Tensor, "members batch d"]
-    """What the unembedding reads, before noise."""
+    """Input of the unembedding, before noise."""
     unembedding: Float[Tensor, "members d vocab"]
     parameters: Sequence[Tensor]
-    """All parameters, `[members, ...]` each."""
+    """All parameters, each `[members, ...]`."""
 
 
 Forward = Callable[[Sequence[Any] | None], Pass]
-"""`forward(noise)`: a pass with the noise that these configurations describe, one for each of the members, or with none. What it
-draws is what the step's own noise of the same kind draws. Equal passes are computed once."""
+"""`forward(noise)`: a pass with the noise that these configs describe, one per member, or without noise. It draws the same values
+as the step's own noise of the same kind. Equal passes are computed once."""
 
 
 class ActivationPenalty(RowPart):
-    """A term of the loss that depends on activations; the recipe is trained by automatic differentiation."""
+    """A loss term that depends on activations; such recipes are trained with autograd."""
 
     of_activations: ClassVar[bool] = True
 
     @classmethod
     @abstractmethod
     def passes_of(cls, config: Any, noise: Any) -> float:
-        """Passes over a batch that it adds to a step with this noise."""
+        """Number of passes over the batch that it adds to a step with this noise."""
 
     @abstractmethod
     def term(self, forward: Forward, members: slice) -> Float[Tensor, " members"]:
-        """The term of each of these members; the loss that is reported stays that of the data."""
+        """The term for each of these members; the reported loss remains that of the data."""
 
 
 Oracle = Callable[..., tuple[Tensor, Tensor]]
-"""`oracle(step, at=None)`: losses `[members]` and gradients `[members, size]` on the batch of `step`, at the rows of weights `at`,
-or at the stack's own. Negative steps have batches that are never trained on. The next call overwrites the gradients."""
+"""`oracle(step, at=None)`: losses `[members]` and gradients `[members, size]` on the batch of `step`, at the weights `at` or at the
+stack's own. Negative steps have batches that are never trained on. The next call overwrites the gradients."""
 
 
 class Estimator(RowPart):
-    """What the optimizer takes for the gradient."""
+    """The gradient estimate that the optimizer uses."""
 
     @classmethod
     def passes_of(cls, config: Any) -> float:
-        """Forward and backward passes over a batch that one step takes on average."""
+        """Average number of forward and backward passes over a batch per step."""
         return 1.0
 
     @abstractmethod
@@ -183,21 +183,21 @@ class Estimator(RowPart):
 
 
 class Noise(ABC):
-    """Randomness in one forward pass of training; evaluation has none."""
+    """Randomness in a forward pass during training; evaluation has none."""
 
     Config: ClassVar[type[parts.Config]]
 
     def __init__(self, configs: Sequence[Any], generators: Sequence[torch.Generator]) -> None:
-        """Each member's configuration, and the generator that it draws from: seeded by its noise seed and the step."""
+        """Each member's config, and the generator that it draws from, seeded by its noise seed and the step."""
         self.configs, self.generators = configs, generators
 
     @abstractmethod
     def __call__(self, site: Site, x: Tensor) -> Tensor:
-        """What takes the place of the activations `[members, ...]` at a site; sites come in the order of the forward pass."""
+        """Replaces the activations `[members, ...]` at a site; sites come in the order of the forward pass."""
 
 
 class Growth(ABC):
-    """An event after which the models of a stack are larger."""
+    """An event that enlarges the models of a stack."""
 
     Config: ClassVar[type[parts.GrowthConfig]]
 
@@ -208,19 +208,19 @@ class Growth(ABC):
     @classmethod
     @abstractmethod
     def grown(cls, config: Any, shape: ModelConfig) -> ModelConfig:
-        """What a model of this shape becomes. Raises ValueError with one sentence if it cannot grow like that."""
+        """The config of a model after the event. Raises ValueError with one sentence if it cannot grow like that."""
 
     @abstractmethod
     def weights(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The larger models' weights from those of the smaller ones: parameter -> `[members, ...]`."""
+        """The larger models' weights, from those of the smaller ones: parameter -> `[members, ...]`."""
 
     @abstractmethod
     def state(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The same for numbers that an optimizer keeps of each weight, if they are to be copied."""
+        """The same for optimizer state with one value per weight, if it is to be copied."""
 
 
 class Schedule(ABC):
-    """The learning rate over the steps after warm-up, as a factor of the peak."""
+    """The learning rate after warm-up, as a factor of the peak."""
 
     Config: ClassVar[type[parts.Config]]
 
@@ -229,11 +229,11 @@ class Schedule(ABC):
 
     @abstractmethod
     def factor(self, step: int, steps: int, end: float) -> float:
-        """The factor at `step` of `steps`, both counted after warm-up; schedules that fall, fall to `end`."""
+        """The factor at `step` of `steps`, both counted after warm-up; decaying schedules end at `end`."""
 
 
 class Decay(ABC):
-    """What weight decay does with a weight w at a step of rate lr."""
+    """What weight decay does to a weight w in a step with rate lr."""
 
     Config: ClassVar[type[parts.Config]]
 
@@ -242,4 +242,4 @@ class Decay(ABC):
 
     @abstractmethod
     def amounts(self, strength: float, rate: float) -> tuple[float, float]:
-        """What is added to the gradient per unit of w after clipping, and the share of w that is taken away before the step."""
+        """What is added to the gradient per unit of w after clipping, and the share of w that is removed before the step."""

@@ -1,7 +1,7 @@
 """A stack: several recipes of one structure trained as one program, each member as if it were alone.
 
-Per member are: initial weights, data, their order, learning rate and the other numbers of its way of training. Common are what its
-parts call structural, the model's shape, batch size, steps and sequence length.
+Each member has its own initial weights, data, data order, learning rate and other numeric hyperparameters. All members share the
+model config, batch size, steps, sequence length, and whatever their parts call structural.
 """
 
 import ctypes
@@ -41,7 +41,7 @@ from anchorbench.train.seams import ActivationPenalty, Layout, Penalty, RowPart
 from anchorbench.verdict import Behaviour, EvalSet
 
 CALL_SECONDS = 0.5
-"""The compiled step is called for about this long at a time: interruptions and progress wait for it."""
+"""Approximate duration of a call of the compiled step, which interruptions and progress have to wait for."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt(3)."""
 
@@ -54,19 +54,19 @@ class Member:
     task: Task
     weights: dict[str, Tensor]
     kept: dict[int, dict[str, Tensor]]
-    """Weights at the intermediate steps that were asked for."""
+    """Weights at the requested intermediate steps."""
     states: dict[int, dict[str, Tensor]]
-    """The state of all parts at those steps (`optimizer.exp_avg` -> row): what going on from there takes besides the weights."""
+    """The state of all parts at those steps (`optimizer.exp_avg` -> row): what resuming there needs besides the weights."""
     initial: dict[str, str]
     """Parameter -> digest of its initial weights."""
     machines: list[tuple[int, Machine]]
-    """Where it was trained, each with the step from which on; more than one if it went on elsewhere."""
+    """The machines that trained it, each with the step at which it took over; more than one if training moved."""
     behaviour: Behaviour
     trajectory: list[Point]
     diverged_at: int | None
-    """The step of the evaluation that first found a loss or weight that is not finite; None if all went well."""
+    """The step of the first evaluation that found a non-finite loss or weight; None if there was none."""
     steps_trained: int
-    """Less than the recipe's steps only if the member was settled before."""
+    """Less than the recipe's steps only if the member settled early."""
     seconds: float
     """Its share of the stack's training time."""
 
@@ -84,7 +84,7 @@ def structure(recipe: Recipe) -> tuple[Any, ...]:
 
 
 class Stack:
-    """Members in training: model, state of the parts, and what was seen of each. One buffer row per member, `[members, size]`."""
+    """Members in training: model, state of the parts, and trajectories. One buffer row per member, `[members, size]`."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class Stack:
         self._sizes = {"vocab_size": task.vocab_size, "seq_len": task.seq_len}
         self.path: Path = path or gradient_path(first)
         shapes = [first.model_at(step) for step in (0, *(event.at for event in first.growth))]
-        # A batched matmul of one is another kernel, with other roundings: a lone member is trained beside a copy of itself.
+        # A batched matmul of one uses another kernel, with other rounding: a single member is trained with a copy of itself.
         once = self.path == "native" or not any(batched(first, shape, **self._sizes) for shape in shapes)
         twice = self.requested == 1 and not once
         self.recipes = recipes = [*recipes, *recipes] if twice else list(recipes)
@@ -120,7 +120,7 @@ class Stack:
         self.trajectories: list[list[Point]] = [[] for _ in recipes]
         self.diverged_at: list[int | None] = [None] * len(recipes)
         self.kept: dict[int, dict[str, Tensor]] = {}
-        """Step -> the weights and the state of all parts, `[members, ...]` each."""
+        """Step -> weights and state of all parts, each `[members, ...]`."""
         told = f"native ({find_library().about})" if self.path == "native" else self.path
         self.machines = [(0, this_machine(first.precision, gpu=self.device.type == "cuda", gradient=told))]
 
@@ -164,7 +164,7 @@ class Stack:
         self._gradient = None if self._native else make_gradient(recipes, self.model, seeing)
         usual = type(self._clip) in (Norm, Unclipped) and type(self._estimator) is Plain and not self._penalties
         self._whole_steps = self._native is not None and usual and kind_of(self._optimizer) is not None
-        """Whether the compiled step does all that a step of this stack does."""
+        """Whether the compiled step supports everything that this stack does."""
         self._graphed = usual and known(self._optimizer) and isinstance(self._gradient, Backprop) and self.device.type == "cuda"
         """Whether steps are recorded on the GPU."""
         self._graph: Graph | None = None
@@ -178,14 +178,14 @@ class Stack:
             parameter.data = view
 
     def _layout_at(self, step: int) -> Layout:
-        """Where the parameters lay or will lie after this step."""
+        """The layout of the parameters after this step."""
         if not self.recipes[0].growth:
             return self.layout
         with torch.device("meta"):
             return Layout.of(self._new_model(step))
 
     def _fit(self, step: int) -> None:
-        """Makes room for the weights and the state of this step: those that are there are lost if the model has another size."""
+        """Allocates weights and state for this step; the present ones are lost if the model has another size."""
         if self.layout != self._layout_at(step):
             self._take(self._new_model(step))
 
@@ -201,7 +201,7 @@ class Stack:
         if configs[0].state == "reset":
             return
         for name, rows in self.state().items():
-            if rows.shape[-1] != sum(self.layout.sizes):  # no number for each weight
+            if rows.shape[-1] != sum(self.layout.sizes):  # not one value per weight
                 if rows.shape != before[name].shape:
                     raise ValueError(f"{name} cannot be copied to a larger model; allowed: growth with state 'reset'")
                 rows.copy_(before[name])
@@ -212,7 +212,7 @@ class Stack:
                     view.copy_(larger[parameter])
 
     def _counted_from(self, step: int) -> int:
-        """Where the optimizer begins to count steps, for this one: at the last event before it that reset its state."""
+        """The step from which the optimizer counts at this step: the last event before it that reset its state."""
         return max((event.at for event in self.recipes[0].growth if event.state == "reset" and event.at < step), default=0)
 
     @property
@@ -235,7 +235,7 @@ class Stack:
         }
 
     def state_of(self, member: int, parts: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """The member's part of `state`, without the weights; now, or of what was kept at another step."""
+        """The member's part of `state`, without the weights: the current one, or that kept at another step."""
         rows = self.state() if parts is None else parts
         return {name: part[member].cpu().clone() for name, part in rows.items() if name != "weights"}
 
@@ -257,7 +257,7 @@ class Stack:
         self.kept[self.step] = {name: rows.clone() for name, rows in self.state().items()}
 
     def _decay_mask(self) -> Float[Tensor, "members size"] | None:
-        """1 where weight decay acts, 0 on embeddings of members that leave them out; None if it acts everywhere."""
+        """1 where weight decay acts, 0 on embeddings of members that exclude them; None if it acts everywhere."""
         if all(recipe.optimizer.decay_embeddings for recipe in self.recipes):
             return None
         mask = torch.ones_like(self.weights)
@@ -373,7 +373,7 @@ class Stack:
         return self.recipes[member].stop == "settled" and evaluation.settled(self.trajectories[member])
 
     def members(self) -> list[Member]:
-        """All members as trained so far, judged on their full evaluation sets."""
+        """All members as trained so far, evaluated on their full evaluation sets."""
         behaviours = self._answer(self._eval_sets)
         return [
             Member(
@@ -396,7 +396,7 @@ class Stack:
     def subset(self, members: list[int]) -> "Stack":
         """The same training with only these members left."""
         stack = Stack([self.recipes[member] for member in members], self.device, self.path, call_seconds=self._call_seconds)
-        members = [members[member % len(members)] for member in range(len(stack.recipes))]  # a lone one has a copy
+        members = [members[member % len(members)] for member in range(len(stack.recipes))]  # a single member has a copy
         stack.machines = self.machines
         stack.restore(
             {name: tensor[members] for name, tensor in self.saved().items()},
@@ -406,12 +406,12 @@ class Stack:
         return stack
 
     def saved(self) -> dict[str, Tensor]:
-        """All tensors that a checkpoint holds, `[members, ...]` each."""
+        """All tensors of a checkpoint, each `[members, ...]`."""
         kept = {f"kept.{step}.{name}": rows for step, parts in self.kept.items() for name, rows in parts.items()}
         return self.state() | kept
 
     def seen(self) -> dict[str, list[Any]]:
-        """What was seen of each member so far."""
+        """The trajectories and events of each member so far."""
         return {
             "seconds": self.seconds,
             "trajectories": self.trajectories,
@@ -420,7 +420,7 @@ class Stack:
         }
 
     def restore(self, saved: Mapping[str, Tensor], seen: Mapping[str, list[Any]], step: int) -> None:
-        """Takes over what `saved` and `seen` gave at `step`. Raises KeyError or RuntimeError if they are another stack's."""
+        """Restores the results of `saved` and `seen` at `step`. Raises KeyError or RuntimeError if they are another stack's."""
         self._fit(step)
         for name, rows in self.state().items():
             if saved[name].shape != rows.shape or saved[name].dtype != rows.dtype:
@@ -443,7 +443,7 @@ class Stack:
 
 @contextmanager
 def _tf32(*, used: bool) -> Generator[None]:
-    """Whether matmuls on a GPU are in TF32, for a while."""
+    """Context in which matmuls on a GPU use TF32, or do not."""
     matmul: Any = torch.backends.cuda.matmul
     before = matmul.allow_tf32
     matmul.allow_tf32 = used
@@ -459,8 +459,8 @@ def digests(weights: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def _keep_freed_memory() -> None:
-    """Else glibc returns freed memory and gets it back, cleared, in every step."""
+    """Without this, glibc returns freed memory to the system and gets it back, cleared, in every step."""
     with suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_THRESHOLD, 2**25)  # the largest that it takes
+        mallopt(M_MMAP_THRESHOLD, 2**25)  # the maximum allowed
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -1,4 +1,4 @@
-"""What is recorded while a member trains, as it is read back from disk."""
+"""Records of a member's training, as read back from disk."""
 
 from typing import Annotated
 
@@ -20,7 +20,7 @@ Machines = Annotated[list[tuple[Step, Machine]], Field(min_length=1, max_length=
 
 
 class TrajectoryPoint(Plain):
-    """A line of trajectory.jsonl: the fields of `anchorbench.train.evaluation.Point`, and whatever other versions add."""
+    """A line of trajectory.jsonl: the fields of `anchorbench.train.evaluation.Point`, and any that other versions add."""
 
     model_config = ConfigDict(extra="allow")
 

@@ -25,23 +25,21 @@ def test_rates_are_sequences_a_second_of_processor_time(monkeypatch):
     """A clock that each call moves on by a known time: 100 sequences in 2 s, then in 4 s, are 50 a second at best."""
     clock = {"now": 0.0, "step": 2.0}
     monkeypatch.setattr("anchorbench.bench.data.time.process_time", lambda: clock["now"])
-    monkeypatch.setattr(bench, "ROUNDS", 2)
 
     def call() -> None:
         clock["now"] += clock["step"]
         clock["step"] = 4.0 if clock["now"] > 4 else 2.0
 
-    assert bench._rates([(100, call)]) == [50.0]
+    assert bench.rates([(100, call)], rounds=2) == [50.0]
 
 
 @pytest.mark.parametrize("width", [80, 200])
-def test_the_table_has_every_task(monkeypatch, width):
-    monkeypatch.setattr(bench, "ROUNDS", 1)
-    monkeypatch.setattr(bench, "SECONDS", 0.0)
-    monkeypatch.setattr(bench, "BATCH", 50)
-    monkeypatch.setattr(bench, "_rates", lambda what: [1000.0 * n for n, call in what if call() is not None])
+def test_the_table_has_every_task(width):
+    def measure(calls: bench.Calls) -> list[float]:
+        return [1000.0 * n for n, call in calls if call() is not None]
+
     console = Console(width=width, file=io.StringIO())
-    bench.bench_data(console)
+    bench.bench_data(console, batch=50, measure=measure)
     text = console.file.getvalue()
     for name in dict(list_tasks()):
         assert f" {name} " in text

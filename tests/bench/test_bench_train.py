@@ -1,6 +1,6 @@
 """The training benchmark: what it counts and what it compares with are right, and the file holds what is promised."""
 
-import functools
+import io
 import itertools
 import json
 import statistics
@@ -12,13 +12,14 @@ import pytest
 import torch
 import transformers
 from conftest import TINY, Cli, require_one_sentence
+from rich.console import Console
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from anchorbench.bench import scale
 from anchorbench.bench import train as module
-from anchorbench.bench.train import Case, Row, bench_train, cases, loop_steps, native_macs, paper_days, paper_runs
+from anchorbench.bench.train import Case, Row, as_json, bench_train, cases, loop_steps, native_macs, paper_days, paper_runs
 from anchorbench.model.gpt import GPT
 from anchorbench.presets import PRESETS
 from anchorbench.train.evaluation import evaluation_steps
@@ -157,31 +158,27 @@ def test_cases(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two shapes of a moment, one turn each, and a clock that moves by a second at each look."""
-
-    def small(*, large: bool) -> dict[str, Case]:
-        measured = {"one": Case(BASE, [("backprop", "fp32", 1), ("backprop", "bf16", 3)], steps=10)}
-        other = BASE.override({"batch": 200, "model.n_layer": 1})
-        return measured | {"two": Case(other, [("backprop", "fp32", 2)], steps=1)} if large else measured
-
-    monkeypatch.setattr(module, "cases", small)
-    monkeypatch.setattr(module, "LARGE", 256)
-    monkeypatch.setattr(module, "peak", lambda threads: 1e12)
-    monkeypatch.setattr(module, "bench_train", functools.partial(bench_train, turns=1))
-    monkeypatch.setattr(module, "time", types.SimpleNamespace(perf_counter=lambda: next(CLOCK)))
+def _a_second_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that moves by a second at each look."""
+    clock = types.SimpleNamespace(perf_counter=lambda: next(CLOCK))
+    for where in (module, scale):
+        monkeypatch.setattr(where, "time", clock)
 
 
-def test_the_file_holds_a_row_a_shape_and_stack(cli: Cli, tiny: None, tmp_path: Path) -> None:
-    """Each measurement takes a second: ten steps of the first shape, one of the second, whose batch is large."""
-    shown = cli("bench", "train", "--json", tmp_path / "bench.json")
-    assert (shown.code, shown.err) == (0, "")
-    rows = json.loads((tmp_path / "bench.json").read_text())
+@pytest.mark.usefixtures("_a_second_a_look")
+def test_a_row_per_config_and_stack() -> None:
+    """Each measurement takes a second: ten steps of the first config, one of the second, whose batch is large."""
+    other = BASE.override({"batch": 200, "model.n_layer": 1})
+    measured = {
+        "one": Case(BASE, [("backprop", "fp32", 1), ("backprop", "bf16", 3)], steps=10),
+        "two": Case(other, [("backprop", "fp32", 2)], steps=1, like_paper=True),
+    }
+    console = Console(file=io.StringIO(), width=120)
+    rows = as_json(bench_train(console, measured, turns=1, side=256, peak=lambda threads: 1e12))
+    out = console.file.getvalue()
     assert [(row["shape"], row["k"]) for row in rows] == [("one", 1), ("one", 3), ("two", 2)]
-    rate = 2 * 256**3  # operations a second: one product takes a second
-    for row, (steps, recipe) in zip(
-        rows, [(10, BASE), (10, BASE), (1, BASE.override({"batch": 200, "model.n_layer": 1}))], strict=True
-    ):
+    rate = 2 * 256**3  # operations per second: one matmul takes a second
+    for row, (steps, recipe) in zip(rows, [(10, BASE), (10, BASE), (1, other)], strict=True):
         assert row.keys() == FIELDS
         assert row["precision"] == ("bf16" if row["k"] == 3 else "fp32")
         assert row["loop_member_steps_per_s"] == pytest.approx(steps)
@@ -191,14 +188,14 @@ def test_the_file_holds_a_row_a_shape_and_stack(cli: Cli, tiny: None, tmp_path: 
         share = 2 * recipe.macs_per_step() * row["member_steps_per_s"] / 1e12
         assert row["peak_share"] == (None if row["precision"] == "bf16" else pytest.approx(share))
         assert row["floor_share"] == pytest.approx(floor * row["member_steps_per_s"])
-    lines = [line.split() for line in shown.out.splitlines()]
+    lines = [line.split() for line in out.splitlines()]
     assert [line for line in lines if line[:1] == ["one"] and "bf16" in line] == [
         ["one", "backprop", "bf16", "3", "33.33", "100.0", "3.0", f"{rows[1]['floor_share']:.0%}"]
     ]
     # Each evaluation takes a second, and so do four steps.
     evaluations = 4 * (len(evaluation_steps(BASE)) + 1)
-    assert f"one: evaluations during {BASE.steps} steps take {evaluations / BASE.steps:.1%} of the time of training" in shown.out
-    assert "The 108 runs of paper-neurips would take about" in shown.out
+    assert f"one: evaluations during {BASE.steps} steps take {evaluations / BASE.steps:.1%} of the training time" in out
+    assert "The 108 runs of paper-neurips would take about" in out
 
 
 def test_the_papers_diagram_is_projected_by_its_products() -> None:
@@ -206,31 +203,29 @@ def test_the_papers_diagram_is_projected_by_its_products() -> None:
     runs = paper_runs()
     assert len(runs) == 108
     row = Row(LARGE_SHAPE, "native", 1, "fp32", 1.0, 1.0, 1.0, 1.0, 1.0)
-    measured = cases(large=True)[LARGE_SHAPE].recipe.macs_per_step()
-    days = sum(77_700 * run.macs_per_step() / measured for run in runs) / 86_400
-    assert paper_days(row) == pytest.approx(days)
+    measured = cases(large=True)[LARGE_SHAPE].recipe
+    days = sum(77_700 * run.macs_per_step() / measured.macs_per_step() for run in runs) / 86_400
+    assert paper_days(row, measured) == pytest.approx(days)
 
 
-def test_the_large_shape_may_be_left_out(cli: Cli, tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_measures_all_cases_or_the_small_one(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[list[str]] = []
+    row = Row("A", "native", 1, "fp32", 1.0, 1.0, 1.0, 1.0, 1.0)
+    monkeypatch.setattr(module, "bench_train", lambda console, cases: measured.append(list(cases)) or [row])
     monkeypatch.chdir(tmp_path)
-    shown = cli("bench", "train", "--small")
-    assert (shown.code, shown.err) == (0, "")
-    assert "one" in shown.out
-    assert "two" not in shown.out
+    assert cli("bench", "train", "--small") == (0, "", "")
     assert list(tmp_path.iterdir()) == []
+    assert cli("bench", "train", "--json", "bench.json") == (0, "", "")
+    assert measured == [["A"], ["A", "B"]]
+    [written] = json.loads(Path("bench.json").read_text())
+    assert written.keys() == FIELDS
 
 
+@pytest.mark.usefixtures("_a_second_a_look")
 @pytest.mark.parametrize("path", ["native", "backprop"])
-def test_scale_measures_a_point_along_each_axis(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
-    monkeypatch.setattr(scale, "SECONDS", 1.5)  # of a clock that moves by a second at each look: one step
-    monkeypatch.setattr(scale, "ROUNDS", 1)
-    monkeypatch.setattr(scale, "available", lambda: path == "native")
+def test_scale_measures_a_point_along_each_axis(path: str) -> None:
     few = {axis: along[:1] for axis, along in scale.points().items()}
-    monkeypatch.setattr(scale, "points", lambda: few)
-    monkeypatch.setattr(scale, "time", types.SimpleNamespace(perf_counter=lambda: next(CLOCK)))
-    shown = cli("bench", "scale", "--json", tmp_path / "scale.json")
-    assert (shown.code, shown.err) == (0, "")
-    rows = json.loads((tmp_path / "scale.json").read_text())
+    rows = scale.bench_scale(Console(file=io.StringIO()), few, path, rounds=1, seconds=1.5)  # a second a look: one step
     assert [row["axis"] for row in rows] == ["threads", "members", "width", "length", "depth"]
     assert [(row["members"], row["width"], row["length"], row["depth"]) for row in rows] == [
         (8, 64, 9, 2), (1, 64, 9, 2), (2, 32, 9, 2), (2, 64, 3, 2), (2, 64, 9, 1)
@@ -241,7 +236,7 @@ def test_scale_measures_a_point_along_each_axis(cli: Cli, tmp_path: Path, monkey
     assert {row["seconds"] * row["members"] for row in rows} == {2.0}
 
 
-def test_a_file_that_cannot_be_written_is_one_sentence(cli: Cli, tiny: None, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_one_sentence(cli: Cli, tmp_path: Path) -> None:
     refused = cli("bench", "train", "--small", "--json", tmp_path / "none" / "bench.json")
     assert refused.code == 2
     require_one_sentence(refused.err)

@@ -451,7 +451,7 @@ def test_locate(cli: Cli, write: Write, tmp_path: Path, known: list[Recipe]) -> 
     text = " ".join(shown.out.split())
     low, high = found["interval"]
     assert f"boundary: init.gamma {found['value']:.3f}, 95% interval {low:.3f} to {high:.3f}" in text
-    assert f"{len(members)} members; a grid of spacing 0.05 with 8 seeds takes 88" in text
+    assert f"{len(members)} runs; a grid with spacing 0.05 and 8 seeds takes 88" in text
     assert "init.gamma 0.3: memorizing, memorizing, memorizing, memorizing" in text
 
 

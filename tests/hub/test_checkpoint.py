@@ -244,11 +244,11 @@ MISFITS: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "a weight too many": (
         lambda folder: change_weights(folder, lambda w: w | {"transformer.h.1.extra": torch.zeros(3)}),
-        "no place for: transformer.h.1.extra [3]",
+        "does not describe: transformer.h.1.extra [3]",
     ),
     "fewer layers than weights": (
         lambda folder: change(folder, n_layer=1),
-        "no place for: transformer.h.1.attn.c_attn.weight [16, 48]",
+        "does not describe: transformer.h.1.attn.c_attn.weight [16, 48]",
     ),
     "more layers than weights": (lambda folder: change(folder, n_layer=3), "lack transformer.h.2.attn.c_attn.bias [48] (and "),
     "another width": (lambda folder: change(folder, n_embd=8), "but its config.json asks for"),

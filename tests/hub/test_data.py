@@ -146,7 +146,7 @@ def test_whole_data_are_right(everything, cli: Cli):
     outcome = cli("data", "verify", everything)
     rows = SIZE * sum(len(task.splits) for task in find_tasks("all"))
     assert (outcome.code, outcome.err) == (0, "")
-    assert f"all {rows:,} rows of {len(TASKS)} configurations are right" in outcome.out
+    assert f"all {rows:,} rows of {len(TASKS)} configs are correct" in outcome.out
 
 
 # ------------------------------------------------------------------------------------------------ the same bytes

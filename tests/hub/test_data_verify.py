@@ -39,10 +39,10 @@ def copy(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "copy"))
 
 
-def refused(folder: Path, *parts: str) -> None:
+def refused(folder: Path, *parts: str, **options: int) -> None:
     """`verify` refuses the folder in one sentence that names each of `parts`."""
     with pytest.raises(ValueError) as caught:
-        data.verify(folder)
+        data.verify(folder, **options)
     message = str(caught.value)
     assert "\n" not in message
     assert len(message) < 1_000
@@ -99,18 +99,17 @@ def test_the_first_wrong_row_is_named(copy):
     path = copy / "composite-conflict" / "train.parquet"
     for name, row, value in (("tokens", 30, [0] * 9), ("label", 20, 5), ("key", 25, 5)):
         change(path, name, row, value)
-    refused(copy, "row 20: label is 5; by the task it is ")
+    refused(copy, "row 20: label is 5; the task gives ")
     change(path, "tokens", 10, [0] * 9)
     refused(copy, "row 10 is not an example")
     change(path, "position", 3, 8)
     refused(copy, "row 3: position is 8")
 
 
-def test_rows_are_counted_over_the_pieces_that_are_read(copy, monkeypatch):
-    monkeypatch.setattr("anchorbench.hub.datasets.ROWS", 7)
-    data.verify(copy)
+def test_rows_are_counted_over_the_pieces_that_are_read(copy):
+    data.verify(copy, rows=7)
     change(copy / "composite-conflict" / "train.parquet", "label", 23, 5)
-    refused(copy, "row 23: label is 5")
+    refused(copy, "row 23: label is 5", rows=7)
 
 
 def test_a_row_of_another_split_is_named(copy):
@@ -233,7 +232,7 @@ def test_the_common_tokenizer_is_checked(tmp_path):
     [
         ("composite-conflict/ood.parquet", "composite-conflict/train.parquet", "to the files of composite-conflict"),
         ("composite-conflict/ood.parquet", "../ood.parquet", "to the files of composite-conflict"),
-        ("- config_name: statistical-default\n  data", "- config_name: statistical\n  data", "lists 2 configurations"),
+        ("- config_name: statistical-default\n  data", "- config_name: statistical\n  data", "lists 2 configs"),
         ("configs:", "config:", "does not begin with the YAML"),
         ("---\n", "", "does not begin with the YAML"),
         ("license: apache-2.0", "license: [", "README.md is not YAML"),

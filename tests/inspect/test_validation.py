@@ -1,6 +1,8 @@
 """The trial of the mechanistic verdict: its statistics by hand, its folds, and a real trial in small."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,10 +14,21 @@ from conftest import SMALL_COMPOSITE, TINY
 from scipy.stats import mannwhitneyu
 
 from anchorbench import load_task
-from anchorbench.inspect import validation
-from anchorbench.inspect.mechanism import COMPOSITION, EXCEPTION, SURE
-from anchorbench.inspect.validation import Observed, auroc, held_out, observe, recipe_features, share, sweeps, within_recipes
+from anchorbench.cli.validation import run_trial
+from anchorbench.inspect.mechanism import COMPOSITION, EXCEPTION, SURE, fit_logistic
+from anchorbench.inspect.statistics import auroc, share, within_recipes
+from anchorbench.inspect.validation import (
+    QUICK_SEEDS,
+    Observed,
+    _grade_held_out,
+    held_out,
+    observe,
+    quick_trial,
+    recipe_features,
+    sweeps,
+)
 from anchorbench.sweeps.run_folder import Run, read_run
+from anchorbench.sweeps.runner import Sweep
 from anchorbench.verdict import Share
 
 
@@ -31,8 +44,7 @@ def test_within_recipes_by_hand() -> None:
     assert found == {"value": 4.5 / 6, "low": 0.5, "high": 0.8, "n": 6}
 
 
-def test_auroc_is_the_share_of_pairs_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation, "RESAMPLES", 100)
+def test_auroc_is_the_share_of_pairs_in_order() -> None:
     rng = np.random.default_rng(0)
     probability, positive = rng.random(60).round(1), rng.random(60) < 0.4
     found = auroc(probability, positive, [str(run) for run in range(60)])
@@ -42,12 +54,11 @@ def test_auroc_is_the_share_of_pairs_in_order(monkeypatch: pytest.MonkeyPatch) -
     assert found["n"] == 60
 
 
-def test_the_interval_of_the_auroc_is_over_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_interval_of_the_auroc_is_over_recipes() -> None:
     """Ten equal runs a recipe tell no more than one: two recipes of either kind, one of them on the wrong side.
 
     Of four recipes, draws that hold no right one of a kind, or no wrong one, reach 0 and 1: both ends of the interval.
     """
-    monkeypatch.setattr(validation, "RESAMPLES", 300)
     probability, positive = np.repeat([0.9, 0.2, 0.1, 0.3], 10), np.repeat([True, True, False, False], 10)
     found = auroc(probability, positive, np.repeat(["a", "b", "c", "d"], 10).tolist())
     assert (found["value"], found["low"], found["high"]) == (0.75, 0.0, 1.0)
@@ -63,27 +74,21 @@ def test_share_by_hand() -> None:
     assert np.isnan(share(0, 0)["value"])
 
 
-def test_all_seeds_of_a_recipe_are_held_out_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_seeds_of_a_recipe_are_held_out_together() -> None:
     """Each fold is fitted on the runs of the other recipes, and on no other; a fold of one kind stays at a half."""
     recipes = ["a", "b", "a", "c", "b", "c"]
     x = np.arange(6.0)
     positive = np.array([False, True, True, False, True, False])
-    fitted_on: list[list[float]] = []
-    real = validation.fit_logistic
-
-    def spy(features: Any, found: dict[str, np.ndarray], truth: np.ndarray) -> Any:
-        fitted_on.append(found["x"].tolist())
-        return real(features, found, truth)
-
-    monkeypatch.setattr(validation, "fit_logistic", spy)
     probability = held_out(("x",), {"x": x}, positive, recipes)
-    assert fitted_on == [[1, 3, 4, 5], [0, 2, 3, 5], [0, 1, 2, 4]]
-    assert ((probability > 0) & (probability < 1)).all()
+    for fold, rest in (([0, 2], [1, 3, 4, 5]), ([1, 4], [0, 2, 3, 5]), ([3, 5], [0, 1, 2, 4])):
+        fitted = fit_logistic(("x",), {"x": x[rest]}, positive[rest])
+        np.testing.assert_array_equal(probability[fold], fitted.probability({"x": x[fold]}))
+    assert len(set(probability)) == 6, "else the folds could not be told apart"
     alone = held_out(("x",), {"x": x[:3]}, np.array([True, False, True]), ["a", "b", "a"])
     assert alone.tolist() == [0.5, 0.5, 0.5]
 
 
-def test_the_early_verdict_is_by_weights_that_never_saw_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_early_verdict_is_by_weights_that_never_saw_the_recipe() -> None:
     """Were the features at every kept step those of the end, its AUROC would be that of the held-out verdict."""
     rng = np.random.default_rng(0)
     recipes = [TINY.override({"init.gamma": 0.4 + gamma / 10, "seed": seed}) for gamma in range(4) for seed in range(4)]
@@ -94,9 +99,11 @@ def test_the_early_verdict_is_by_weights_that_never_saw_the_recipe(monkeypatch: 
         said = {"composition": "inferential" if yes else "memorizing", "exception": None}
         runs.append(Mock(spec=Run, recipe=recipe, result=SimpleNamespace(run_id=str(number), **shares, **said)))
     end = Observed(runs, {name: rng.random(16) + infers / 5 for name in (*COMPOSITION, *EXCEPTION)}, np.ones(16))
-    monkeypatch.setattr(validation, "observe", lambda some, step: end.where(np.array([run in some for run in runs])))
-    monkeypatch.setattr(validation, "RESAMPLES", 50)
-    found = validation._grade_held_out(end, lambda line: None)
+
+    def read(some: Sequence[Run], step: int) -> Observed:
+        return end.where(np.array([run in some for run in runs]))
+
+    found = _grade_held_out(end, lambda line: None, read)
     assert [row["auroc"] for row in found["early"]] == [found["heldout_auroc"]] * 5
     seen = found["classifier"].composition.probability(end.features)
     assert auroc(seen, infers, end.recipes)["value"] > found["heldout_auroc"]["value"] + 0.1, "else the test could not fail"
@@ -139,15 +146,19 @@ def test_the_sweeps_hold_whole_recipes_of_both_norms() -> None:
     assert not {recipe.run_id for recipe in quick} & {recipe.run_id for recipe in runs}, "the shipped weights know them"
 
 
-def test_a_quick_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_quick_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The quick trial, on two runs that the shipped weights never saw: one that should infer, one not; planted circuits without
     noise (with noise: test_planted).
     """
-    monkeypatch.setattr(validation, "QUICK_SEEDS", validation.QUICK_SEEDS[:1])
-    monkeypatch.setattr(validation, "load_task", lambda name: load_task(name, **SMALL_COMPOSITE))  # for planted circuits
-    monkeypatch.setattr(validation, "QUICK_NOISES", (0.0,))
-    monkeypatch.setattr(validation, "NULL_STEPS", 60)  # the models below FIT are undecided after any number
-    validation.validate_and_show(tmp_path, tmp_path / "found.json", quick=True)
+    trial = quick_trial()
+    trial = replace(
+        trial,
+        sweeps={name: Sweep(sweep.base, {**sweep.axes, "seed": QUICK_SEEDS[:1]}) for name, sweep in trial.sweeps.items()},
+        task=load_task("composite", **SMALL_COMPOSITE),
+        noises=(0.0,),
+        null_steps=60,  # the models below FIT are undecided after any number
+    )
+    run_trial(trial, tmp_path, tmp_path / "found.json")
     assert "planted circuits" in capsys.readouterr().out
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["planted_accuracy"]["value"] == 1

@@ -82,5 +82,5 @@ def test_an_encoder_is_not_causal() -> None:
     from transformers import BertConfig, BertLMHeadModel
 
     encoder = BertLMHeadModel(BertConfig(**zoo.SIZE, max_position_embeddings=16)).eval()
-    with pytest.raises(ValueError, match=r"^BertLMHeadModel is not causal: its positions see what follows; allowed: "):
+    with pytest.raises(ValueError, match=r"^BertLMHeadModel is not causal: its positions see later ones; allowed: "):
         open_model(encoder)

@@ -378,6 +378,6 @@ def test_export_is_read_back_by_the_hubs_own_types(tmp_path: Path) -> None:
     assert {each.value for each in read} == {0.625}
     assert {each.dataset_id for each in read} == {"someone/anchorbench"}
     assert read[0].notes is not None
-    assert read[0].notes.startswith("5 of 8 members inferential, 95% interval 0.306 to 0.863; recipe ")
+    assert read[0].notes.startswith("5 of 8 runs inferential, 95% interval 0.306 to 0.863; recipe ")
     for task in benchmark["tasks"]:
         assert find_tasks(task["config"])[0].splits.count(task["split"]) == 1  # as `data build` names them

@@ -142,7 +142,7 @@ def test_a_folder_names_the_machine_and_commit_that_it_was_begun_with(toy: tuple
     again = run_entry(folder / "toy.yaml", out)
     assert (again.git, again.machine.torch) == ("0" * 40, "1.0")
     shutil.rmtree(next((out / "chain-search-single" / "runs").iterdir()))
-    with pytest.raises(ValueError, match=r"was begun with torch 1\.0, here it is 2"):
+    with pytest.raises(ValueError, match=r"was started with torch 1\.0, here it is 2"):
         run_entry(folder / "toy.yaml", out)
     (out / "origin.json").write_text("{")
     with pytest.raises(ValueError, match=r"origin\.json is damaged; remove it or choose another --out"):
@@ -202,14 +202,14 @@ def test_validate_names_the_file_and_the_reason(command: Callable[..., Any], tmp
         "validate", tmp_path / "bad.json", tmp_path / "good.json", tmp_path / "large.json", tmp_path / "none.json", tmp_path
     )
     assert isinstance(bad.exception, ValueError)
-    assert str(bad.exception) == "4 of 5 entries refused"
+    assert str(bad.exception) == "4 of 5 entries rejected"
     said = bad.output.splitlines()
-    assert said[0].startswith(f"refused: {tmp_path / 'bad.json'}: the field ")
+    assert said[0].startswith(f"rejected: {tmp_path / 'bad.json'}: the field ")
     assert "valid, Honest" in said[1]
     assert "allowed: at most 131072" in said[2]
     assert said[3:] == [
-        f"refused: {tmp_path / 'none.json'} is missing",
-        f"refused: {tmp_path} is not a plain file; allowed: no folder, pipe, socket or device",
+        f"rejected: {tmp_path / 'none.json'} is missing",
+        f"rejected: {tmp_path} is not a plain file; allowed: no folder, pipe, socket or device",
     ]
 
 
@@ -239,7 +239,7 @@ def test_render_leaves_out_what_is_refused(command: Callable[..., Any], tmp_path
 
 def test_render_does_not_replace_a_board_by_nothing(command: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text("the board")
-    assert "entires is no folder" in str(command("render", "--folder", tmp_path / "entires", "--out", tmp_path).exception)
+    assert "entires is not a folder" in str(command("render", "--folder", tmp_path / "entires", "--out", tmp_path).exception)
     assert "holds no valid entry" in str(command("render", "--folder", tmp_path, "--out", tmp_path).exception)
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
     assert (tmp_path / "index.html").read_text() == "the board"

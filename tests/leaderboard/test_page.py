@@ -91,24 +91,23 @@ def test_equal_entries_give_equal_bytes(entries: list[Entry], page: Path, tmp_pa
 def test_an_entry_without_attention_has_no_heading_for_it(tmp_path: Path) -> None:
     with_attention = hostile.honest_entry()
     without = with_attention.model_copy(update={"flows": ()})
-    heading = "Attention of one member per verdict"
+    heading = "Attention of one run per verdict"
     assert heading in render([with_attention], tmp_path / "page.html").read_text()
     assert heading not in render([without], tmp_path / "page.html").read_text()
 
 
-def test_too_many_entries_are_shown_without_attention(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_entries_are_shown_without_attention(tmp_path: Path) -> None:
     """Twelve layers, four verdicts' worth of links: honest in form, and large. The limit is a quarter of the real one."""
     limit = MAX_PAGE_BYTES // 4
-    monkeypatch.setattr("anchorbench.show.html.MAX_PAGE_BYTES", limit)
     deep = [
         hostile.honest_entry(f"deep {k}", data_size=50_000 + k, model={"n_layer": 12, "d_head": 8, "d_ff": 64}) for k in range(5)
     ]
-    text = render(deep, tmp_path / "page.html").read_text()
+    text = render(deep, tmp_path / "page.html", most_bytes=limit).read_text()
     assert len(text.encode()) <= limit
-    assert "Pictures of attention are left out" in text
+    assert "Attention figures are left out" in text
     assert text.count("<details>") == 5
-    few = render(deep[:1], tmp_path / "page.html").read_text()
-    assert "Pictures of attention are left out" not in few
+    few = render(deep[:1], tmp_path / "page.html", most_bytes=limit).read_text()
+    assert "Attention figures are left out" not in few
     assert len(few) > limit / 5, "else all pictures would have fit"
 
 
@@ -116,10 +115,9 @@ def test_a_page_without_entries_says_so(tmp_path: Path) -> None:
     assert "No entries yet." in render([], tmp_path / "empty.html").read_text()
 
 
-def test_a_page_that_would_be_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anchorbench.show.html.MAX_PAGE_BYTES", 1000)
+def test_a_page_that_would_be_too_large_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="allowed: at most 1000"):
-        render(gamma_entries(), tmp_path / "large.html")
+        render(gamma_entries(), tmp_path / "large.html", most_bytes=1000)
     assert not (tmp_path / "large.html").exists()
 
 

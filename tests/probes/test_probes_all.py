@@ -119,7 +119,7 @@ class TestEveryProbeOnRequest:
 
     @pytest.mark.parametrize("origin", ["gpt2", "llama"])
     def test_a_model_of_another_origin_is_refused(self, name: str, origin: str, opened: dict[str, OpenModel]) -> None:
-        with pytest.raises(ValueError, match=rf"^probe {name} changes or differentiates weights, which it can of"):
+        with pytest.raises(ValueError, match=rf"^probe {name} changes or differentiates weights, so it takes only runs of"):
             run_probe(name, opened[origin], TASK)
 
     def test_what_is_not_one_model_of_the_task_is_refused(self, name: str) -> None:

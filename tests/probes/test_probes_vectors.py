@@ -282,7 +282,7 @@ class TestAnchorValue:
 
     def test_a_key_after_its_anchors_is_refused(self) -> None:
         with pytest.raises(
-            ValueError, match=r"^probe anchor_value needs a task whose key stands before its anchors; in composition it"
+            ValueError, match=r"^probe anchor_value needs a task whose key comes before its anchors; in composition it"
         ):
             anchor_value(random_gpt(n_head=1, d_model=8, d_head=8, d_ff=16), load_task("composition", "anchors-first"))
 

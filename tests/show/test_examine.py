@@ -87,7 +87,7 @@ def test_a_table_with_an_exception(cli: Cli, tmp_path: Path, monkeypatch: pytest
     assert (shown.code, shown.err) == (0, "")
     assert "behaviour: symmetric" in shown.out
     assert "mechanism: memorizing" in shown.out
-    assert "the exception is read as symmetric" in shown.out
+    assert "reading of the exception: symmetric" in shown.out
     assert (tmp_path / "page.svg").read_text().count("<svg") == 1
 
 
@@ -103,7 +103,7 @@ def test_a_llama(cli: Cli, tmp_path: Path) -> None:
     shown = cli("classify", checkpoint(llama(), tmp_path / "llama"), *NAME)
     assert shown.code == 0
     assert "behaviour: underfit" in shown.out
-    assert "mechanism: undecided (only 0.0" in shown.out
+    assert "mechanism: undecided (accuracy on trained pairs only 0.0" in shown.out
     assert "scale: embed_tokens " in shown.out
 
 
@@ -126,13 +126,13 @@ def test_an_underfit_model_gets_no_probe_scores(cli: Cli, run: Run, tmp_path: Pa
     for command in (("classify",), ("probe", "condensation")):
         shown = cli(*command, run.path, "--figures", tmp_path / "page.png")
         assert shown.out.startswith("behaviour: underfit")
-        assert "probes: not read, as it has not learned the trained pairs (below 90%)" in shown.out
+        assert "probes: not read, as the model has not learned the trained pairs (below 90%)" in shown.out
         assert "95% interval" not in shown.out
         assert shown.code == 2  # there is no page of figures
         require_one_sentence(shown.err)
         found = json.loads(cli(*command, run.path, "--json").out)
         assert found["probes"] is None
-        assert found["probes_not_read"].startswith("not read, as it has not learned")
+        assert found["probes_not_read"].startswith("not read, as the model has not learned")
     assert not (tmp_path / "page.png").exists()
 
 
@@ -252,7 +252,7 @@ def test_unsupported_by_transformer_lens_is_one_sentence(cli: Cli, tmp_path: Pat
     refused = cli("probe", "patching", tmp_path / "model", *NAME)
     assert refused.code == 2
     require_one_sentence(refused.err)
-    assert "probes cannot look inside CTRLLMHeadModel: TransformerLens does not read this architecture" in refused.err
+    assert "probes cannot look inside CTRLLMHeadModel: TransformerLens does not support this architecture" in refused.err
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ DAMAGED: dict[str, tuple[bytes, tuple[str, ...]]] = {
     "empty": (b"", ("is not JSON",)),
     "not JSON": (b"{", ("is not JSON",)),
     "not UTF-8": (b"\xff{}", ("is not UTF-8",)),
-    "a list": (b"[]", ("is no JSON object",)),
+    "a list": (b"[]", ("is not a JSON object",)),
     "repeated key": (b'{"claim": "toy", "claim": "toy"}', ("'claim'", "repeated")),
     "no fields": (b"{}", ("claim", "required")),
     "unknown field": (json.dumps(entry().model_dump(mode="json") | {"p": 1}).encode(), ("unknown field 'p'",)),
@@ -140,8 +140,8 @@ STALE: dict[str, tuple[dict[str, Any], str]] = {
     "settings": ({"settings": {"seeds": 4}}, "its settings differ in seeds"),
     "more settings": ({"settings": {"seeds": 3, "steps": 1}}, "its settings differ in steps"),
     "measures": ({"measures": {"mean": Measure.exact(1)}}, "other measures"),
-    "data": ({"data": {"identity/default": "0" * 16}}, "the data of identity/default are others now"),
-    "data of no task": ({"data": {"identity/old": "0" * 16}}, "the data of identity/old are others now"),
+    "data": ({"data": {"identity/default": "0" * 16}}, "the data of identity/default have changed"),
+    "data of no task": ({"data": {"identity/old": "0" * 16}}, "the data of identity/old have changed"),
 }
 
 
@@ -337,7 +337,7 @@ def test_a_file_of_no_claim_is_named(cli: Cli, tmp_path: Path) -> None:
     done = cli("reproduce", "toy", "--out", tmp_path)
     assert done.code == 0
     assert "left out: " in done.out
-    assert "old.laptop.json is of no known claim" in done.out
+    assert "old.laptop.json belongs to no known claim" in done.out
 
 
 # --- What is committed

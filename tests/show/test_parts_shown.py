@@ -39,7 +39,7 @@ def test_the_page_is_of_the_parts_as_they_are(cli: Cli, tmp_path: Path) -> None:
     assert cli("parts", "--out", tmp_path / "parts.md").code == 0
     written = (tmp_path / "parts.md").read_text()
     assert written == (ROOT / "docs" / "parts.md").read_text(), "write it anew: anchorbench parts --out docs/parts.md"
-    assert "- `most = 1.0` (more than 0, at most 1e+09): The largest norm of a member's whole gradient.\n" in written
+    assert "- `most = 1.0` (more than 0, at most 1e+09): Maximum norm of a member's whole gradient.\n" in written
     refused = cli("parts", "--out", tmp_path / "parts.txt")
     assert refused.code == 2
     require_one_sentence(refused.err)
@@ -48,7 +48,7 @@ def test_the_page_is_of_the_parts_as_they_are(cli: Cli, tmp_path: Path) -> None:
 def test_an_explanation_by_hand(cli: Cli) -> None:
     said = cli("parts", "clip", "norm").out
     assert "Clipping by norm (1211.5063)." in said
-    assert "  most = 1.0 (more than 0, at most 1e+09): The largest norm of a member's whole gradient.\n" in said
+    assert "  most = 1.0 (more than 0, at most 1e+09): Maximum norm of a member's whole gradient.\n" in said
 
 
 def drawn(cli: Cli, kind: str) -> list[str]:

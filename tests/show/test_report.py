@@ -83,7 +83,7 @@ def test_the_third_axis_is_pooled_when_there_is_a_fourth(grid: list[Run], tmp_pa
     for number, run in enumerate(grid):
         grid[number] = run.model_copy(update={"recipe": run.recipe.override({"optimizer.lr": 0.001 * (1 + number % 2)})})
     page, _ = report(tmp_path, tmp_path / "a.html")
-    assert "Members that differ in optimizer.weight_decay share a cell" in page.read_text()
+    assert "Runs that differ in optimizer.weight_decay share a cell" in page.read_text()
     assert sum(int(count) for title, _, _ in cells(page.read_text()) for count in re.findall(r"\d+", title)) == 32
 
 
@@ -136,7 +136,7 @@ def test_every_probe_of_the_clearest_members_is_a_row(sweep: Path, tmp_path: Pat
         expected = [run_probe(probe, run, run.recipe.load_task()).scores() for run in shown]
         for name in expected[0]:
             assert told[name] == [f"{scores[name].value:.2f}" for scores in expected]
-    assert page.read_text().count("undecided (only") == 2  # they are not fit
+    assert page.read_text().count("undecided (accuracy") == 2  # they are not fit
 
 
 def test_a_damaged_run_is_named_and_left_out(sweep: Path) -> None:

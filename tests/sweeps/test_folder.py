@@ -126,7 +126,7 @@ def test_a_run_that_could_not_be_written_is_found_before_training(out: Path, blo
     shutil.rmtree(out / "runs" / RECIPES[0].run_id)
     block(path)
     before = os.lstat(path)[:3]
-    with pytest.raises(ValueError, match=f"{RECIPES[2].run_id} is a link or a file where a run is to be; remove it"):
+    with pytest.raises(ValueError, match=f"{RECIPES[2].run_id} is a link or file in the place of a run folder; remove it"):
         finish(out, lambda event: pytest.fail(f"it trains: {event}"))
     assert os.lstat(path)[:3] == before  # kind, inode and device
     for recipe in (RECIPES[1], RECIPES[3]):

@@ -138,12 +138,12 @@ def test_end_asks_more_where_four_do_not_decide():
 @pytest.mark.parametrize(
     ("decide", "counts"),
     [
-        (lambda value, seeds: [True] * len(seeds), "4 of 4 decided members at 0.3 and 4 of 4 decided members at 0.8"),
-        (lambda value, seeds: [False] * len(seeds), "0 of 4 decided members at 0.3 and 0 of 4 decided members at 0.8"),
-        (lambda value, seeds: [None] * len(seeds), "0 of 0 decided members at 0.3 and 0 of 0 decided members at 0.8"),
+        (lambda value, seeds: [True] * len(seeds), "4 of 4 decided runs at 0.3 and 4 of 4 decided runs at 0.8"),
+        (lambda value, seeds: [False] * len(seeds), "0 of 4 decided runs at 0.3 and 0 of 4 decided runs at 0.8"),
+        (lambda value, seeds: [None] * len(seeds), "0 of 0 decided runs at 0.3 and 0 of 0 decided runs at 0.8"),
         (
             lambda value, seeds: [value < 0.5 or seed % 2 == 0 for seed in seeds],
-            "4 of 4 decided members at 0.3 and 3 of 6 decided members at 0.8",
+            "4 of 4 decided runs at 0.3 and 3 of 6 decided runs at 0.8",
         ),
     ],
     ids=["both first", "both other", "none decided", "one end even"],

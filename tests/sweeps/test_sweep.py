@@ -106,7 +106,7 @@ def test_a_damaged_run_is_reported_and_trained_again(sweep: Path, cli: Cli) -> N
     assert f", {RUNS - 1} of them finished" in again.out
     said = again.out.replace("\n", "")
     assert f"{damaged.name}/weights.safetensors is damaged" in said
-    assert "it is trained again" in " ".join(again.out.split())
+    assert "it is retrained" in " ".join(again.out.split())
     assert read_run(damaged).recipe.run_id == damaged.name
     assert {folder: bytes_of(folder) for folder in whole} == {folder: before[folder] for folder in whole}
     assert len((sweep / "results.jsonl").read_text().splitlines()) == RUNS

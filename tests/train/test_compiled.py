@@ -120,9 +120,7 @@ def test_where_it_is_not_training_says_what_would_help(
     with monkeypatch.context() as patch:
         patch.setattr("anchorbench.train.gradients.compiled.find_compiler", lambda: None)
         said, found = look(fake, tmp_path)
-    assert said.startswith(
-        "training runs on PyTorch, without the compiled step: there is no C++ compiler; with one (Debian: apt-get"
-    )
+    assert said.startswith("training runs on PyTorch, without the compiled step: no C++ compiler found; with one (Debian: apt-get")
     assert found.startswith("False")
     with monkeypatch.context() as patch:
         patch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "DEFAULT")

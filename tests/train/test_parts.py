@@ -147,7 +147,7 @@ REFUSED = {
     "a bound": ({"optimizer.clip": -1}, "optimizer.clip.most is -1; input should be greater than 0"),
     "relative to a decay of nothing": (
         {"optimizer.clip": "relative", "optimizer.weight_decay": 0.0},
-        "weight_decay is 0; allowed with a clip of kind 'relative', which is in proportion to it: more than 0",
+        "weight_decay is 0; allowed with a clip of kind 'relative', which is proportional to it: more than 0",
     ),
     "no border": (
         {"model.kind": "border-tokens", "model.before": 0},
@@ -165,7 +165,7 @@ REFUSED = {
     "a list for a kind": ({"optimizer.kind": ["sgd"]}, "optimizer: unknown optimizer"),
     "steps that shrink": (
         {"optimizer.schedule": {"kind": "piecewise", "factors": [[5, 1.0], [2, 0.5]]}},
-        "optimizer.schedule.factors: has the steps [5, 2]; allowed: steps that grow",
+        "optimizer.schedule.factors: has the steps [5, 2]; allowed: increasing steps",
     ),
     "a cycle that has no half": (
         {"optimizer.schedule": {"kind": "chebyshev", "cycle": 12}},
@@ -173,7 +173,7 @@ REFUSED = {
     ),
     "a rate within grafting": (
         {"optimizer.kind": "grafting", "optimizer.direction": {"kind": "sgd", "lr": 0.1}},
-        "optimizer.direction: sets lr; allowed: fields of sgd alone",
+        "optimizer.direction: sets lr; allowed: own fields of sgd; set the others on the grafted optimizer",
     ),
     "a tensor twice": (
         {"optimizer.kind": "grafted-sgd", "optimizer.rates": [["a", 1], ["a", 2]]},

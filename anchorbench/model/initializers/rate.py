@@ -1,7 +1,7 @@
 """Initialization by rate: every weight matrix is drawn from N(0, d_in^(-2 gamma)); larger gamma means smaller weights.
 
-gamma is the initialization RATE of 2405.05409 (section 4): about 0.5 is the common default. In 2605.04396 gamma is a multiplier
-instead (N(0, gamma^2/d_in)); convert with gamma_rate = 0.5 - ln(gamma_multiplier) / ln(d_in).
+gamma is the initialization RATE of 2405.05409 (section 4): common defaults correspond to about 0.5. In 2605.04396 gamma is a
+multiplier instead (N(0, gamma^2/d_in)); convert with gamma_rate = 0.5 - ln(gamma_multiplier) / ln(d_in).
 """
 
 import math
@@ -16,7 +16,7 @@ from anchorbench.parts import InitConfig, initializers
 
 @initializers.register
 class Rate:
-    """Weights of standard deviation d_in^-gamma; biases are zero."""
+    """Weights with standard deviation d_in^-gamma; biases are zero."""
 
     class Config(InitConfig):
         kind: Literal["rate"] = "rate"
@@ -33,7 +33,7 @@ class Rate:
         depth_scale: bool = True
         """Whether attention output and second feed-forward matrix are divided by sqrt(2 n_layer) (2501.08537)."""
         unembed_bias: Literal["zero", "uniform"] = "zero"
-        """`uniform`: within 1/sqrt(d_model) of zero, PyTorch's default, which 2405.05409 leaves in place."""
+        """`uniform`: within 1/sqrt(d_model) of zero, PyTorch's default, which 2405.05409 keeps."""
 
     def __init__(self, config: Config) -> None:
         self.config = config

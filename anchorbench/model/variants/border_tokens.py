@@ -1,11 +1,11 @@
-"""Learned border tokens: vectors before and after the embedded tokens, which every sequence shares.
+"""Learned border tokens: vectors before and after the embedded tokens, shared by all sequences.
 
-They are inspired by Pad Net, which learns what a convolution reads beyond the edge of an image. Pad Net is unpublished, and nothing
-here reproduces it. Border tokens before the sequence can be attended to from everywhere, like registers (2309.16588); with border
-tokens after it, the answer is read at the last of them, like pause tokens (2310.02226).
+They are inspired by Pad Net, which learns the padding of a convolution beyond the edge of an image. Pad Net is unpublished, and
+nothing here reproduces it. Border tokens before the sequence can be attended to from everywhere, like registers (2309.16588); with
+border tokens after it, the answer is read off at the last of them, like pause tokens (2310.02226).
 
-Controls, by recipe: of equal depth, the model of kind `gpt` with the same fields; of about equal parameters, kind `gpt` with a
-larger `d_ff`, each unit of which adds `n_layer * (2 * d_model + 1)` parameters, where the border has `(before + after) * d_model`.
+Controls: for equal depth, kind `gpt` with the same fields; for about equal parameters, kind `gpt` with a larger `d_ff`, of which
+each unit adds `n_layer * (2 * d_model + 1)` parameters, while the border has `(before + after) * d_model`.
 """
 
 from typing import Any, Literal

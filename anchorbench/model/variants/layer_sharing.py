@@ -1,10 +1,10 @@
-"""Layers that share their weights: one block for all layers, or one for each pair of neighbours.
+"""Layers that share weights: one block for all layers, or one per pair of adjacent layers.
 
 It is inspired by Weight Net, whose Weight Block reuses a convolution's weights. Weight Net is unpublished, and nothing here
 reproduces it; whole blocks are shared as in ALBERT (1909.11942) and the Universal Transformer (1807.03819).
 
-Controls, by recipe: of equal depth and cost, the model of kind `gpt` with the same fields; of equal parameters, kind `gpt` with
-`n_layer` 1 (`share: all`) or half of it, rounded up (`share: pairs`).
+Controls: for equal depth and cost, kind `gpt` with the same fields; for equal parameters, kind `gpt` with `n_layer` 1
+(`share: all`) or half of it, rounded up (`share: pairs`).
 """
 
 from typing import Any, Literal, cast
@@ -20,7 +20,7 @@ class LayerSharingGPT(GPT):
     class Config(ModelConfig):
         kind: Literal["layer-sharing"] = "layer-sharing"  # pyright: ignore[reportIncompatibleVariableOverride]
         share: Literal["all", "pairs"] = "all"
-        """Which layers are the same block: all of them, or the first and second, the third and fourth, ..."""
+        """Which layers share a block: all of them, or the first and second, the third and fourth, ..."""
 
     def __init__(self, shape: Any, *, members: int, vocab_size: int, seq_len: int) -> None:
         super().__init__(shape, members=members, vocab_size=vocab_size, seq_len=seq_len)

@@ -1,4 +1,4 @@
-"""RMSNorm (1910.07467) in the place of LayerNorm."""
+"""RMSNorm (1910.07467) in place of LayerNorm."""
 
 from typing import Literal
 

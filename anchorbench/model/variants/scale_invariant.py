@@ -1,23 +1,23 @@
 """The scale-invariant transformer of SIBERT (2202.00980, section 2 and appendix A), as a causal decoder.
 
-Multiply all weights but the unembedding's by c > 0, and every logit stays as it is: so the gradient is orthogonal to the weights,
-and their common scale sets nothing but how far a step turns them. Degrees of homogeneity (a value of degree k grows by c^k):
+Multiplying all weights but the unembedding's by c > 0 leaves every logit unchanged: so the gradient is orthogonal to the weights,
+and their common scale only sets how far a step turns them. Degrees of homogeneity (a value of degree k scales by c^k):
 
     token and position embeddings               1
     their linear map, the residual stream       2
     norm without gain and bias                  0
-    queries, keys, values, hidden layer         1   (biases of degree 1 are allowed here only)
+    queries, keys, values, hidden layer         1   (only here, biases of degree 1 are allowed)
     scores                                      2
-    attention: ReLU, divided by the row's sum   0   (so that the output map's values are of degree 2)
-    output of both sublayers                    2   (as is the stream that they are added to)
+    attention: ReLU, divided by the row's sum   0   (so the output map's values have degree 2)
+    output of both sublayers                    2   (like the residual stream they are added to)
     final norm                                  0
 
-A position all of whose scores are zero or less has a row without a sum: it attends to nothing, and attention adds nothing to its
-residual stream. The paper leaves such rows open, and its figure of the embedding could not be read: both are ours. Rows of the norm
-that are constant are zero. There is no epsilon anywhere, as it would break the invariance.
+A position without positive scores attends to nothing, and attention adds nothing to its residual stream. The paper does not specify
+such rows, and its figure of the embedding was not legible: both choices are ours. The norm maps constant rows to zero. There is no
+epsilon anywhere, as it would break the invariance.
 
-The paper trains the encoder by SGD without momentum, with weight decay and clipping of kind `relative`. Adaptive optimizers make
-steps of one size whatever the weights' scale, which undoes what the architecture is for.
+The paper trains the encoder by SGD without momentum, with weight decay and clipping of kind `relative`. Adaptive optimizers take
+steps of the same size whatever the scale of the weights, which defeats the purpose of the architecture.
 """
 
 from typing import Any, Literal
@@ -31,7 +31,7 @@ from anchorbench.parts import models
 
 
 class PlainNorm(nn.Module):
-    """Rows shifted to mean 0 and divided by their standard deviation: of degree 0."""
+    """Rows shifted to mean 0 and divided by their standard deviation (degree 0)."""
 
     def __init__(self, members: int, d: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class PlainNorm(nn.Module):
 
 
 class ScaleInvariantBlock(Block):
-    """A block of degree 2, without the biases that would change it."""
+    """A block of degree 2, without the biases that would break it."""
 
     make_norm = PlainNorm
 
@@ -61,14 +61,14 @@ class ScaleInvariantBlock(Block):
 
 @models.register
 class ScaleInvariantGPT(GPT):
-    """The GPT whose logits do not depend on the scale of its weights, the unembedding's aside."""
+    """The GPT whose logits do not depend on the scale of its weights, except the unembedding's."""
 
     class Config(ModelConfig):
         kind: Literal["scale-invariant"] = "scale-invariant"  # pyright: ignore[reportIncompatibleVariableOverride]
         norm: Literal["pre"] = "pre"  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Norms before each sublayer: after it, they would change the degree of the residual stream."""
+        """Norm before each sublayer: after it, it would change the degree of the residual stream."""
         activation: Literal["relu"] = "relu"  # pyright: ignore[reportIncompatibleVariableOverride]
-        """ReLU, which has a degree; GELU has none."""
+        """ReLU, which is homogeneous; GELU is not."""
         query_norm_only: Literal[False] = False  # pyright: ignore[reportIncompatibleVariableOverride]
         """Keys and values read normalized rows, as queries do."""
 

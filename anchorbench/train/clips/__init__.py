@@ -1,1 +1,1 @@
-"""Bounds on gradients, one per file."""
+"""Gradient clipping, one kind per file."""

@@ -10,7 +10,7 @@ from anchorbench.train.seams import Clip
 
 @clips.register
 class Unclipped(Clip):
-    """Gradients are left as they are."""
+    """Leaves gradients unchanged."""
 
     class Config(Config):
         kind: Literal["none"] = "none"

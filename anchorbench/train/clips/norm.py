@@ -12,13 +12,13 @@ from anchorbench.train.seams import Clip
 
 @clips.register
 class Norm(Clip):
-    """Gradients of a larger norm are scaled down to it."""
+    """Scales gradients with a larger norm down to `most`."""
 
     class Config(Config):
         kind: Literal["norm"] = "norm"
         short: ClassVar[str | None] = "most"
         most: float = Field(default=1.0, gt=0, le=1e9)
-        """The largest norm of a member's whole gradient."""
+        """Maximum norm of a member's whole gradient."""
 
     def __call__(self, gradient: Tensor, weights: Tensor, rate: Tensor, shrinkage: Tensor) -> None:
         """See `Clip`."""

@@ -1,4 +1,4 @@
-"""Decay whatever the learning rate: one reading of 2605.04396."""
+"""Decay independent of the learning rate: one reading of 2605.04396."""
 
 from typing import Literal
 

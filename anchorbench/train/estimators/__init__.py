@@ -1,1 +1,1 @@
-"""Estimators, one per file: what the optimizer takes for the gradient."""
+"""Gradient estimators, one per file."""

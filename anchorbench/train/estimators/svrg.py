@@ -12,17 +12,17 @@ from anchorbench.train.seams import Estimator, Layout, Oracle
 
 @estimators.register
 class SVRG(Estimator):
-    """g(w) - alpha * (g(old) - mean gradient at old), where g is the gradient of the step's batch, `old` the weights of before."""
+    """g(w) - alpha * (g(old) - mean gradient at old), where g is the gradient on the step's batch and old a snapshot of w."""
 
     class Config(Config):
         kind: Literal["svrg"] = "svrg"
         structural: ClassVar[tuple[str, ...]] = ("every", "batches")
         every: int = Field(default=100, ge=1, le=1_000_000)
-        """Steps after which the old weights are renewed."""
+        """Steps between snapshots."""
         batches: int = Field(default=16, ge=1, le=1_000_000)
-        """Batches that the mean gradient is over; they are drawn anew each time, apart from those of the steps."""
+        """Batches that the mean gradient is over; they are drawn anew each time, separately from the training batches."""
         alpha: float = Field(default=1.0, ge=0, le=1)
-        """Coefficient of the correction: 1 is SVRG, 0 the plain gradient."""
+        """Coefficient of the correction: 1 gives SVRG, 0 the plain gradient."""
 
     def __init__(self, configs: Sequence[Any], layout: Layout, like: Tensor) -> None:
         super().__init__(configs, layout, like)
@@ -30,7 +30,7 @@ class SVRG(Estimator):
 
     @classmethod
     def passes_of(cls, config: Any) -> float:
-        """Two per step, and those of the mean gradient."""
+        """Two per step, plus those for the mean gradient."""
         return 2 + config.batches / config.every
 
     def __call__(self, oracle: Oracle, weights: Tensor, t: int) -> tuple[Tensor, Tensor]:

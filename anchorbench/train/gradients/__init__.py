@@ -1,1 +1,1 @@
-"""Ways to get losses and gradients of a stack."""
+"""Gradient paths: how a stack's losses and gradients are computed."""

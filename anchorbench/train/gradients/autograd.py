@@ -1,4 +1,4 @@
-"""Losses and gradients of any stack by automatic differentiation: for what `Backprop` does not know."""
+"""Losses and gradients of any stack by autograd: for whatever `Backprop` does not support."""
 
 import functools
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from anchorbench.train.seams import ActivationPenalty, Pass
 
 
 class Autograd:
-    """The gradient of a stack's mean cross-entropy at the last position and of penalties, in the precision of its weights."""
+    """The gradient of a stack's mean cross-entropy at the last position plus penalties, in the precision of its weights."""
 
     def __init__(
         self, model: GPT, recipes: Sequence[Recipe], penalties: Sequence[ActivationPenalty] = (), *, together: bool
     ) -> None:
-        """`together`: whether all members go through one forward pass, else one after the other (see `backprop.aligned`)."""
+        """`together`: whether all members share one forward pass, or run one after another (see `backprop.aligned`)."""
         self.model, self.recipes, self.penalties = model, recipes, penalties
         self._alone = None if together else model.like(members=1).to(model.token_embedding)
         self.gradients = {parameter: torch.zeros_like(parameter) for parameter in model.parameters()}
@@ -30,7 +30,7 @@ class Autograd:
     def __call__(
         self, tokens: Int[Tensor, "members batch seq"], labels: Int[Tensor, "members batch"], step: int
     ) -> Float[Tensor, " members"]:
-        """Mean cross-entropy of each member at the last position, with the noise of the step. Its gradient, with that of the
+        """Mean cross-entropy of each member at the last position, with the noise of the step. Its gradient, plus that of the
         penalties, replaces `self.gradients`.
         """
         if self._alone is None:
@@ -42,7 +42,7 @@ class Autograd:
         return torch.cat(losses)
 
     def _differentiate(self, model: GPT, members: slice, tokens: Tensor, labels: Tensor, step: int) -> Tensor:
-        """Losses of these members, which `model` holds; fills their gradients."""
+        """Losses of these members, which are those of `model`; fills their gradients."""
         recipes = self.recipes[members]
         seeds = [stream_seed(recipe.seeds.noise, f"noise {step}") for recipe in recipes]
 
@@ -65,7 +65,7 @@ class Autograd:
 
 
 def _forward(model: GPT, tokens: Tensor, labels: Tensor, noise: Sequence[Any] | None, seeds: Sequence[int]) -> Pass:
-    """A pass of members with this noise, drawn from generators with these seeds."""
+    """A forward pass with this noise, drawn from generators with these seeds."""
     disturb, final = undisturbed, list[Tensor]()
     if noise is not None:
         generators = [torch.Generator(tokens.device).manual_seed(seed) for seed in seeds]

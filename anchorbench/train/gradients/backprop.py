@@ -112,7 +112,7 @@ class Backprop:
         torch.sum(gradient.view(*tokens.shape, d), 1, out=self.gradients[model.position_embedding])
         into = self.gradients[model.token_embedding].flatten(0, 1)
         wide = gradient.view(-1, d).to(self._wide)  # a sum of many rows would saturate in bf16
-        if wide.is_cuda:  # there the function below sorts
+        if wide.is_cuda:  # on CUDA, the function below sorts
             which = wide.new_zeros(model.members, model.vocab_size, gradient.shape[1])
             which.scatter_(1, tokens.flatten(1)[:, None], 1.0)
             self.gradients[model.token_embedding].copy_(which @ wide.view(model.members, -1, d))
@@ -271,7 +271,7 @@ class Backprop:
 
 
 class OneByOne:
-    """Gradient path that runs one member at a time in the same arrays: each is trained as if alone, whatever its widths."""
+    """Gradient path that runs one member at a time in shared arrays: each is trained as if alone, whatever its widths."""
 
     def __init__(self, model: GPT, path: Callable[[GPT], Any]) -> None:
         """`path` builds the gradient path of a stack of one."""

@@ -1,4 +1,4 @@
-"""Which gradient path trains a recipe: chosen by the recipe and the machine, never by what it is trained beside."""
+"""Which gradient path trains a recipe: chosen by the recipe and the machine, never by the other members of its stack."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
@@ -16,12 +16,12 @@ from anchorbench.train.gradients.backprop import Backprop, OneByOne, aligned
 from anchorbench.train.seams import ActivationPenalty
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "tf32": None}
-"""Precision -> data type of activations and matmuls; None stands for that of the weights."""
+"""Precision -> dtype of activations and matmuls; None means that of the weights."""
 Path = Literal["native", "backprop", "autograd"]
 
 
 class Gradient(Protocol):
-    """Fills `gradients` with those of a batch, and returns losses `[members]`."""
+    """Computes the gradients of a batch into `gradients`, and returns losses `[members]`."""
 
     @property
     def gradients(self) -> Mapping[Any, Tensor]:
@@ -34,8 +34,8 @@ class Gradient(Protocol):
 
 
 def gradient_path(recipe: Recipe) -> Path:
-    """`autograd` for every recipe that needs it; else `native`, the compiled step, for fp32 on a CPU that can run it, and
-    `backprop`, the hand-written backward in torch, for the rest. Raises ValueError for a precision that this machine has not.
+    """`autograd` for every recipe that needs it; otherwise `native`, the compiled step, for fp32 on a CPU that can run it, and
+    `backprop`, the hand-written backward pass in torch, for the rest. Raises ValueError for an unsupported precision.
     """
     if recipe.precision == "tf32" and not torch.cuda.is_available():
         raise ValueError("precision is tf32; allowed without a GPU: fp32 or bf16")
@@ -45,13 +45,13 @@ def gradient_path(recipe: Recipe) -> Path:
 
 
 def suits_native(recipe: Recipe) -> bool:
-    """Whether the compiled step would train the recipe if this machine has it; nothing is compiled to find out."""
+    """Whether the compiled step would train the recipe if this machine can run it; compiles nothing to find out."""
     single = recipe.precision == "fp32" and torch.get_default_dtype() == torch.float32
     return single and recipe.needs_autograd is None and not torch.cuda.is_available()
 
 
 def continued_path(recorded: str, recipe: Recipe) -> Path:
-    """The path on which training goes on that `Machine.gradient` recorded; a stack is trained on one.
+    """The path on which to continue training that `Machine.gradient` recorded; a stack is trained on one path throughout.
 
     Raises ValueError if this machine does not have it.
     """
@@ -64,12 +64,12 @@ def continued_path(recorded: str, recipe: Recipe) -> Path:
 
 
 def auto_precision() -> str:
-    """The precision that trains fastest here: fp32 by the compiled step, else bf16 where the processor has it."""
+    """The precision that trains fastest here: fp32 with the compiled step, otherwise bf16 where the CPU supports it."""
     return "bf16" if machine.native_bf16() and (torch.cuda.is_available() or not native.available()) else "fp32"
 
 
 def make_gradient(recipes: Sequence[Recipe], model: GPT, penalties: Sequence[ActivationPenalty]) -> Gradient | Autograd:
-    """The gradient path in torch of recipes of one structure, on a stack of their model, with the penalties of activations."""
+    """The torch gradient path for recipes of one structure, on a stack of their model, with activation penalties."""
     recipe = recipes[0]
     together = batched(recipe, model.shape, model.vocab_size, model.seq_len)
     if recipe.needs_autograd is not None:
@@ -82,6 +82,6 @@ def make_gradient(recipes: Sequence[Recipe], model: GPT, penalties: Sequence[Act
 
 
 def batched(recipe: Recipe, shape: ModelConfig, vocab_size: int, seq_len: int) -> bool:
-    """Whether a batched matmul treats all members alike while the recipe's model has this shape: see `aligned`."""
+    """Whether a batched matmul treats all members alike while the recipe's model has this config: see `aligned`."""
     length = models[shape.kind].positions(shape, seq_len)
     return aligned(shape, recipe.batch, vocab_size, length, bf16=recipe.precision == "bf16")

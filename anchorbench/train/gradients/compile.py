@@ -1,4 +1,4 @@
-"""Compiles step.cpp. Needs nothing but the standard library, as it also runs where the package is built."""
+"""Compiles step.cpp. Uses only the standard library, as it also runs when the package is built."""
 
 import os
 import shutil
@@ -8,14 +8,14 @@ from pathlib import Path
 SOURCE = Path(__file__).with_name("step.cpp")
 FLAGS = ["-std=c++20", "-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread"]
 PORTABLE = "-march=x86-64-v3"
-"""For every x86-64 processor with AVX2."""
+"""Compiler flags for any x86-64 processor with AVX2."""
 COMPILERS = ("c++", "g++", "clang++")
 SECONDS = 120.0
-"""After this time a compiler is given up."""
+"""Timeout of a compilation."""
 
 
 def find_compiler() -> str | None:
-    """Path of the C++ compiler: `$CXX`, or the first of the usual names that is there."""
+    """Path of the C++ compiler: `$CXX`, or the first of the usual names that exists."""
     return next(filter(None, map(shutil.which, filter(None, (os.environ.get("CXX"), *COMPILERS)))), None)
 
 

@@ -1,7 +1,7 @@
-"""The library of step.cpp: shipped with the package, or compiled at first use and kept in a cache folder.
+"""The library built from step.cpp: shipped with the package, or compiled at first use and kept in a cache folder.
 
-The cache is `$ANCHORBENCH_CACHE`, else `$XDG_CACHE_HOME/anchorbench`, else `~/.cache/anchorbench`. `ANCHORBENCH_NATIVE=0` switches
-the library off.
+The cache is `$ANCHORBENCH_CACHE`, else `$XDG_CACHE_HOME/anchorbench`, else `~/.cache/anchorbench`. `ANCHORBENCH_NATIVE=0` disables
+the library.
 """
 
 import ctypes
@@ -24,11 +24,11 @@ from anchorbench.files import read_bytes, write_atomically
 from anchorbench.train.gradients.compile import FLAGS, SECONDS, SOURCE, compile_step, find_compiler
 
 SHIPPED = Path(__file__).with_name("step.so")
-"""Compiled when the package was built, for every x86-64 processor with AVX2; there only if it was built where a compiler was."""
+"""Compiled when the package was built, for any x86-64 processor with AVX2; absent if there was no compiler."""
 HERE = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
 
 MAX_BYTES = 2**24
-"""More than a library has."""
+"""More than any library has."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Found:
 
     library: ctypes.CDLL | None
     about: str
-    """Compiler and instruction set, on which the last bits of a result depend; without a library, the reason."""
+    """Compiler and instruction set, which the last bits of a result depend on; without a library, the reason."""
     compiled_in: float = 0.0
     """Seconds that this process spent on compiling it."""
 
@@ -54,7 +54,7 @@ def capability() -> str:
 
 @cache
 def find_library() -> Found:
-    """Loads the library, compiling it if need be; the answer is the same for the whole process."""
+    """Loads the library, compiling it if necessary; the result is fixed for the whole process."""
     if os.environ.get("ANCHORBENCH_NATIVE") == "0":
         return Found(None, "ANCHORBENCH_NATIVE is 0")
     instructions = capability()
@@ -66,7 +66,7 @@ def find_library() -> Found:
         with suppress(OSError):
             return Found(_loaded(SHIPPED), "shipped AVX2")
     if compiler is None:
-        return Found(None, "there is no C++ compiler; with one (Debian: apt-get install g++) training takes about half the time")
+        return Found(None, "no C++ compiler found; with one (Debian: apt-get install g++) training takes about half the time")
     try:
         version = _version(compiler)
         library, seconds = _compiled(compiler, version)
@@ -91,7 +91,7 @@ def cache_folder() -> Path:
 
 
 def _compiled(compiler: str, version: str) -> tuple[ctypes.CDLL, float]:
-    """The library, and the seconds that compiling it took; 0 if it was kept."""
+    """The library, and the seconds spent compiling it; 0 if it was cached."""
     start = time.perf_counter()
     key = _digest(read_bytes(SOURCE, most=MAX_BYTES), " ".join([*FLAGS, HERE, compiler, version, _processor()]).encode())
     try:
@@ -101,7 +101,7 @@ def _compiled(compiler: str, version: str) -> tuple[ctypes.CDLL, float]:
         with FileLock(folder / f"step-{key}.lock", timeout=2 * SECONDS):  # another process may be compiling it
             kept = _kept(folder, key)
             return (kept, 0.0) if kept else (_kept_now(folder, key, compiler), time.perf_counter() - start)
-    except (OSError, RuntimeError):  # a folder that cannot be written, or no home: for this process alone
+    except (OSError, RuntimeError):  # the folder cannot be written, or there is no home: compile for this process only
         with tempfile.TemporaryDirectory(prefix="anchorbench-") as folder:
             out = Path(folder, "step.so")
             compile_step(compiler, out, HERE)
@@ -109,7 +109,7 @@ def _compiled(compiler: str, version: str) -> tuple[ctypes.CDLL, float]:
 
 
 def _kept(folder: Path, key: str) -> ctypes.CDLL | None:
-    """What the folder holds, if it is what was written there: a truncated library would end the process."""
+    """The cached library, if it is intact: loading a truncated one would crash the process."""
     for path in sorted(folder.glob(f"step-{key}-*.so")):
         with suppress(OSError, ValueError):
             if path.name == f"step-{key}-{_digest(read_bytes(path, most=MAX_BYTES))}.so":
@@ -128,7 +128,7 @@ def _kept_now(folder: Path, key: str, compiler: str) -> ctypes.CDLL:
 
 
 def _require_own(folder: Path) -> None:
-    """Raises OSError if anyone else could put code there."""
+    """Raises OSError if another user could put code there."""
     status = folder.stat()
     if status.st_uid != os.getuid() or status.st_mode & 0o022:
         raise PermissionError(f"{folder} can be written by others")

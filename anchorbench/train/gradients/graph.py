@@ -1,7 +1,7 @@
-"""Whole training steps as operations on a GPU alone: recorded once as a CUDA graph, then replayed.
+"""Whole training steps on a GPU: recorded once as a CUDA graph, then replayed.
 
-In a step nothing waits for the processor: examples, the order of a block of steps, and tables of rates and decay lie on the device,
-and a counter there says which row is next. Elsewhere the same steps run one operation after the other, so that tests need no GPU.
+Nothing in a step waits for the CPU: examples, the order of a block of steps, and tables of rates and decay are on the device, where
+a counter selects the next row. On other devices the same steps run operation by operation, so that tests need no GPU.
 """
 
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ from anchorbench.train.optimizers.sgd import SGD
 from anchorbench.train.seams import Layout, Optimizer
 
 WARM_UP = 3
-"""Steps before the recording, in which libraries choose kernels and allocate."""
+"""Warm-up steps before recording, in which libraries choose kernels and allocate."""
 RATE, INTO_GRADIENT, FROM_WEIGHTS, FIRST, SECOND = range(5)
-"""Columns of the table: learning rate, the two effects of decay, and Adam's corrections of both moments."""
+"""Columns of the table: learning rate, the two effects of decay, and Adam's bias corrections of both moments."""
 
 
 def known(optimizer: Optimizer) -> bool:
-    """Whether the graph can take the optimizer's steps."""
+    """Whether the graph supports the optimizer."""
     return type(optimizer) in (AdamW, AMSGrad, SGD)
 
 
@@ -44,7 +44,7 @@ class Graph:
         mask: Float[Tensor, "members size"] | None,
         examples: Sequence[tuple[Int[Tensor, "_ seq"], Int[Tensor, " _"]]],
     ) -> None:
-        """Works on `weights` and on the optimizer's state in place; `clips`, `mask` and `examples` are as in `Native.train`."""
+        """Updates `weights` and the optimizer's state in place; `clips`, `mask` and `examples` are as in `Native.train`."""
         self._backprop, self._optimizer, self._mask = backprop, optimizer, mask
         self._weights, self._gradients = weights, gradients
         parameters = backprop.model.parameters()
@@ -55,7 +55,7 @@ class Graph:
         self._clips = torch.tensor(clips, dtype=weights.dtype, device=device)[:, None]
         distinct = {id(tokens): (tokens, labels) for tokens, labels in examples}
         self._rows = torch.cat([torch.cat([tokens, labels[:, None]], 1) for tokens, labels in distinct.values()])
-        """All training examples, with the label behind the tokens, `[examples, seq + 1]`."""
+        """All training examples: tokens followed by the label, `[examples, seq + 1]`."""
         starts = dict(zip(distinct, np.cumsum([0, *(len(labels) for _, labels in distinct.values())]).tolist(), strict=False))
         self._starts = torch.tensor([starts[id(tokens)] for tokens, _ in examples], device=device)[:, None]
         self._orders = torch.zeros(ORDER_BLOCK, members, backprop.batch, dtype=torch.int64, device=device)
@@ -67,7 +67,7 @@ class Graph:
     def train(
         self, orders: Sequence[Int[Tensor, "steps batch"]], table: Float[np.ndarray, "steps 3 members"], first: int
     ) -> Float[Tensor, " members"]:
-        """Trains for as many steps as the tables have rows, the first being the optimizer's step `first`, counted from 1.
+        """Trains for one step per row of the table, the first being the optimizer's step `first`, counted from 1.
 
         `table` holds rates and the two effects of decay. Returns the losses of the last step.
         """
@@ -89,7 +89,7 @@ class Graph:
         return self._losses.clone()
 
     def _record(self) -> None:
-        """Records a step; the steps that warm it up leave no trace."""
+        """Records a step; the warm-up steps leave no trace."""
         state = [self._weights, self._at, *self._optimizer.state.values()]
         before = [tensor.clone() for tensor in state]
         stream = torch.cuda.Stream()

@@ -1,7 +1,7 @@
-"""The compiled training step of a stack (step.cpp): gradients, whole training steps, and answers, one member a thread.
+"""The compiled training step of a stack (step.cpp): gradients, whole training steps, and answers, one member per thread.
 
-It knows the same models as `Backprop`, in float32 and on the processor. A member's bits depend on nothing that stands beside it:
-neither the other members nor the number of threads.
+It supports the same models as `Backprop`, in fp32 on the CPU. A member's bits depend neither on the other members nor on the number
+of threads.
 """
 
 import ctypes
@@ -22,13 +22,13 @@ from anchorbench.train.optimizers.sgd import SGD
 from anchorbench.train.seams import Layout, Optimizer
 
 NONE, ADAMW, AMSGRAD, SGD_POLYAK, SGD_NESTEROV = range(5)
-"""Optimizers that the library knows; with NONE it computes gradients alone."""
+"""Optimizers that the library supports; with NONE it computes only gradients."""
 LAYER = [
     f"{owner}.{leaf}"
     for owner in ("norm_1", "query", "key", "value", "output", "norm_2", "ff_in", "ff_out")
     for leaf in ("weight", "bias")
 ]
-"""Parameters of a layer in the order of the library."""
+"""Parameters of a layer, in the library's order."""
 
 
 class _Shape(ctypes.Structure):
@@ -52,25 +52,25 @@ class Steps(NamedTuple):
     """Consecutive training steps of a stack."""
 
     first: int
-    """Number of the first, counted from 1."""
+    """Number of the first step, counted from 1."""
     examples: list[tuple[Int[Tensor, "size seq"], Int[Tensor, " size"]]]
-    """Tokens and labels of each member, in int16."""
+    """Each member's tokens and labels, in int16."""
     orders: list[Int[Tensor, "steps batch"]]
-    """The examples of each member's batches, in int64."""
+    """Indices of the examples in each member's batches, in int64."""
     rates: Float[np.ndarray, "steps members"]
     into_gradient: Float[np.ndarray, "steps members"]
     """What decay adds to the gradient per unit of weight."""
     from_weights: Float[np.ndarray, "steps members"]
-    """The share of the weights that decay takes away."""
+    """The share of the weights that decay removes."""
 
 
 def available() -> bool:
-    """Whether the library can be had here."""
+    """Whether the library is available here."""
     return find_library().library is not None
 
 
 def kind_of(optimizer: Optimizer) -> int | None:
-    """The number of the optimizer in the library; None if it does not know it."""
+    """The library's number for the optimizer; None if it is not supported."""
     if type(optimizer) is SGD:
         return SGD_NESTEROV if optimizer.configs[0].nesterov else SGD_POLYAK
     known: dict[type[Optimizer], int] = {AdamW: ADAMW, AMSGrad: AMSGRAD}
@@ -84,7 +84,7 @@ class Native:
         """Raises MemoryError if its arrays cannot be allocated."""
         library = find_library().library
         if library is None:
-            raise RuntimeError(f"no compiled step here: {find_library().about}")
+            raise RuntimeError(f"the compiled step is not available: {find_library().about}")
         self._library, self.batch, self.seq = library, batch, model.seq_len
         shape = model.shape
         self._shape = _Shape(
@@ -130,13 +130,13 @@ class Native:
         mask: Float[Tensor, "members size"] | None,
         steps: Steps,
     ) -> Float[Tensor, " members"]:
-        """Trains all members for `steps`; returns the losses of the last one. `optimizer`'s state and `weights` go along.
+        """Trains all members for `steps`, updating `weights` and the state of `optimizer`; returns the losses of the last step.
 
-        `clips` are the largest norms of the members' gradients, infinite without clipping; `mask` is where decay acts.
+        `clips` are the maximum norms of the members' gradients, infinite without clipping; `mask` is 1 where decay acts.
         """
         kind = kind_of(optimizer)
         if kind is None:
-            raise TypeError(f"the compiled step does not know {type(optimizer).__name__}")
+            raise TypeError(f"the compiled step does not support {type(optimizer).__name__}")
         adam = kind in (ADAMW, AMSGRAD)
         numbers = [
             (config.beta1, config.beta2, config.eps) if adam else (config.momentum, 0.0, 1.0) for config in optimizer.configs
@@ -188,7 +188,7 @@ class Native:
         return losses
 
     def _threads(self) -> int:
-        """Threads to use, each with its arrays."""
+        """Number of threads to use, each with its own arrays."""
         threads = torch.get_num_threads()
         while len(self._works) < threads:
             work = self._library.work_new(ctypes.byref(self._shape), self._offsets.ctypes.data)

@@ -1,13 +1,13 @@
 // The training step of one GPT, fused: forward pass, loss, gradients, clipping, decay and optimizer (see native.py).
 //
-// One thread works on one member at a time, so members never mix and nobody waits. A batch passes in chunks of sequences whose
-// arrays stay in the L2 cache. Every width is padded to whole tiles with zeros; padding never reaches a gradient. Savings that
-// change nothing but rounding:
+// One thread works on one member at a time, so members never mix and no thread waits. A batch is processed in chunks of sequences
+// whose arrays fit in the L2 cache. Every width is padded to whole tiles with zeros; padding never reaches a gradient. Savings that
+// only change rounding:
 //   - the last layer answers one position, so its keys and values are never formed: score_j = (W_k q) . x_j, and the mixed x goes
-//     through W_v once; a bias of the keys shifts all scores of a softmax alike and drops out;
-//   - what the first layer computes of (token, position) alone is computed once per distinct pair of the batch;
-//   - gain and bias of a pre-LN LayerNorm are folded into the map that reads it;
-//   - bias gradients are one more row of the weight gradients, from a column of ones beside the map's input.
+//     through W_v once; a key bias shifts all scores of a softmax equally and cancels;
+//   - whatever the first layer computes from (token, position) alone is computed once per distinct pair of the batch;
+//   - gain and bias of a pre-LN LayerNorm are folded into the next linear map;
+//   - bias gradients are an extra row of the weight gradients, from a column of ones appended to the map's input.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -44,8 +44,8 @@
 
 namespace {
 
-constexpr int VL = LANES, MR = TILE, NR = 2 * VL;  // floats of a vector; rows and columns of a tile of a matmul
-constexpr int KB = 256;                            // a tile's inner products are cut to pieces of this length, which stay in L1
+constexpr int VL = LANES, MR = TILE, NR = 2 * VL;  // floats per vector; rows and columns of a matmul tile
+constexpr int KB = 256;                            // inner products of a tile are split into pieces of this length, which fit in L1
 constexpr float EPSILON = 1e-5f;                   // added to the variance in LayerNorm
 
 typedef float vf __attribute__((vector_size(4 * VL)));
@@ -78,7 +78,7 @@ INLINE float sum(vf v) {
   return a[0] + a[1];
 #endif
 }
-// exp for x up to 88, as in Cephes; a NaN stays one
+// exp for x up to 88, as in Cephes; preserves NaN
 INLINE vf exponential(vf x) {
   x = x < -87.f ? all(-87.f) : x;
   vf n = x * 1.44269504f + 12582912.f;
@@ -94,7 +94,7 @@ INLINE vf exponential(vf x) {
   y = y * x * x + x + 1.f;
   return y * (vf)((bits << 23) + 0x3f800000);
 }
-// GELU and its derivative; erf by Abramowitz and Stegun 7.1.26, whose absolute error is below 1.5e-7
+// GELU and its derivative; erf by Abramowitz and Stegun 7.1.26, with absolute error below 1.5e-7
 INLINE void gelu(vf x, vf& value, vf& slope) {
   vf e = exponential(x * x * -0.5f);
   vf z = (x < 0.f ? -x : x) * 0.70710678f;
@@ -146,13 +146,13 @@ struct Add {
   INLINE void put(float* p, vf x) { st(p, ld(p) + x); }
   void operator()(int r, int n, vf x, vf y) const { put(c + r * ldc + n, x), put(c + r * ldc + n + VL, y); }
 };
-struct Gate {  // multiplies what is there
+struct Gate {  // multiplies the stored values
   float* c;
   long ldc;
   INLINE void put(float* p, vf x) { st(p, ld(p) * x); }
   void operator()(int r, int n, vf x, vf y) const { put(c + r * ldc + n, x), put(c + r * ldc + n + VL, y); }
 };
-struct Residual {  // stores the sum with row at[r] of another array
+struct Residual {  // adds row at[r] of another array
   float* c;
   long ldc;
   const float* e;
@@ -212,7 +212,7 @@ INLINE void tile_of(int m, const float* A, long lda, const float* B, int K, cons
       tile_of<M - 1>(m, A, lda, B, K, from, ldf, partial, i, n, then);
   }
 }
-// then(r, n, ...) gets row r of A[rows, K] B + bias, NR columns from n on. B is in panels of NR columns, `stride` apart.
+// Calls then(r, n, ...) with row r of A[rows, K] B + bias, NR columns from column n. B is stored in panels of NR columns, `stride` apart.
 template <class Then>
 APART void matmul(const float* A, long lda, int rows, const float* B, long stride, int columns, int K, const float* bias, float* partial, const Then then) {
   for (int n = 0; n < columns; n += NR, B += stride)
@@ -260,7 +260,7 @@ APART void matmul_transposed(const float* A, long lda, int K, const float* Y, lo
 
 // ---- shapes and buffers ----
 
-struct Maps {  // where the parameters of a layer lie in a row; -1 if there is none
+struct Maps {  // offsets of a layer's parameters in a row; -1 if absent
   long gain_1, bias_1, query, query_bias, key, key_bias, value, value_bias, output, output_bias, gain_2, bias_2, in, in_bias, out, out_bias;
 };
 struct Shape {
@@ -268,11 +268,11 @@ struct Shape {
 };
 struct Layer {
   Maps at;
-  // weights in panels, of the map and of its transpose, and biases: filled anew at each step
+  // weights in panels, of the map and of its transpose, and biases: refilled at each step
   float *qkv, *qkvT, *qkv_bias, *o, *oT, *o_bias, *in, *inT, *in_bias, *out, *outT, *out_bias;
   // their gradients, with a last row for the bias
   float *d_qkv, *d_o, *d_in, *d_out, *d_norms;
-  // x: the stream that it reads. n: LayerNorm before gain and bias, r: its reciprocal standard deviation. y: with gain and bias
+  // x: its input stream. n: LayerNorm before gain and bias, r: its reciprocal standard deviation. y: with gain and bias
   float *x, *n1, *r1, *y1, *n2, *r2, *projected, *pattern, *mixed, *act, *slope;
 };
 
@@ -295,7 +295,7 @@ struct Work {
   ~Work() { free(arena); }
 };
 
-// Sets every pointer, if `base` is there; returns the bytes that they take.
+// Sets every pointer, if `base` is not null; returns the total size in bytes.
 long lay_out(Work& w, char* base) {
   long used = 0;
   auto take = [&](float*& p, long n) {
@@ -353,7 +353,7 @@ INLINE float normalize(const Work& w, const float* x, float* n) {
   for (int c = 0; c < D; c += VL) st(n + c, (ld(x + c) - mean) * r * ld(w.ones + c));
   return r;
 }
-// out = add + the gradient of x, from that of n
+// out = add + gradient of x, given that of n
 INLINE void normalize_back(const Work& w, const float* n, float r, const float* dn, const float* add, float* out) {
   const int D = w.D;
   vf s = {}, q = {};
@@ -369,7 +369,7 @@ INLINE void normalize_back(const Work& w, const float* n, float r, const float* 
     st(out + c, add ? v + ld(add + c) : v);
   }
 }
-// y = n * gain + bias, of `rows` normalized rows of x
+// y = n * gain + bias, for `rows` normalized rows of x
 APART void norm(const Work& w, const float* x, int rows, const float* gain, const float* bias, float* n, float* r, float* y) {
   const int d = w.s.width;
   for (int i = 0; i < rows; i++, x += w.ldx, n += w.ldx, y += w.ldx) {
@@ -415,8 +415,8 @@ INLINE void transpose8(const float* from, long ld_, const float* gain, float* to
     *(v8u*)(to + (c + 4) * ldt) = __builtin_shufflevector(r[c], r[c + 4], 4, 5, 6, 7, 12, 13, 14, 15);
   }
 }
-// Puts the block M[K, N] (rows `ldm` apart), times the gain of its rows, at (k0, n0) of panels of a map [total_k, total_n] and of
-// its transpose. k0 and n0 are multiples of NR.
+// Writes the block M[K, N] (rows `ldm` apart), times the gain of its rows, to (k0, n0) of the panels of a map [total_k, total_n] and
+// of its transpose. k0 and n0 are multiples of NR.
 APART void pack(const float* M, long ldm, int K, int N, const float* gain, int k0, int n0, int total_k, int total_n, float* map, float* transposed) {
   int n = 0;
   for (; n + NR <= N; n += NR)
@@ -441,14 +441,14 @@ APART void pack(const float* M, long ldm, int K, int N, const float* gain, int k
     for (int c = 0; c < N; c++) to[c * NR] = M[k * ldm + c] * (gain ? gain[k] : 1.f);
   }
 }
-// The bias of a map that reads a LayerNorm whose bias is folded into it (none: `norm_bias` is null)
+// Bias of a map that the bias of the preceding LayerNorm is folded into (`norm_bias` is null if there is none)
 APART void pack_bias(const float* M, long ldm, int K, int N, const float* norm_bias, const float* bias, float* to) {
   for (int n = 0; n < N; n++) to[n] = bias ? bias[n] : 0.f;
   if (norm_bias)
     for (int k = 0; k < K; k++)
       for (int n = 0; n < N; n++) to[n] += norm_bias[k] * M[k * ldm + n];
 }
-// Gradients of a block from those of the folded map G (the bias row is row `bias_row`): of its weights, bias, gain and norm bias
+// Gradients of a block's weights, bias, gain and norm bias, from those of the folded map G (whose bias is row `bias_row`)
 APART void unpack(const float* G, long ldg, int bias_row, int k0, int n0, const float* M, long ldm, int K, int N, const float* gain, const float* norm_bias,
                   float* dM, float* d_bias, float* d_gain, float* d_norm_bias) {
   const float* gb = G + bias_row * ldg + n0;
@@ -520,7 +520,7 @@ APART void clear_gradients(Work& w) {
   }
   memset(w.d_un, 0, 4 * (D + 1) * w.V), memset(w.d_final, 0, 4 * 2 * D);
 }
-// G gets the gradients of all maps and norms; those of the embeddings are there already.
+// Writes the gradients of all maps and norms to G; those of the embeddings are already there.
 APART void collect(const Work& w, const float* P, float* G) {
   const int d = w.s.width, h = w.s.head_width, heads = w.s.heads, f = w.s.hidden, D = w.D, H = w.H, W = w.W, F = w.F;
   const bool pre = w.pre();
@@ -579,7 +579,7 @@ INLINE void softmax(float* x, int n, int padded) {
 
 // ---- attention ----
 
-// From rows at[...] of l.projected, all positions of n sequences
+// Attention at all positions of n sequences, from rows at[...] of l.projected
 APART void attend(const Work& w, Layer& l, int n, const int* rows) {
   const int T = w.T, H = w.H, W = w.W, TP = w.TP, heads = w.s.heads;
   const float scale = 1.f / sqrtf((float)w.s.head_width);
@@ -596,7 +596,7 @@ APART void attend(const Work& w, Layer& l, int n, const int* rows) {
       }
     }
 }
-// Adds the gradients of queries, keys and values to rows of d, from that of the mixed values
+// Adds the gradients of queries, keys and values to rows of d, given that of the mixed values
 APART void attend_back(const Work& w, const Layer& l, int n, const int* rows, float* d) {
   const int T = w.T, H = w.H, W = w.W, TP = w.TP, heads = w.s.heads;
   const float scale = 1.f / sqrtf((float)w.s.head_width);
@@ -624,7 +624,7 @@ APART void attend_back(const Work& w, const Layer& l, int n, const int* rows, fl
       }
     }
 }
-// The last position alone; keys and values are never formed
+// Attention at the last position only; keys and values are never formed
 APART void attend_last(const Work& w, Layer& l, int n, const int* rows) {
   const int T = w.T, D = w.D, H = w.H, W = w.W, TP = w.TP, heads = w.s.heads;
   const float scale = 1.f / sqrtf((float)w.s.head_width);
@@ -645,7 +645,7 @@ APART void attend_last(const Work& w, Layer& l, int n, const int* rows) {
     matmul(w.m + head * w.ldx, heads * w.ldx, n, l.qkv + (long)(2 * W + head * H) * D, (long)D * NR, H, D, l.qkv_bias + 2 * W + head * H, w.partial,
            Store{l.mixed + head * H, w.ldw});
 }
-// Adds to rows of d_asked (what queries read) and d_source (what keys and values read), from the gradient of the mixed values
+// Adds to rows of d_asked (input of queries) and d_source (input of keys and values), given the gradient of the mixed values
 APART void attend_last_back(const Work& w, const Layer& l, int n, const int* rows, float* d_asked, float* d_source) {
   const int T = w.T, D = w.D, H = w.H, W = w.W, TP = w.TP, heads = w.s.heads;
   const float scale = 1.f / sqrtf((float)w.s.head_width);
@@ -691,7 +691,7 @@ APART void attend_last_back(const Work& w, const Layer& l, int n, const int* row
 
 // ---- the rest of a layer ----
 
-// Queries, keys and values of `rows` rows of the stream, from row `from` on
+// Queries, keys and values of `rows` rows of the stream, starting at row `from`
 APART void project(const Work& w, Layer& l, int from, int rows) {
   const int D = w.D, W = w.W;
   const long x = from * w.ldx;
@@ -703,7 +703,7 @@ APART void project(const Work& w, Layer& l, int from, int rows) {
     matmul(l.x + x, w.ldx, rows, l.qkv + (long)W * D, (long)D * NR, 2 * W, D, l.qkv_bias + W, w.partial, Store{to + W, w.ldq});
   }
 }
-// Adds to d_x (gradient of those rows of the stream) what comes through queries, keys and values, whose gradients are d
+// Adds to d_x (gradient of those rows of the stream) the contributions of queries, keys and values, whose gradients are d
 APART void project_back(const Work& w, const Layer& l, int from, int rows, const float* d, float* d_x) {
   const int D = w.D, W = w.W;
   const float *n1 = l.n1 + from * w.ldx, *x = l.x + from * w.ldx;
@@ -723,7 +723,7 @@ APART void project_back(const Work& w, const Layer& l, int from, int rows, const
   }
   for (int r = 0; r < rows; r++) normalize_back(w, n1 + r * w.ldx, l.r1[from + r], w.d_n + r * w.ldx, d_x + r * w.ldx, d_x + r * w.ldx);
 }
-// From the mixed values and the stream (its row at[r]) to the stream after the layer
+// The stream after the layer, from the mixed values and the stream before it (its row at[r])
 APART void feed(const Work& w, Layer& l, const float* P, int rows, const int* at, float* out) {
   const int D = w.D, W = w.W, F = w.F;
   const float *stream = w.sums, *fed = l.n2;
@@ -742,7 +742,7 @@ APART void feed(const Work& w, Layer& l, const float* P, int rows, const int* at
   matmul(l.act, w.ldh, rows, l.out, (long)F * NR, D, F, l.out_bias, w.partial, Residual{sums, w.ldx, stream, w.identity.data()});
   if (!w.pre()) norm(w, sums, rows, P + l.at.gain_2, P + l.at.bias_2, l.n2, l.r2, out);
 }
-// From d, the gradient of the stream after the layer, to d_x, that of the sum after attention, and w.d_mixed; d is overwritten
+// Given d, the gradient of the stream after the layer, computes d_x, that after attention, and w.d_mixed; overwrites d
 APART void feed_back(const Work& w, const Layer& l, const float* P, int rows, float* d, float* d_x) {
   const int D = w.D, W = w.W, F = w.F;
   const bool pre = w.pre();
@@ -765,12 +765,12 @@ APART void feed_back(const Work& w, const Layer& l, const float* P, int rows, fl
 
 struct Batch {
   const int16_t *tokens, *labels;  // [size, seq], [size]
-  const int64_t* order;            // which examples; null: the first ones
+  const int64_t* order;            // indices of the examples; null: the first ones
   int count;
   long example(int i) const { return order ? order[i] : i; }
 };
 
-// The distinct (token, position) pairs of the batch: their rows of the stream, and what the first layer computes of them alone
+// The distinct (token, position) pairs of the batch: their rows of the stream, and what the first layer computes from them alone
 APART void embed(Work& w, const float* P, const Batch& batch, bool train) {
   const int T = w.T, d = w.s.width;
   Layer& l = w.layers[0];
@@ -823,7 +823,7 @@ APART void forward(Work& w, const float* P, int n, const int* index) {
     for (int r = 0; r < n; r++) w.r_out[r] = normalize(w, w.x_out + r * w.ldx, w.n_out + r * w.ldx);
   matmul(w.pre() ? w.n_out : w.x_out, w.ldx, n, w.un, (long)D * NR, w.V, D, w.un_bias, w.partial, Store{w.logits, w.ldv});
 }
-// Logits -> their gradient; returns the sum of the losses
+// Replaces logits by their gradient; returns the sum of the losses
 APART double cross_entropy(Work& w, const Batch& batch, int from, int n) {
   double loss = 0;
   for (int r = 0; r < n; r++) {
@@ -879,7 +879,7 @@ APART void backward(Work& w, const float* P, int n, const int* index) {
   }
   attend_back(w, w.layers[0], n, index, w.pair_d_projected);
 }
-// What reaches the embeddings, through the first layer's rows of distinct pairs
+// Gradients of the embeddings, through the first layer's rows of distinct pairs
 APART void embed_back(Work& w, float* G) {
   const int d = w.s.width;
   const Layer& l = w.layers[0];
@@ -892,7 +892,7 @@ APART void embed_back(Work& w, float* G) {
     for (int c = 0; c < d; c++) a[c] += x[c], b[c] += x[c];
   }
 }
-// Mean loss of the batch at parameters P; G becomes its gradient
+// Mean loss of the batch at parameters P; writes its gradient to G
 float gradient(Work& w, const float* P, float* G, const Batch& batch) {
   prepare(w, P);
   clear_gradients(w);
@@ -923,7 +923,7 @@ void answer(Work& w, const float* P, const int16_t* tokens, int count, int16_t* 
         const float* x = w.logits + r * w.ldv;
         int best = 0;
         for (int v = 1; v < w.s.vocab; v++)
-          if (x[v] > x[best] || (x[v] != x[v] && x[best] == x[best])) best = v;  // the first NaN counts as largest, as in torch
+          if (x[v] > x[best] || (x[v] != x[v] && x[best] == x[best])) best = v;  // the first NaN counts as the largest, as in torch
         answers[start + from + r] = (int16_t)best;
       }
     }
@@ -934,10 +934,10 @@ void answer(Work& w, const float* P, const int16_t* tokens, int count, int16_t* 
 
 enum Kind : int32_t { NONE, ADAMW, AMSGRAD, SGD, NESTEROV };
 
-struct Rule {  // of one member at one step
+struct Rule {  // hyperparameters of one member at one step
   double rate, into_gradient, from_weights, beta1, beta2, eps, clip;
 };
-// One pass over a row: clipping, decay where `mask` (null: everywhere) is 1, and the optimizer's step `t`
+// One pass over a row: clipping, decay where `mask` is 1 (null: everywhere), and the optimizer's step `t`
 template <Kind KIND>
 APART void descend(long n, float* P, const float* G, float* const* state, const float* mask, const Rule& rule, long t) {
   vf s0 = {}, s1 = {};
@@ -945,7 +945,7 @@ APART void descend(long n, float* P, const float* G, float* const* state, const 
   float shrink = 1.f;
   if (rule.clip < INFINITY) {
     const float c = (float)rule.clip / (sqrtf(sum(s0 + s1)) + 1e-6f);
-    shrink = c > 1.f ? 1.f : c;  // a NaN stays one
+    shrink = c > 1.f ? 1.f : c;  // preserves NaN
   }
   const float b1 = (float)rule.beta1, b2 = (float)rule.beta2, c1 = (float)(1 - rule.beta1), c2 = (float)(1 - rule.beta2), eps = (float)rule.eps;
   const float step = (float)(KIND == ADAMW || KIND == AMSGRAD ? rule.rate / (1 - std::pow(rule.beta1, (double)t)) : rule.rate);
@@ -984,12 +984,12 @@ APART void descend(long n, float* P, const float* G, float* const* state, const 
 
 extern "C" {
 
-// All arrays hold one entry per member, rows [members, size] are `size` apart.
+// All arrays have one entry per member; rows [members, size] are `size` apart.
 struct Job {
   float *weights, *gradients, *state[3];
   const float* mask;                        // where decay acts, or null
   const int16_t *const *tokens, *const *labels;
-  const int64_t* const* orders;             // [steps, batch] each; null pointers: the first examples
+  const int64_t* const* orders;             // each [steps, batch]; null pointers: the first examples
   const double *rates, *into_gradient, *from_weights;  // [steps, members]
   const double *beta1, *beta2, *eps, *clip;
   float* losses;                            // of the last step
@@ -1005,7 +1005,7 @@ void* work_new(const Shape* shape, const int64_t* offsets) {
     const Shape& s = w->s = *shape;
     w->D = up(s.width, NR), w->H = up(s.head_width, NR), w->W = s.heads * w->H, w->F = up(s.hidden, NR), w->V = up(s.vocab, NR);
     w->T = s.seq, w->TP = up(s.seq, VL);
-    // Chunks whose widest arrays stay in L2; of wide models larger ones, as each passes over all weights
+    // Chunks whose widest arrays fit in L2; larger ones for wide models, as each chunk passes over all weights
     const int rows = w->D > 128 ? 288 : 144;
     w->S = s.seq > rows ? 1 : rows / s.seq;
     if (w->S > s.batch) w->S = s.batch;
@@ -1047,8 +1047,8 @@ void* work_new(const Shape* shape, const int64_t* offsets) {
 }
 void work_free(void* work) { delete (Work*)work; }
 
-// `steps` steps of every member (kind NONE: gradients only), by `threads` threads with a work each. A thread takes the member that
-// is furthest behind for a few steps, so that all end together.
+// `steps` steps of every member (kind NONE: gradients only) on `threads` threads, each with its own work. A thread takes the member
+// that is furthest behind for a few steps, so that all finish together.
 void train(void* const* works, const Job* job) {
   const Job& j = *job;
   const int few = 8;
@@ -1093,14 +1093,14 @@ void train(void* const* works, const Job* job) {
   std::vector<std::thread> others;
   for (int t = 1; t < j.threads && t < j.members; t++) try {
       others.emplace_back(work, t);
-    } catch (const std::system_error&) {  // no more threads to be had: the others do the work
+    } catch (const std::system_error&) {  // no more threads available: the others do the work
       break;
     }
   work(0);
   for (std::thread& other : others) other.join();
 }
 
-// Floating-point operations a second of `threads` threads that multiply and add in registers, in about `seconds`
+// FLOP/s of `threads` threads that multiply and add in registers, measured for about `seconds`
 double peak(int32_t threads, double seconds) {
   using clock = std::chrono::steady_clock;
   std::atomic<long> total{0};

@@ -1,1 +1,1 @@
-"""Events after which a model is larger, one kind per file."""
+"""Events that enlarge a model during training, one kind per file."""

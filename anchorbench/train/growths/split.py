@@ -1,19 +1,20 @@
-"""Neuron splitting, the one-step embedding of the embedding principle (2105.14573, definition 2): a wider network, one function.
+"""Neuron splitting, the one-step embedding of the embedding principle (2105.14573, definition 2): a wider network that computes the
+same function.
 
-A neuron of a feed-forward layer is copied with its input weights and bias; of its output weights, the copy takes the share alpha
-and the neuron keeps 1 - alpha. A width of k is k - 1 such steps, each of which splits the first neuron again. With any real alpha
-the function stays as it is, up to rounding. The gradient of the output weights of all copies is the neuron's, that of the input
-weights their share of it: so a critical point stays critical, as long as there is no weight decay.
+A neuron of a feed-forward layer is copied with its input weights and bias; the copy takes the share alpha of the output weights,
+and the neuron keeps 1 - alpha. A width of k takes k - 1 such steps, each of which splits the first neuron again. For any real alpha
+the function is unchanged, up to rounding. All copies' output weights have the neuron's gradient, and their input weights have their
+share of it: so a critical point stays critical, as long as there is no weight decay.
 
-Copies of equal shares have equal gradients and stay equal for ever, unless noise tells them apart: alpha 0.5 with a width of 2 adds
-parameters and no freedom. With alpha 0, no gradient moves a copy's input weights until its output weights have grown. The paper's
-null embedding, by neurons without any weights but a bias, is another.
+Copies with equal shares have equal gradients and stay equal forever, unless noise separates them: alpha 0.5 with a width of 2 adds
+parameters but no degrees of freedom. With alpha 0, a copy's input weights have no gradient until its output weights have grown. The
+paper's null embedding, which adds neurons with no weights but a bias, is a different operation.
 
-Numbers that an optimizer keeps of a weight are copied without being shared out. Adam's step does not depend on the scale of its
-gradients, so copies go on as the neuron would have; the momentum of SGD is for a while too large at the input weights. After a
-reset, the optimizer counts its steps from the event on, as its corrections of bias must; the learning rate goes on.
+Optimizer state is copied without being split. Adam's step does not depend on the scale of its gradients, so copies continue as the
+neuron would have; the momentum of SGD is too large at the input weights for a while. After a reset, the optimizer counts its steps
+from the event, as its bias corrections require; the learning rate continues.
 
-Only neurons can be split: a wider residual stream would not keep the function, as LayerNorm takes mean and variance over it.
+Only neurons can be split: a wider residual stream would change the function, as LayerNorm takes mean and variance over it.
 """
 
 from collections.abc import Mapping
@@ -33,7 +34,7 @@ AXES = {"ff_in.weight": 2, "ff_in.bias": 1, "ff_out.weight": 1}
 
 @growths.register
 class Split(Growth):
-    """Every neuron becomes several, which share its output."""
+    """Splits every neuron into several, which share its output weights."""
 
     class Config(GrowthConfig):
         kind: Literal["split"] = "split"
@@ -41,13 +42,13 @@ class Split(Growth):
         of: Literal["d_ff"] = "d_ff"
         """What grows: the width of the feed-forward layers."""
         width: int = Field(default=2, ge=2, le=16)
-        """Neurons that each one becomes."""
+        """Number of neurons that each one becomes."""
         alpha: float = Field(default=0.3, ge=-10, le=10)
         """The share of the output weights that goes to the copy."""
 
         @property
         def shares(self) -> list[float]:
-            """Of the output weights, what each of the neurons has in the end."""
+            """Final share of the output weights for each of the neurons."""
             kept = 1 - self.alpha
             return [kept ** (self.width - 1), *(self.alpha * kept ** (self.width - copy) for copy in range(2, self.width + 1))]
 

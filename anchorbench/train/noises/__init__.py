@@ -1,1 +1,1 @@
-"""Randomness inside training steps, one kind per file."""
+"""Noise on activations during training, one kind per file."""

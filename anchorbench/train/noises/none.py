@@ -11,7 +11,7 @@ from anchorbench.train.seams import Noise
 
 @noises.register
 class NoNoise(Noise):
-    """Activations are left as they are."""
+    """Leaves activations unchanged."""
 
     class Config(Config):
         kind: Literal["none"] = "none"

@@ -1,1 +1,1 @@
-"""Optimizers, one per file: a rule from gradients to steps."""
+"""Optimizers, one per file: rules that turn gradients into steps."""

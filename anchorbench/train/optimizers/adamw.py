@@ -1,4 +1,4 @@
-"""Adam (1412.6980), by PyTorch's fused kernel, one row per member; with the usual decay it is AdamW (1711.05101)."""
+"""Adam (1412.6980) with PyTorch's fused kernel, one row per member; with the default decay it is AdamW (1711.05101)."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, cast
@@ -13,16 +13,16 @@ from anchorbench.train.seams import Layout, Optimizer
 
 @optimizers.register
 class AdamW(Optimizer):
-    """Adam: a step is the mean gradient over the root of the mean squared gradient."""
+    """Adam: each step is the first moment divided by the root of the second moment."""
 
     class Config(OptimizerConfig):
         kind: Literal["adamw"] = "adamw"
         beta1: float = Field(default=0.9, ge=0, lt=1)
-        """Decay rate of the mean gradient."""
+        """Decay rate of the first moment."""
         beta2: float = Field(default=0.999, ge=0, lt=1)
-        """Decay rate of the mean squared gradient."""
+        """Decay rate of the second moment."""
         eps: float = Field(default=1e-8, gt=0, le=1)
-        """Added to the root."""
+        """Added to the denominator."""
 
     amsgrad = False
 

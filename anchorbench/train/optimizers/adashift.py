@@ -1,8 +1,8 @@
-"""AdaShift (1810.00143): the second moment is of gradients that the step itself no longer contains.
+"""AdaShift (1810.00143): the second moment excludes the gradients that the step itself averages.
 
-A step is the mean of the last n gradients over the root of the mean squared gradient of before, so that the two are independent of
-each other. As in the authors' code, gradients are squared first and then reduced over a tensor, a weight does not move as long as
-its second moment is zero (the first n steps, among others), and the bias correction counts from the first that is not.
+A step is the mean of the last n gradients divided by the root of the mean squared gradient before them, so that the two are
+independent. As in the authors' code, gradients are squared first and then reduced over a tensor, a weight does not move while its
+second moment is zero (including the first n steps), and the bias correction counts from the first nonzero one.
 """
 
 from collections.abc import Sequence
@@ -18,21 +18,21 @@ from anchorbench.train.seams import Layout, Optimizer
 
 @optimizers.register
 class AdaShift(Optimizer):
-    """Adam whose second moment leaves out the last gradients, and is one number per tensor (1810.00143)."""
+    """Adam with a second moment that excludes the latest gradients and is one number per tensor (1810.00143)."""
 
     class Config(OptimizerConfig):
         kind: Literal["adashift"] = "adashift"
         structural: ClassVar[tuple[str, ...]] = ("window", "phi")
         window: int = Field(default=10, ge=1, le=1000)
-        """Gradients that the mean is over, and by which the second moment lags behind (n in the paper); each is kept."""
+        """Number of gradients that the mean is over, and that the second moment lags behind (n in the paper); all are stored."""
         phi: Literal["max", "mean", "identity"] = "max"
-        """How the squared gradients of a tensor become its second moment; `identity` gives each weight its own, as in Adam."""
+        """How a tensor's squared gradients are reduced to its second moment; `identity` gives each weight its own, as in Adam."""
         beta1: float = Field(default=0.9, ge=0, le=1)
-        """Weight of a gradient in the mean, relative to that of the next one; 1 is the plain mean."""
+        """Weight of a gradient in the mean, relative to the next one; 1 gives the plain mean."""
         beta2: float = Field(default=0.999, ge=0, lt=1)
         """Decay rate of the second moment."""
         eps: float = Field(default=1e-10, gt=0, le=1)
-        """Added to the root."""
+        """Added to the denominator."""
 
     def __init__(self, configs: Sequence[Any], layout: Layout, like: Tensor) -> None:
         super().__init__(configs, layout, like)
@@ -41,7 +41,7 @@ class AdaShift(Optimizer):
         self.state = {"window": window, "second": second, "counted": torch.zeros_like(second)}
 
     def _reduced(self, gradient: Tensor) -> Tensor:
-        """The squares under phi, `[members, size]` or `[members, parameters]`."""
+        """The squared gradient reduced by phi, `[members, size]` or `[members, parameters]`."""
         if self.configs[0].phi == "identity":
             return gradient.square()
         return (self.layout.largest if self.configs[0].phi == "max" else self.layout.rms)(gradient).square()
@@ -51,7 +51,7 @@ class AdaShift(Optimizer):
         beta1, beta2 = self.column("beta1"), self.column("beta2")
         window, second, counted = self.state["window"], self.state["second"], self.state["counted"]
         n = window.shape[1]
-        now = (t - 1) % n  # holds the gradient of n steps ago, which makes room
+        now = (t - 1) % n  # holds the gradient of n steps ago, to be overwritten
         second.mul_(beta2).addcmul_(self._reduced(window[:, now]), 1 - beta2)
         counted.mul_(beta2).addcmul_((second > 0).to(second), 1 - beta2)  # 1 - beta2^k after k gradients
         window[:, now] = gradient

@@ -1,4 +1,4 @@
-"""AMSGrad (Reddi, Kale and Kumar, ICLR 2018): Adam with the largest mean squared gradient so far."""
+"""AMSGrad (Reddi, Kale and Kumar, ICLR 2018): Adam with the running maximum of the second moment."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ from anchorbench.train.optimizers.adamw import AdamW
 
 @optimizers.register
 class AMSGrad(AdamW):
-    """Adam whose rates never rise again: the mean squared gradient is replaced by its largest value so far."""
+    """Adam whose per-weight rates never increase: the second moment is replaced by its running maximum."""
 
     class Config(AdamW.Config):
         kind: Literal["amsgrad"] = "amsgrad"  # pyright: ignore[reportIncompatibleVariableOverride]

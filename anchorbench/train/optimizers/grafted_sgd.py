@@ -1,8 +1,8 @@
-"""SGD with the rates per tensor that grafting found, now fixed: the non-adaptive correction of "Learning Rate Grafting" (OpenReview
+"""SGD with fixed per-tensor rates found by grafting: the non-adaptive correction of "Learning Rate Grafting" (OpenReview
 FpKgG31Z_i9).
 
-That a rate is the median ratio of the first steps is our choice; the paper's own recipe was not at hand. A recipe of ours holds the
-rates themselves, so that its run id does not depend on a file.
+Taking the median ratio of the first steps as rate is our choice; the paper's own procedure was not available. A recipe holds the
+rates themselves, so its run id does not depend on a file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,8 +22,7 @@ from anchorbench.train.seams import Layout
 
 MAX_TENSORS = 10_000
 MOST = 1e4
-"""Rates are at most this, whatever was measured: a tensor with next to no gradient, such as a key bias, which softmax ignores, has
-ratios without meaning."""
+"""Upper bound of rates: a tensor with almost no gradient, such as a key bias, which softmax ignores, has meaningless ratios."""
 TensorRate = tuple[Annotated[str, Field(max_length=200)], Annotated[float, Field(ge=0, le=MOST)]]
 
 
@@ -32,7 +31,7 @@ class Rates(Plain):
 
     run_id: str = Field(max_length=100)
     steps: int = Field(ge=1, le=100_000)
-    """How many of the first steps the medians are over."""
+    """Number of first steps that the medians are over."""
     rates: Annotated[list[TensorRate], Field(min_length=1, max_length=MAX_TENSORS)]
 
 
@@ -45,9 +44,9 @@ def read_rates(path: Path) -> Rates:
 
 
 def median_rates(run_id: str, state: Mapping[str, Tensor], step: int) -> Rates:
-    """Each tensor's median ratio, from the state that a run of kind `grafting` with `measure` kept at `step`.
+    """Each tensor's median ratio, from the state that a run with optimizer `grafting` and `measure` kept at `step`.
 
-    Raises ValueError if that state holds no ratios, or others than finite ones.
+    Raises ValueError if that state holds no ratios, or ratios that are not finite.
     """
     start = f"optimizer.{RATIO}"
     ratios = {name.removeprefix(start): row[:step] for name, row in state.items() if name.startswith(start)}
@@ -69,12 +68,12 @@ def write_rates(path: Path, run_id: str, state: Mapping[str, Tensor], step: int)
 
 @optimizers.register
 class GraftedSGD(SGD):
-    """SGD with a fixed rate for each tensor, relative to `lr`."""
+    """SGD with a fixed rate per tensor, relative to `lr`."""
 
     class Config(SGD.Config):
         kind: Literal["grafted-sgd"] = "grafted-sgd"  # pyright: ignore[reportIncompatibleVariableOverride]
         rates: Annotated[list[TensorRate], Field(max_length=MAX_TENSORS)] = []
-        """Pairs [tensor, rate], or the path of a file with them; a tensor that is not named has rate 1."""
+        """Pairs [tensor, rate], or the path of a file of rates; the rate of any other tensor is 1."""
 
         @field_validator("rates", mode="before")
         @classmethod

@@ -1,10 +1,10 @@
 """Learning-rate grafting: AdaGraft (2002.11803, algorithm 2), also "Learning Rate Grafting" (OpenReview FpKgG31Z_i9).
 
-Both optimizers see the same gradients at the same weights, and each keeps its own state. Rate, decay and clipping are those of the
-whole, so that decay is in neither length.
+Both optimizers see the same gradients at the same weights, and each keeps its own state. Rate, decay and clipping belong to the
+grafted optimizer, so neither length includes decay.
 
-With `measure`, the ratios of lengths are kept for the first steps; `anchorbench rates` writes their medians to a file, from which
-`grafted-sgd` takes one rate per tensor.
+With `measure`, the ratios of lengths are recorded for the first steps; `anchorbench rates` writes their medians to a file, from
+which `grafted-sgd` takes one rate per tensor.
 """
 
 from collections.abc import Sequence
@@ -18,38 +18,40 @@ from anchorbench.parts import OptimizerConfig, Part, changes, optimizers
 from anchorbench.train.seams import Layout, Optimizer
 
 RATIO = "ratio."
-"""With the name of a tensor after it, where the state keeps that tensor's ratios."""
+"""Prefix of the state entries with each tensor's ratios."""
 _MAGNITUDE, _DIRECTION = Part(optimizers, "adamw"), Part(optimizers, "sgd")
 
 
 @optimizers.register
 class Grafting(Optimizer):
-    """A step is as long as that of one optimizer, in the direction of another's (2002.11803, algorithm 2)."""
+    """Each step has the length of one optimizer's step and the direction of another's (2002.11803, algorithm 2)."""
 
     class Config(OptimizerConfig):
         kind: Literal["grafting"] = "grafting"
         structural: ClassVar[tuple[str, ...]] = ("by", "measure")
         magnitude: Annotated[OptimizerConfig, _MAGNITUDE] = Field(default_factory=_MAGNITUDE.default)
-        """The optimizer whose steps give the length: its kind and own fields; rate, decay and clipping are those of the whole."""
+        """The optimizer that gives the length: its kind and own fields; rate, decay and clipping belong to the grafted one."""
         direction: Annotated[OptimizerConfig, _DIRECTION] = Field(default_factory=_DIRECTION.default)
-        """The optimizer whose steps give the direction."""
+        """The optimizer that gives the direction."""
         by: Literal["tensor", "global"] = "tensor"
-        """Whether lengths are those of each tensor, or of all weights together."""
+        """Whether lengths are per tensor, or over all weights together."""
         eps: float = Field(default=1e-16, gt=0, le=1)
-        """Added to the length that is divided by."""
+        """Added to the length in the denominator."""
         measure: int = Field(default=0, ge=0, le=100_000)
-        """First steps whose ratio of lengths is kept for every tensor."""
+        """Number of first steps for which each tensor's ratio of lengths is recorded."""
 
         @field_validator("magnitude", "direction")
         @classmethod
         def _rule_alone(cls, config: OptimizerConfig) -> OptimizerConfig:
             if common := changes(config).keys() & OptimizerConfig.model_fields.keys() - {"kind"}:
-                raise ValueError(f"sets {min(common)}; allowed: fields of {config.kind} alone, as others are those of the whole")
+                raise ValueError(
+                    f"sets {min(common)}; allowed: own fields of {config.kind}; set the others on the grafted optimizer"
+                )
             return config
 
         @property
         def structure(self) -> tuple[Any, ...]:
-            """See `Config`; that of both optimizers as well."""
+            """See `Config`; includes that of both optimizers."""
             return (*super().structure, self.magnitude.structure, self.direction.structure)
 
     def __init__(self, configs: Sequence[Any], layout: Layout, like: Tensor) -> None:

@@ -1,6 +1,6 @@
 """Lion (2302.06675), algorithm 2.
 
-Its authors advise a rate 3 to 10 times lower than AdamW's, and weight decay as many times higher (section 5).
+Its authors recommend a rate 3 to 10 times lower than AdamW's, and a weight decay higher by the same factor (section 5).
 """
 
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from anchorbench.train.seams import Layout, Optimizer
 
 @optimizers.register
 class Lion(Optimizer):
-    """A step is the sign of the gradient mixed with its mean, so that every weight moves by the learning rate (2302.06675)."""
+    """The sign of a mix of the gradient and its moving average, so every weight moves by the learning rate (2302.06675)."""
 
     class Config(OptimizerConfig):
         kind: Literal["lion"] = "lion"
         beta1: float = Field(default=0.9, ge=0, lt=1)
-        """Share of the mean in what the step is the sign of; the rest is the gradient."""
+        """Share of the moving average in that mix; the rest is the gradient."""
         beta2: float = Field(default=0.99, ge=0, lt=1)
-        """Decay rate of the mean gradient."""
+        """Decay rate of the moving average."""
 
     def __init__(self, configs: Sequence[Any], layout: Layout, like: Tensor) -> None:
         super().__init__(configs, layout, like)

@@ -1,7 +1,7 @@
 """Muon (Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024; the scale of 2502.16982, section 2.2).
 
-The step of a hidden matrix is its momentum with all singular values brought near 1, by a few Newton-Schulz iterations. Query, key
-and value are matrices of their own here. Embeddings, unembedding, biases and gains are left to Adam at the same learning rate.
+The step of a hidden matrix is its momentum with all singular values brought near 1 by a few Newton-Schulz iterations. Query, key
+and value are separate matrices here. Embeddings, unembedding, biases and gains are trained by Adam at the same learning rate.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ from anchorbench.train.optimizers.adamw import AdamW
 from anchorbench.train.seams import Layout, Optimizer
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Coefficients of the iteration: they bring singular values near 1 quickly, to about 0.5 to 1.5, rather than to 1."""
+"""Coefficients of the iteration: they bring singular values to about 0.5 to 1.5 quickly, rather than exactly to 1."""
 
 
 def orthogonalized(matrix: Tensor, iterations: int) -> Tensor:
-    """Roughly UV' for the matrix USV': the quintic Newton-Schulz iteration, on the short side."""
+    """Approximates UV' for the matrix USV' by the quintic Newton-Schulz iteration on the shorter side."""
     a, b, c = NEWTON_SCHULZ
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
@@ -33,25 +33,25 @@ def orthogonalized(matrix: Tensor, iterations: int) -> Tensor:
 
 @optimizers.register
 class Muon(Optimizer):
-    """A step of a hidden matrix is its momentum made orthogonal; everything else is trained by Adam."""
+    """Each hidden matrix's step is its orthogonalized momentum; everything else is trained by Adam."""
 
     class Config(AdamW.Config):
         kind: Literal["muon"] = "muon"  # pyright: ignore[reportIncompatibleVariableOverride]
         momentum: float = Field(default=0.95, ge=0, lt=1)
-        """What is kept of a matrix's mean gradient at each step."""
+        """Decay rate of a matrix's momentum."""
         nesterov: bool = True
-        """Whether the step looks ahead: it mixes the gradient with the new mean once more."""
+        """Nesterov momentum: mixes the gradient with the new momentum once more."""
         iterations: int = Field(default=5, ge=1, le=100)
-        """Newton-Schulz iterations."""
+        """Number of Newton-Schulz iterations."""
         scale: Literal["adamw", "spectral"] = "adamw"
-        """`adamw` gives a step the root mean square of AdamW's steps, 0.2, so that its rates can be used (2502.16982); `spectral`
-        is the original's, the root of outputs over inputs where that is more than 1, with rates around 0.02."""
+        """`adamw` scales steps to the root mean square of AdamW's, 0.2, so that its rates can be used (2502.16982); `spectral` is
+        the original's sqrt(max(1, outputs / inputs)), for rates around 0.02."""
 
         def require(self, recipe: Any) -> None:
             """See `Config`."""
             if any(event.state == "copied" for event in recipe.growth):
                 raise ValueError(
-                    "growth copies the optimizer's state; allowed with 'muon', which keeps it apart by parameter: reset"
+                    "growth copies the optimizer's state; allowed with 'muon', whose state differs by parameter: reset"
                 )
 
     def __init__(self, configs: Sequence[Any], layout: Layout, like: Tensor) -> None:
@@ -65,7 +65,7 @@ class Muon(Optimizer):
         self.state = {**self._adam.state, **{name: view.new_zeros(view.shape) for name, view in mean.items()}}
 
     def step(self, into: Tensor, gradient: Tensor, weights: Tensor, rate: Tensor, t: int) -> None:
-        """See `Optimizer`. Matrices are multiplied member by member, as a batched product may round otherwise than a single one."""
+        """See `Optimizer`. Members' matrices are multiplied one by one, as a batched matmul may round differently."""
         rest = torch.zeros_like(self._adam.like)
         self._adam.step(rest, gradient[:, self._rest], weights, rate, t)
         into.index_add_(1, self._rest, rest)

@@ -1,8 +1,8 @@
-"""SGD normalized tensor by tensor: normalized SGD with momentum (2002.03305, algorithm 1), applied to each parameter by itself.
+"""SGD normalized per tensor: normalized SGD with momentum (2002.03305, algorithm 1), applied to each parameter separately.
 
-The control for AdaShift with `max` or `mean`, which is SGD with one adaptive rate per tensor: here that rate comes from the present
-step alone, and nothing else adapts. A tensor whose gradient is rounding noise, such as a key bias, which softmax ignores, moves as
-far as the others unless `eps` is above the noise.
+The control for AdaShift with `max` or `mean`, which is SGD with one adaptive rate per tensor: here that rate depends only on the
+current step, and nothing else adapts. A tensor whose gradient is rounding noise, such as a key bias, which softmax ignores, moves
+as far as the others unless `eps` is above the noise.
 """
 
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ from anchorbench.train.seams import Layout, Optimizer
 
 @optimizers.register
 class NormalizedSGD(Optimizer):
-    """A step of each tensor is its mean gradient, divided by the size of that mean (2002.03305, algorithm 1)."""
+    """Each tensor's step is its momentum divided by the size of that momentum (2002.03305, algorithm 1)."""
 
     class Config(OptimizerConfig):
         kind: Literal["normalized-sgd"] = "normalized-sgd"
         structural: ClassVar[tuple[str, ...]] = ("by",)
         momentum: float = Field(default=0.9, ge=0, lt=1)
-        """What is kept of the mean at each step; zero is the gradient itself."""
+        """Decay rate of the momentum; 0 uses the gradient itself."""
         by: Literal["rms", "max", "norm"] = "rms"
-        """What is made 1: the root mean square of a tensor's step, its largest entry, or its norm, as in the paper."""
+        """The size that is normalized to 1: a tensor's root mean square, its largest entry, or its norm, as in the paper."""
         eps: float = Field(default=1e-8, gt=0, le=1)
-        """Added to the size that is divided by."""
+        """Added to the size in the denominator."""
 
     def __init__(self, configs: Sequence[Any], layout: Layout, like: Tensor) -> None:
         super().__init__(configs, layout, like)

@@ -12,15 +12,15 @@ from anchorbench.train.seams import Layout, Optimizer
 
 @optimizers.register
 class SGD(Optimizer):
-    """A step is the sum of past gradients, each weighted by a power of `momentum`; zero momentum is plain descent."""
+    """Each step is the sum of past gradients, weighted by powers of `momentum`; 0 gives plain gradient descent."""
 
     class Config(OptimizerConfig):
         kind: Literal["sgd"] = "sgd"
         structural: ClassVar[tuple[str, ...]] = ("nesterov",)
         momentum: float = Field(default=0.9, ge=0, lt=1)
-        """What is kept of the sum at each step."""
+        """Decay rate of the sum."""
         nesterov: bool = False
-        """Whether the step looks ahead: it is the gradient plus `momentum` times the new sum."""
+        """Nesterov momentum: the step is the gradient plus `momentum` times the new sum."""
 
     def __init__(self, configs: Sequence[Any], layout: Layout, like: Tensor) -> None:
         super().__init__(configs, layout, like)

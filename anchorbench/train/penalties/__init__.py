@@ -1,1 +1,1 @@
-"""Penalties on weights, one per file."""
+"""Loss terms on weights or activations, one per file."""

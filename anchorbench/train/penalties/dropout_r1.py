@@ -1,17 +1,17 @@
 """R1, the explicit regularizer of dropout (2207.05952, lemma 1 and section 4): what dropout adds to the loss on average.
 
-It is that of one dropout layer before the linear output, `final` in noise of kind `dropout`, and needs no noise itself. Let h be
-what the output map W reads, j one of its units, i one of n examples, and q the rate, which is 1 - p in the paper:
+It is for one dropout layer before the linear output (`final` in noise of kind `dropout`), and needs no noise itself. Let h be the
+input of the output map W, j one of its units, i one of n examples, and q the dropout rate, 1 - p in the paper:
 
-    mean squared error |Wh - y|^2 / 2    R1 = q / (2 (1-q) n) sum_ij h_ij^2 |W_j|^2, which is exact
+    mean squared error |Wh - y|^2 / 2    R1 = q / (2 (1-q) n) sum_ij h_ij^2 |W_j|^2, exactly
     cross-entropy                        R1 = q / (2 (1-q) n) sum_ij h_ij^2 Var_i(W_j), to second order in h_ij W_j
 
 where Var_i is the variance over the vocabulary under the model's own probabilities for example i. The second form is ours: half the
-diagonal of the Hessian with respect to h, times the noise's variance. It is close where no unit moves a logit by much; a small rate
-alone does not make it so, as a dropped unit is dropped entirely at any rate.
+diagonal of the Hessian with respect to h, times the variance of the noise. It is accurate where no single unit moves a logit by
+much; a small rate alone is not enough, as a dropped unit is dropped entirely at any rate.
 
-With `noise: dropout` of the same rate, the strength -1 takes R1 out of it, and with none, the strength 1 is R1 without the noise:
-the losses L4 and L1 of the paper.
+With `noise: dropout` at the same rate, strength -1 removes R1 from its effect; without noise, strength 1 gives R1 alone: the losses
+L4 and L1 of the paper.
 """
 
 from typing import Any, ClassVar, Literal
@@ -32,15 +32,15 @@ class DropoutR1(ActivationPenalty):
         kind: Literal["dropout-r1"] = "dropout-r1"
         structural: ClassVar[tuple[str, ...]] = ("loss",)
         rate: float = Field(default=0.1, ge=0, lt=1)
-        """The share that the dropout in question drops."""
+        """Rate of that dropout."""
         strength: float = Field(default=1.0, ge=-1000, le=1000)
         """Factor of the term; it may be negative."""
         loss: Literal["cross-entropy", "mse"] = "cross-entropy"
-        """The loss whose term it is; training itself is on cross-entropy."""
+        """The loss that R1 is derived for; training itself uses cross-entropy."""
 
     @classmethod
     def passes_of(cls, config: Any, noise: Any) -> float:
-        """A pass without noise, if the step's own has some."""
+        """A pass without noise, if the step's own pass has noise."""
         return float(noise.kind != "none")
 
     def term(self, forward: Forward, members: slice) -> Tensor:
@@ -57,7 +57,7 @@ def r1(
     rate: Float[Tensor, "*rest"],
     probabilities: Float[Tensor, "*rest n out"] | None = None,
 ) -> Float[Tensor, "*rest"]:
-    """R1 of dropout on `hidden`, which the map `weight` reads: of cross-entropy with these probabilities, else of squared error."""
+    """R1 of dropout on `hidden`, the input of `weight`: for cross-entropy if given probabilities, otherwise for squared error."""
     if probabilities is None:
         curvature = weight.square().sum(-1)[..., None, :]
     else:

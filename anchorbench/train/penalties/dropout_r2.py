@@ -1,12 +1,12 @@
-"""R2, the regularizer of finite steps with dropout (2207.05952, section 4): eps / 4 times |gradient of the noisy loss|^2.
+"""R2, the implicit regularizer of finite steps with dropout (2207.05952, section 4): eps / 4 times |gradient of the noisy loss|^2.
 
-Gradient descent of rate eps on the loss with dropout follows, on average, the flow of loss + R1 + R2 up to O(eps^2). As in the
-paper's experiments, the mean over noise is left out: the gradient is that of one draw, the step's own. Without noise it is the
-implicit regularizer of gradient descent itself (2009.11162).
+Gradient descent with rate eps on the loss with dropout follows, on average, the gradient flow of loss + R1 + R2 up to O(eps^2). As
+in the paper's experiments, the expectation over noise is replaced by one sample, that of the step itself. Without noise, this is
+the implicit regularizer of gradient descent (2009.11162).
 
-The paper's losses: L2 is this term without noise in the recipe, L3 the strength -eps with the recipe's noise as `noise` here too.
-On average the term is eps / 4 times the sum of the squared mean gradient and the trace of the gradient's covariance; the stochastic
-modified equation of 2305.15850 has the former alone in its drift.
+The paper's losses: L2 is this term without noise in the recipe; L3 has strength -eps, and the recipe's noise also as `noise` here.
+In expectation the term is eps / 4 times the sum of the squared mean gradient and the trace of the gradient's covariance; the
+stochastic modified equation of 2305.15850 has only the former in its drift.
 """
 
 from typing import Annotated, Any, Literal
@@ -28,9 +28,9 @@ class DropoutR2(ActivationPenalty):
     class Config(Config):
         kind: Literal["dropout-r2"] = "dropout-r2"
         strength: float = Field(default=0.005, ge=-1000, le=1000)
-        """The learning rate whose term it is; it may be negative."""
+        """The learning rate eps in the term; it may be negative."""
         noise: Annotated[Config, _NOISE] = Field(default_factory=_NOISE.default)
-        """The noise in that loss; none for the term of gradient descent itself."""
+        """The noise in that loss; none gives the term of plain gradient descent."""
 
         @property
         def structure(self) -> tuple[Any, ...]:
@@ -39,7 +39,7 @@ class DropoutR2(ActivationPenalty):
 
     @classmethod
     def passes_of(cls, config: Any, noise: Any) -> float:
-        """The backward pass through forward and backward pass takes two; one more, if the step's own is another."""
+        """Differentiating forward and backward pass takes two passes; one more if the step's own noise differs."""
         return 2.0 + (config.noise != noise)
 
     def term(self, forward: Forward, members: slice) -> Tensor:

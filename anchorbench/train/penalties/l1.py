@@ -11,7 +11,7 @@ from anchorbench.train.seams import Penalty
 
 @penalties.register
 class L1(Penalty):
-    """`strength` times the sum of absolute weights: many weights become zero."""
+    """`strength` times the sum of absolute weights, which drives many weights to zero."""
 
     class Config(Config):
         kind: Literal["l1"] = "l1"

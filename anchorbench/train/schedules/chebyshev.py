@@ -1,9 +1,9 @@
 """Chebyshev steps in fractal order (2103.01338, section 3; their code is in appendix A).
 
-On a quadratic with curvatures between m and M, T steps of plain gradient descent do best if their rates are the inverse nodes of a
-Chebyshev polynomial: most are beyond 2/M, where single steps diverge, and the fractal order keeps all of them together stable. Here
-`lr` stands for 1/M, and rates rise to nearly kappa = M/m times it. Made for `sgd` without momentum; clipping undoes the long steps.
-Controls: other orders of the same rates, and `matched` for a constant rate of the same mean.
+On a quadratic with curvatures between m and M, T steps of plain gradient descent converge fastest if their rates are the inverse
+nodes of a Chebyshev polynomial: most exceed 2/M, where single steps diverge, but in fractal order the whole cycle is stable. Here
+`lr` stands for 1/M, and rates reach nearly kappa = M/m times it. Made for `sgd` without momentum; clipping undoes the long steps.
+Controls: other orders of the same rates, and `matched` for a constant rate with the same mean.
 """
 
 import math
@@ -18,22 +18,22 @@ from anchorbench.train.seams import Schedule
 
 @cache
 def fractal_order(count: int) -> tuple[int, ...]:
-    """The permutation of 1 .. `count`, a power of 2: that of half as many, each number followed by its mirror image."""
+    """The permutation of 1..`count`, a power of 2: that of half as many numbers, each followed by its mirror image."""
     return (1,) if count == 1 else tuple(n for half in fractal_order(count // 2) for n in (half, count + 1 - half))
 
 
 @schedules.register
 class Chebyshev(Schedule):
-    """Repeats Chebyshev steps in fractal order, from `lr` up to kappa times it (2103.01338); ignores `end`."""
+    """Cycles of Chebyshev steps in fractal order, from `lr` up to kappa times `lr` (2103.01338); ignores `end`."""
 
     class Config(Config):
         kind: Literal["chebyshev"] = "chebyshev"
         cycle: int = Field(default=8, ge=1, le=4096)
-        """Steps after which the rates repeat (T in the paper), a power of 2."""
+        """Steps per cycle (T in the paper), a power of 2."""
         kappa: float = Field(default=10.0, ge=1, le=1e6)
-        """Largest over smallest curvature (M/m); 1 is a constant rate."""
+        """Ratio of largest to smallest curvature (M/m); 1 gives a constant rate."""
         order: Literal["fractal", "falling", "rising"] = "fractal"
-        """The order of a cycle's rates; the sorted ones are controls."""
+        """Order of the rates in a cycle; the sorted orders are controls."""
 
         @field_validator("cycle")
         @classmethod

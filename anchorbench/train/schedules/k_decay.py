@@ -1,7 +1,7 @@
 """k-decay (2004.05909): the time in a schedule, t/T, is raised to the power k.
 
-For k above 1 the rate stays high for longer and falls faster at the end, so that the mean rate grows with k: `matched` is the
-control. Our exponential is shifted and scaled to reach `end`, as the others do.
+For k above 1 the rate stays high for longer and falls faster at the end, so the mean rate grows with k: `matched` is the control.
+Our exponential is shifted and scaled to reach `end`, as the others do.
 """
 
 import math
@@ -22,11 +22,11 @@ class KDecay(Schedule):
         base: Literal["polynomial", "cosine", "exponential"] = "polynomial"
         """The schedule for k = 1."""
         k: float = Field(default=1.5, gt=0, le=100)
-        """Power of the time; 1 is the base."""
+        """Power of the time; 1 gives the base schedule."""
         power: float = Field(default=1.0, gt=0, le=100)
-        """Of the polynomial (N in the paper); 1 is a straight line."""
+        """Degree of the polynomial (N in the paper); 1 is linear."""
         speed: float = Field(default=5.0, gt=0, le=100)
-        """Of the exponential: without the shift it would fall to exp(-speed)."""
+        """Speed of the exponential: without the shift, it would fall to exp(-speed)."""
 
     def factor(self, step: int, steps: int, end: float) -> float:
         """See `Schedule`."""

@@ -1,4 +1,4 @@
-"""A straight line."""
+"""Linear decay."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ from anchorbench.train.seams import Schedule
 
 @schedules.register
 class Linear(Schedule):
-    """Falls in a straight line to `end`."""
+    """Falls linearly to `end`."""
 
     class Config(Config):
         kind: Literal["linear"] = "linear"

@@ -1,7 +1,7 @@
-"""Controls of the same area: does a schedule help by its shape, or by its mean rate?
+"""Controls of equal area: does a schedule help by its shape, or by its mean rate?
 
-A cumulative rate is about how far training goes. Whatever is claimed of a schedule should hold against a constant and a linear one
-with the same sum of rates after warm-up.
+The sum of rates is roughly how far training goes. Any claim about a schedule should hold against a constant and a linear one with
+the same sum of rates after warm-up.
 """
 
 from functools import cached_property, lru_cache
@@ -17,21 +17,21 @@ _SHAPE, _OF = Part(schedules, "constant"), Part(schedules, "k-decay")
 
 @schedules.register
 class Matched(Schedule):
-    """One schedule, scaled to the area of another; the peak is then no longer `lr`."""
+    """One schedule, scaled to the area of another, so its peak is no longer `lr`."""
 
     class Config(Config):
         kind: Literal["matched"] = "matched"
         shape: Annotated[Config, _SHAPE] = Field(default_factory=_SHAPE.default)
-        """The schedule that is scaled, such as `constant` or `linear`."""
+        """The schedule to scale, such as `constant` or `linear`."""
         of: Annotated[Config, _OF] = Field(default_factory=_OF.default)
-        """The schedule whose area it gets."""
+        """The schedule whose area it is scaled to."""
 
         @cached_property
         def _hash(self) -> int:
             return hash(self.model_dump_json())
 
         def __hash__(self) -> int:
-            """By its text, as lists in a part have no hash."""
+            """Hash of its text, as parts may hold lists, which have no hash."""
             return self._hash
 
     def factor(self, step: int, steps: int, end: float) -> float:
@@ -45,6 +45,6 @@ def _factor(config: Config, step: int, steps: int, end: float) -> float:
 
 @lru_cache(maxsize=1024)
 def _scale(config: Matched.Config, steps: int, end: float) -> float:
-    """What the shape is multiplied by."""
+    """The factor by which the shape is scaled."""
     area, given = (sum(_factor(part, step, steps, end) for step in range(1, steps + 1)) for part in (config.of, config.shape))
     return area / given if given else 0.0

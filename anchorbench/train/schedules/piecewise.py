@@ -1,4 +1,4 @@
-"""Steps down, or up, at given times."""
+"""Step changes of the learning rate at given times."""
 
 from typing import Annotated, Literal
 
@@ -17,14 +17,14 @@ class Piecewise(Schedule):
     class Config(Config):
         kind: Literal["piecewise"] = "piecewise"
         factors: Annotated[list[Change], Field(max_length=1000)] = []
-        """Pairs [step, factor], steps counted after warm-up: from after that step on the rate is lr times the factor."""
+        """Pairs [step, factor], steps counted after warm-up: after that step, the rate is lr times the factor."""
 
         @field_validator("factors")
         @classmethod
         def _in_order(cls, factors: list[tuple[int, float]]) -> list[tuple[int, float]]:
             steps = [step for step, _ in factors]
             if steps != sorted(set(steps)):
-                raise ValueError(f"has the steps {steps}; allowed: steps that grow")
+                raise ValueError(f"has the steps {steps}; allowed: increasing steps")
             return factors
 
     def factor(self, step: int, steps: int, end: float) -> float:

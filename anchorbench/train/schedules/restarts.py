@@ -11,7 +11,7 @@ from anchorbench.train.seams import Schedule
 
 @schedules.register
 class Restarts(Schedule):
-    """Falls along half a cosine wave to `end` within each period, and starts again at the peak."""
+    """Falls along half a cosine wave to `end` in each period, then restarts at the peak."""
 
     class Config(Config):
         kind: Literal["restarts"] = "restarts"

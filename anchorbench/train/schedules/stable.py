@@ -10,12 +10,12 @@ from anchorbench.train.seams import Schedule
 
 @schedules.register
 class Stable(Schedule):
-    """Stays at the peak, and falls in a straight line to `end` in the last part."""
+    """Stays at the peak, then falls linearly to `end` in the last part of training."""
 
     class Config(Config):
         kind: Literal["stable"] = "stable"
         decay: float = Field(default=0.1, gt=0, le=1)
-        """The share of the steps in which the rate falls."""
+        """Share of the steps during which the rate falls."""
 
     def factor(self, step: int, steps: int, end: float) -> float:
         """See `Schedule`."""
