@@ -21,7 +21,7 @@ from anchorbench.claims.arms import (
 from anchorbench.sweeps.run_folder import Run
 
 WAYS = {"synonym": "pairs of the synonym", "doubled": "doubled pairs", "nothing": "more of the same"}
-RATIOS = (5, 9, 19)
+RATIOS = (5, 19)
 LEARNED, GAIN = 0.9, 0.3
 
 
@@ -48,7 +48,7 @@ class SynonymAugmentation(ClaimOnArms):
     ground = (
         "Task near-synonym: anchor 9 adds -2 like 3, and (4,9) and (9,4) are held out. To 1 part of pairs of 9 come m + 1 parts of"
         " pairs of 1, 2 and 4, and m parts of pairs of 3 (A) or of doubled pairs 11, 22, 44 and 99 (B); C has as many examples,"
-        " half of them pairs of 9. m is 5, 9 and 19, and there are 1000 (m + 1) examples. Shares in B are unknown, ours are"
+        " half of them pairs of 9. m is 5 and 19, and there are 1000 (m + 1) examples. Shares in B are unknown, ours are"
         " those of A." + SMALLER
     )
     measures = {
@@ -69,10 +69,10 @@ class SynonymAugmentation(ClaimOnArms):
         "Last accuracy of single runs: A .91 and 1.0 from 4000 examples and 1 from 6000 on; B at most .6 and C at most .15 up to"
         " 20,000."
     )
-    seconds = 280
+    seconds = 100
     scales = {
         "laptop": Arms(
-            seeds=8,
+            seeds=6,
             base=small("near-synonym", steps=3000),
             arms={label(way, ratio): arm(way, ratio) for way in WAYS for ratio in RATIOS},
         ),
