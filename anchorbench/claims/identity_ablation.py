@@ -64,7 +64,14 @@ class IdentityAblation(ClaimOnArms):
     published = (
         "Mean of 5 seeds: two layers 1.00, one layer .086, one layer with shifted values 1.00, two without feed-forward .987."
     )
-    seconds = 60
+    reading = (
+        "All rows replicate, to within a few hundredths. One layer fits the training examples almost as well as two, so what it"
+        " lacks is not capacity: it memorizes. With the same parameters and values moved by one token it answers all. Attention"
+        " agrees with the paper's account: the second layer reads from the key with .98 of its weight, and the first one looks"
+        " from the key to the anchor with .38, three times an even share or more, and needs no more as the anchor's mark only has"
+        " to be seen."
+    )
+    seconds = 35
     scales = {
         "laptop": Arms(seeds=8, base=small("identity", steps=1200, data_size=1000), arms=ARMS),
         "paper": Arms(
