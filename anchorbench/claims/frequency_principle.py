@@ -54,6 +54,11 @@ class FrequencyPrinciple(ClaimOnArms):
         "Loss falls and accuracy rises first for two identities, in a figure (2000 examples, 4 layers of 4 heads); no number is"
         " given."
     )
+    reading = (
+        "The order replicates: with x + 1 it takes twice as many steps. The controls say why, and that is not a frequency in the"
+        " key: two anchors that both add 1 are learned as fast as two copies, and one that adds 20 is delayed as one that adds 1,"
+        " or a little less. What takes time is that two anchors have to be told apart at all."
+    )
     seconds = 60
     scales = {
         "laptop": Arms(

@@ -67,9 +67,9 @@ class IdentityAblation(ClaimOnArms):
     reading = (
         "All rows replicate, to within a few hundredths. One layer fits the training examples almost as well as two, so what it"
         " lacks is not capacity: it memorizes. With the same parameters and values moved by one token it answers all. Attention"
-        " agrees with the paper's account: the second layer reads from the key with .98 of its weight, and the first one looks"
-        " from the key to the anchor with .38, three times an even share or more, and needs no more as the anchor's mark only has"
-        " to be seen."
+        " agrees with the paper's account in the second layer, which reads from the key with .98 of its weight; the first one"
+        " looks from the key to the anchor with .38, where an even share would be .24: a soft shift, as all that the second one"
+        " needs is a mark of the anchor at the key."
     )
     seconds = 35
     scales = {
