@@ -63,7 +63,14 @@ class CondensationSmallInit(ClaimOnArms):
         " each. It does not if one of them lies below 1. Else, or if fit is below 0.9 on average, it cannot be told."
     )
     published = "Cosines of the neurons become 1 or -1 from small weights, in a figure; no number is given."
-    seconds = 50
+    reading = (
+        "It replicates, and by more than the rule asks: from gamma 2 there are a third of the directions in feed-forward layers and"
+        " an eighth in queries, while from gamma 0.5 the count stays that of a random matrix throughout. The trend over gamma is"
+        " steep between 0.5 and 1. From gamma 1.5 and 2 neurons condense at once, to 2 directions by step 60, long before the task"
+        " is learned, and spread a little while it is. All rates fit as well in the end, and the smaller the weights the later, up"
+        " to twice: on this task condensation buys nothing that is seen."
+    )
+    seconds = 40
     scales = {
         "laptop": Arms(
             seeds=8,

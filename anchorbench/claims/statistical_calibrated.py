@@ -68,7 +68,11 @@ class StatisticalCalibrated(ClaimOnArms):
         " Else, or if mass is below 0.9 on average, so that the key is not found, it cannot be told."
     )
     published = "Probabilities of x and x + 1 converge to .8 and .2 on unseen data, in a figure (1800 examples)."
-    seconds = 60
+    reading = (
+        "All three probabilities are met within .02. What is missing from 1 went to other tokens, .02 at unseen combinations, and"
+        " mostly from the rarer answer."
+    )
+    seconds = 45
     scales = {
         "laptop": Arms(
             seeds=8,
