@@ -95,6 +95,10 @@ class ReadingComprehensionLearned(Learned):
         " Question 2 is never asked where its value comes second: these are the groups never trained, of our own." + SMALLER
     )
     published = "1.00 from 2000 examples, 4 layers of 4 heads."
+    reading = (
+        "It replicates in 200 steps, and needs fewer examples than the paper's: .96 from 500. What was held out is a question"
+        " together with a place, and .96 of it is right after all; from 500 examples .68."
+    )
     seconds = 30
     scales = {
         "laptop": Arms(
@@ -163,6 +167,10 @@ class CompositionLearned(Learned):
         "Unseen data 1.00, pair (3,4) .942 at the end and 1.00 at most, from 20,000 examples (10 layers of 7 heads); means of 4"
         " runs of the pair: .92 with 4 layers of 4 heads, .99 with 6 of 5, .98 with 8 of 6, 1.00 with 10 of 7."
     )
+    reading = (
+        "It replicates, from a quarter of the examples as well (.98, and .93 of the held-out pair). The small model needs no 10"
+        " layers for it: its mirror is trained, and reading the pair without its order is enough."
+    )
     seconds = 55
     scales = {
         "laptop": Arms(seeds=8, base=small("composition", steps=4000), arms=sizes(20_000)),
@@ -188,6 +196,10 @@ class WorkingMemoryLearned(Learned):
         " The generator is unpublished; (3,4) and (4,3) are never trained, of our own." + SMALLER
     )
     published = "1.00 from 40,000 examples in 1000 epochs, 4 layers of 4 heads."
+    reading = (
+        "It replicates: four of five seeds are right throughout, one has .89 and would need more steps. Pairs never trained, of"
+        " either order, are composed as well, .97: nothing here asks for more than adding two offsets."
+    )
     seconds = 110
     scales = {
         "laptop": Arms(
