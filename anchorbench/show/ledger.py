@@ -30,6 +30,10 @@ TFLOPS = 10.0
 """Speed for estimating the cost of paper scale, in TFLOP/s: roughly what a recent GPU sustains on small models in fp32."""
 
 
+MOST_TICKS = 8
+"""On a logarithmic axis, where they would overlap."""
+
+
 class Entry(Plain):
     """The result of a claim, with everything needed to show it and to detect that it is stale."""
 
@@ -401,7 +405,8 @@ def draw(panels: Sequence[Panel], path: Path) -> Path:
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         if panel.log_x:
             axes.set_xscale("log")
-            axes.set_xticks(panel.curves[0].x)
+            places = panel.curves[0].x
+            axes.set_xticks(places[:: -(-len(places) // MOST_TICKS)])
             axes.xaxis.set_major_formatter(ScalarFormatter())
             axes.xaxis.set_minor_locator(NullLocator())
         else:
