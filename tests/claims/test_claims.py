@@ -34,6 +34,7 @@ GOOD: dict[str, dict[str, float]] = {
         "gap": 6,
         "converged": 0.9,
     },
+    "exceptions-slow": {"one": 1, "all": 1, "reached": 1},
     "fractal-chebyshev": {
         "residual": 0,
         "growth_fractal": -0.1,
@@ -44,6 +45,8 @@ GOOD: dict[str, dict[str, float]] = {
     },
     "grafting": {"over_sgd": 0.8, "to_adam": 0.0},
     "k-decay": {"gain": 0.05, "gain_higher": 0.05, "gain_plateau": 0.05},
+    "phase-diagram": {"by_gamma": 0.8, "by_decay": 0.8, "fit": 1},
+    "rate-and-decay": {"by_rate": 0.5, "by_decay": 0.5, "condensed_rate": 1, "condensed_decay": 1, "fit": 1},
     "rate-without-scale": {"effect": 0, "effect_plain": 0.4, "effect_same": 0.4, "fit": 0.9},
     "scale-invariance": {
         "invariance": -13,
@@ -64,6 +67,9 @@ ONLY_UNDECIDED = {
     ("dropout-regularization", "unmatched"),
     ("embedding-principle", "converged"),
     ("embedding-principle", "gap"),
+    ("exceptions-slow", "reached"),
+    ("phase-diagram", "fit"),
+    ("rate-and-decay", "fit"),
     ("rate-without-scale", "effect_plain"),
     ("rate-without-scale", "effect_same"),
     ("rate-without-scale", "fit"),
