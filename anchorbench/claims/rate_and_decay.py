@@ -58,7 +58,7 @@ class RateAndDecay(ClaimOnArms):
     ground = (
         "Composite with 40 keys and sequences of 5; the paper's 3-layer post-LN ReLU model without biases at width 32 instead"
         " of 400, gamma 0.5, 1,500 steps in batches of 64: three learning rates that all fit, from 0.002 to 0.008, with decays"
-        " 0.01 and 0.3. Each effect is averaged over the other axis. Each of the six pairs is held out by two seeds, and"
+        " 0.01 and 0.3. Each effect is averaged over the other axis. Each of the six pairs is held out by one seed, and"
         " intervals are over pairs; the paper holds out one pair and averages nine runs. The paper scale has the paper's five"
         " rates and its decays."
     )
