@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -17,9 +17,6 @@ from pydantic import Field, model_validator
 from anchorbench.files import Plain
 from anchorbench.intervals import mean_and_half_width
 from anchorbench.registry import MAX_NAME, Registry, did_you_mean
-
-if TYPE_CHECKING:
-    from anchorbench.recipe import Recipe
 
 Verdict = Literal["replicates", "does not replicate", "cannot be told at this scale"]
 REPLICATES, DOES_NOT, CANNOT = get_args(Verdict)
@@ -150,8 +147,8 @@ class Claim(ABC):
         self.settings, self.runs = settings, runs
 
     @classmethod
-    def recipes(cls, settings: Any) -> "list[Recipe]":
-        """What is trained with every seed, of claims that train recipes; what that costs is worked out from them."""
+    def recipes(cls, settings: Any) -> list[Any]:
+        """The recipes that are trained with every seed, of claims that train recipes; what that costs is worked out from them."""
         return []
 
     @abstractmethod

@@ -16,6 +16,7 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
         "layer-sharing": {"model.kind": "layer-sharing", "model.n_layer": 3, "model.share": "pairs"},
         "border-tokens": {"model.kind": "border-tokens", "model.before": 2, "model.after": 1},
         "scale-invariant": {"model.kind": "scale-invariant"},
+        "shifted-values": {"model.kind": "shifted-values"},
     },
     "initializer": {"rate": {"init.gamma": 0.6}},
     "optimizer": {

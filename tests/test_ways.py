@@ -18,6 +18,7 @@ LEFT_OUT = {
     "grafted-sgd": "its rates are measured in another run; the claim grafting is about it",
     "matched": "is a control",
     "piecewise": "is a schedule written out",
+    "shifted-values": "is for sequences in which one token points to the next; the claim identity-ablation is about it",
 }
 
 

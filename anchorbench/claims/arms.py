@@ -139,6 +139,11 @@ def accuracy(run: Run) -> float:
     return run.result.accuracy_iid.value
 
 
+def accuracy_train(run: Run) -> float:
+    """Share right on training examples, at the end of training."""
+    return run.result.accuracy_train.value
+
+
 def composed(run: Run) -> float:
     """Share of held-out answers composed, at the end of training."""
     return run.result.inferential or 0.0
@@ -159,22 +164,26 @@ def highest(field: str) -> Read:
     return lambda run: max(point[field] or 0.0 for point in run.trajectory())
 
 
+def crossing(x: Sequence[float], y: Sequence[float], level: float = 0.5) -> float:
+    """Where y first reaches the level, interpolated in the logarithm of x; the last x if it never does."""
+    for at, value in enumerate(y):
+        if value >= level:
+            if at == 0:
+                return float(x[0])
+            share = (level - y[at - 1]) / (value - y[at - 1])
+            return float(x[at - 1] * (x[at] / x[at - 1]) ** share)
+    return float(x[-1])
+
+
 def first_step(field: str, bound: float, *, falls: bool = False) -> Read:
-    """The first step at which a field of the trajectory is at least `bound` (at most, if it falls), interpolated in the logarithm
-    of the step between evaluations; infinite if none is.
+    """The step at which a field of the trajectory is first at least `bound` (at most, if it falls), interpolated between
+    evaluations as by `crossing`; the last step if it never is.
     """
+    sign = -1 if falls else 1
 
     def read(run: Run) -> float:
-        points = [(point["step"], point[field]) for point in run.trajectory() if point[field] is not None]
-        sign = -1 if falls else 1
-        for number, (step, value) in enumerate(points):
-            if sign * value >= sign * bound:
-                if number == 0:
-                    return float(step)
-                earlier, before = points[number - 1]
-                share = (bound - before) / (value - before)
-                return float(earlier * (step / earlier) ** share)
-        return float("inf")
+        points = [(point["step"], sign * point[field]) for point in run.trajectory() if point[field] is not None]
+        return crossing([step for step, _ in points], [value for _, value in points], sign * bound)
 
     return read
 

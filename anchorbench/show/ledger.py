@@ -31,6 +31,10 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 """Okabe and Ito's, which the colour-blind can tell apart."""
 
 
+MOST_TICKS = 8
+"""On a logarithmic axis, where they would overlap."""
+
+
 class Entry(Plain):
     """The result of a claim, with all that it takes to show it and to tell whether it is stale."""
 
@@ -402,7 +406,8 @@ def draw(panels: Sequence[Panel], path: Path) -> Path:
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         if panel.log_x:
             axes.set_xscale("log")
-            axes.set_xticks(panel.curves[0].x)
+            places = panel.curves[0].x
+            axes.set_xticks(places[:: -(-len(places) // MOST_TICKS)])
             axes.xaxis.set_major_formatter(ScalarFormatter())
             axes.xaxis.set_minor_locator(NullLocator())
         else:

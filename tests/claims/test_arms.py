@@ -166,9 +166,10 @@ def test_the_first_step_by_hand() -> None:
     points = [{"step": 100, "loss": 2.0, "a": 0.2}, {"step": 400, "loss": 1.0, "a": 0.6}, {"step": 800, "loss": None, "a": 0.9}]
     assert arms.first_step("a", 0.4)(run_of(points)) == pytest.approx(200)
     assert arms.first_step("a", 0.1)(run_of(points)) == 100
-    assert arms.first_step("a", 0.95)(run_of(points)) == float("inf")
+    assert arms.first_step("a", 0.95)(run_of(points)) == 800
     assert arms.first_step("loss", 1.5, falls=True)(run_of(points)) == pytest.approx(200)
-    assert arms.first_step("loss", 0.5, falls=True)(run_of(points)) == float("inf")
+    assert arms.first_step("loss", 0.5, falls=True)(run_of(points)) == 400
+    assert arms.crossing([10, 1000], [0, 1]) == pytest.approx(100)
     assert arms.highest("a")(run_of(points)) == 0.9
 
 

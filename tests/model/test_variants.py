@@ -82,6 +82,24 @@ def test_border_tokens_stand_around_the_tokens() -> None:
     assert model.border[0].std() > 0, "drawn as an embedding is"
 
 
+def test_values_are_those_of_the_next_token() -> None:
+    """The first layer's attention is that of the plain model's pattern over values that are moved by hand."""
+    stack, plain = Stack(members(WAYS["model"]["shifted-values"], 2)), Stack(members({}, 2))
+    for parameter, ours in zip(plain.model.parameters(), stack.model.parameters(), strict=True):
+        parameter.data.copy_(ours)
+    tokens = stack._batches.batch(1)[0]
+    x = plain.model.embed(tokens)
+    seq, block, usual = tokens.shape[2], stack.model.layers[0], plain.model.layers[0]
+    moved, pattern = block._attention(x, x, seq)
+    torch.testing.assert_close(pattern, usual._attention(x, x, seq)[1])
+    head, d_head = usual.shape.n_head, usual.shape.d_head
+    values = usual.value(x).view(*tokens.shape, head, d_head)
+    after = torch.cat([values[:, :, 1:], torch.zeros_like(values[:, :, :1])], 2)
+    expected = torch.einsum("mbhqk,mbkhd->mbqhd", pattern, after).reshape(moved.shape)
+    torch.testing.assert_close(moved, expected, rtol=1e-4, atol=1e-6)
+    assert type(stack.model.layers[1].value) is type(usual.value), "the other layers are as usual"
+
+
 class TestScaleInvariant:
     """2202.00980: logits do not see the encoder's scale, and the gradient is orthogonal to it."""
 
