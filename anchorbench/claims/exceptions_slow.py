@@ -1,4 +1,8 @@
-"""Data complexity: are data in which all pairs follow the rule fit sooner than data with exceptions? (2405.05409v1; 2501.08537)"""
+"""Data complexity: are data in which all pairs follow the rule fit sooner than data with exceptions? (2405.05409v1; 2501.08537)
+
+Version 1 trained for 1,500 steps, in which a third of the runs reached the loss: it could not be told. Version 2 has 3,000, in which
+all pilot runs did, and seeds of its own.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,6 +39,8 @@ class ExceptionsSlow(ClaimOnArms):
     """See the module."""
 
     name = "exceptions-slow"
+    version = 2
+    first_seed = 100
     paper = "Zhang et al., Complexity control (2501.08537), figure 8; 2405.05409v1, section on data complexity"
     statement = (
         "With small initial weights, data in which all pairs of anchors follow the rule are fit in fewer steps than data in"
@@ -42,7 +48,7 @@ class ExceptionsSlow(ClaimOnArms):
     )
     ground = (
         "The paper's task with 40 keys and sequences of 5, no pair held out and 0, 1 or 6 of the six unordered pairs with an"
-        " offset of their own; its post-LN ReLU model without biases with 2 layers of width 32 instead of 400, 1,500 steps in"
+        " offset of their own; its post-LN ReLU model without biases with 2 layers of width 32 instead of 400, 3,000 steps in"
         " batches of 64, at gamma 0.8 as in the paper and, beside it, 0.5. The measure is the paper's: the first step with a"
         " training loss below 0.1. The paper scale has all numbers of exceptions."
     )
@@ -60,7 +66,7 @@ class ExceptionsSlow(ClaimOnArms):
         " reached is below 0.9, it cannot be told."
     )
     published = "At gamma 0.8 data without exceptions reach the loss first, and each further pair with one delays it (figure only)."
-    seconds = 90
+    seconds = 180
     scales = {
         "laptop": settings_of(
             seeds=8,
@@ -71,7 +77,7 @@ class ExceptionsSlow(ClaimOnArms):
                 "init": INIT,
                 "optimizer": {"lr": 3e-3, "warmup": 100, "start": 0.04, "end": 0.04},
                 "batch": 64,
-                "steps": 1500,
+                "steps": 3000,
             },
             exceptions=(0, 1, 6),
         ),
