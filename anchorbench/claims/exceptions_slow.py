@@ -1,7 +1,7 @@
 """Data complexity: are data in which all pairs follow the rule fit sooner than data with exceptions? (2405.05409v1; 2501.08537)
 
-Version 1 trained for 1,500 steps, in which a third of the runs reached the loss: it could not be told. Version 2 has 3,000, in which
-all pilot runs did, and seeds of its own.
+Version 1 trained for 1,500 steps, in which a third of the runs reached the loss: it could not be told. Version 2 has 3,000, in
+which all pilot runs did, and seeds of its own.
 """
 
 from collections.abc import Mapping, Sequence
