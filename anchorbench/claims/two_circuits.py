@@ -70,6 +70,13 @@ class TwoCircuits(ClaimOnArms):
         " else, or if fit is below 0.75, it cannot be told."
     )
     published = "One model of each kind is shown, with the flow of attention drawn and blocks of 4 by 4 cosines of .91 to .98."
+    reading = (
+        "The two circuits are there, and tell how much a run composes within each arm as well (correlations of 0.6 to 0.8 after"
+        " the means of arms are taken out). They are no clean alternative: runs with the circuit of the anchors compose from"
+        " 0.46 to 0.99 of held-out answers, and two runs that compose half of them have the other one. The papers' order of"
+        " gamma is turned round: of these post-LN models the ones with smaller initial weights compose less, and most of them"
+        " merge the pair."
+    )
     seconds = 75
     scales = {
         "laptop": solutions(6, post_ln(2) | {"task_config": {"key_max": 59, "seq_len": 6}}, (0.5, 0.8), (0.01, 0.3)),
