@@ -95,10 +95,10 @@ class ConflictPhases(ClaimOnArms):
         "Answered by the rule in about 100% at small weights and the exception repeated in about 100% at larger ones (the"
         " maximum over nine learning rates, mean of three seeds)."
     )
-    seconds = 450
+    seconds = 320
     scales = {
         "laptop": settings_of(
-            seeds=6,
+            seeds=5,
             base={
                 "task": "composite",
                 "variant": "conflict",
