@@ -76,8 +76,8 @@ class CondensedWeights(ClaimOnArms):
         "The first half stands without doubt: small initial weights end in a third of the directions and less than half of the"
         " stable rank, and weight decay alone halves the directions as well. That condensation goes with composing is not seen:"
         " neither it nor stable rank nor ordered embeddings is correlated with what a run composes. We believe that"
-        " condensation tells how a model was trained and not how it answers; about twice as many runs would tell a correlation"
-        " of zero from one of 0.3."
+        " condensation tells how a model was trained and not how it answers; about four times as many runs would tell a"
+        " correlation of zero from one of 0.3."
     )
     seconds = 65
     scales = {
