@@ -66,7 +66,13 @@ class ExceptionsSlow(ClaimOnArms):
         " reached is below 0.9, it cannot be told."
     )
     published = "At gamma 0.8 data without exceptions reach the loss first, and each further pair with one delays it (figure only)."
-    seconds = 180
+    reading = (
+        "One pair with an exception delays the fit by a fifth of the steps, which is shown and is the paper's point. Exceptions"
+        " for all six pairs do not show a delay: there the data follow a table of unordered pairs, which has no exceptions"
+        " either. So what takes time may be the mixture rather than the number of exceptions, and more of them need not take"
+        " longer."
+    )
+    seconds = 150
     scales = {
         "laptop": settings_of(
             seeds=8,
