@@ -16,6 +16,9 @@ GOOD: dict[str, dict[str, float]] = {
     "classification-learned": {"accuracy": 0.99, "fit": 1.0},
     "composition-learned": {"accuracy": 0.99, "held_out": 0.97, "fit": 1.0},
     "condensation-small-init": {"fewer_queries": 2.0, "fewer_first": 2.0, "fewer_second": 2.0, "fit": 0.99},
+    "condensed-weights": {"composing": 0.6, "directions": 1, "ranks": 1, "fit": 1},
+    "conflict-phases": {"effect": 0.8, "trend": 0, "fit": 1},
+    "decay-window": {"window": 0.8, "decayed": 0.8, "fit": 1},
     "dropout-regularization": {
         "identity": 0,
         "condensed_r1": -2,
@@ -35,6 +38,7 @@ GOOD: dict[str, dict[str, float]] = {
         "gap": 6,
         "converged": 0.9,
     },
+    "exceptions-slow": {"one": 1, "all": 1, "reached": 1},
     "fractal-chebyshev": {
         "residual": 0,
         "growth_fractal": -0.1,
@@ -48,7 +52,10 @@ GOOD: dict[str, dict[str, float]] = {
     "identity-ablation": {"one": 0.1, "shifted": 0.99, "narrow": 0.99, "two": 1.0},
     "identity-sample-size": {"learned": 0.99, "learned_few": 0.1, "memorized": 1.0},
     "k-decay": {"gain": 0.05, "gain_higher": 0.05, "gain_plateau": 0.05},
+    "memory-bias": {"bias": 1, "learned": 1},
     "multi-anchor-masked": {"masked_ten": 0.9, "masked_two": 0.0, "fit_ten": 0.99, "fit_two": 0.99},
+    "phase-diagram": {"by_gamma": 0.8, "by_decay": 0.8, "fit": 1},
+    "rate-and-decay": {"by_rate": 0.5, "by_decay": 0.5, "condensed_rate": 1, "condensed_decay": 1, "fit": 1},
     "rate-without-scale": {"effect": 0, "effect_plain": 0.4, "effect_same": 0.4, "fit": 0.9},
     "reading-comprehension-learned": {"accuracy": 0.99, "fit": 1.0},
     "recitation-forward-first": {"gap": 0.2, "forward": 0.99},
@@ -64,6 +71,7 @@ GOOD: dict[str, dict[str, float]] = {
     "statistical-calibrated": {"off": 0.01, "off_next": 0.01, "off_all": 0.01, "mass": 0.99},
     "svrg-least-squares": {"under_first": 0.5, "under_last": -5, "over_least": 0.2, "check": 0.01},
     "synonym-augmentation": {"composed": 0.99, "over_doubled": 0.8, "over_nothing": 0.9, "fit": 0.95},
+    "two-circuits": {"carry": 0.6, "merge": 0.6, "blocks": 0.6, "fit": 1},
     "working-memory-learned": {"accuracy": 0.99, "fit": 1.0},
 }
 """What the measures that decide have to be for the claim to replicate; a claim that is not here fails a test."""
@@ -71,14 +79,22 @@ ONLY_UNDECIDED = {
     ("classification-learned", "fit"),
     ("composition-learned", "fit"),
     ("condensation-small-init", "fit"),
+    ("condensed-weights", "fit"),
+    ("conflict-phases", "fit"),
+    ("conflict-phases", "trend"),
+    ("decay-window", "fit"),
     ("dropout-regularization", "unmatched"),
     ("embedding-principle", "converged"),
     ("embedding-principle", "gap"),
+    ("exceptions-slow", "reached"),
     ("frequency-principle", "fit"),
     ("identity-ablation", "two"),
     ("identity-sample-size", "memorized"),
+    ("memory-bias", "learned"),
     ("multi-anchor-masked", "fit_ten"),
     ("multi-anchor-masked", "fit_two"),
+    ("phase-diagram", "fit"),
+    ("rate-and-decay", "fit"),
     ("rate-without-scale", "effect_plain"),
     ("rate-without-scale", "effect_same"),
     ("rate-without-scale", "fit"),
@@ -89,6 +105,7 @@ ONLY_UNDECIDED = {
     ("statistical-calibrated", "mass"),
     ("svrg-least-squares", "check"),
     ("synonym-augmentation", "fit"),
+    ("two-circuits", "fit"),
     ("working-memory-learned", "fit"),
 }
 """Measures that can only make a run undecided."""
@@ -114,7 +131,7 @@ def test_the_texts_are_complete(name: str) -> None:
     assert re.fullmatch(r"[^.]+(\.\d[^.]*)*\.", claim.statement), "one sentence"
     assert "It replicates if" in claim.rule
     assert "cannot be told" in claim.rule
-    assert 0 < claim.seconds <= 600, "five minutes on two cores"
+    assert 0 < claim.seconds <= 1000, "about a quarter of an hour on one core"
     assert list(claim.scales) == list(SCALES)
     for settings in claim.scales.values():
         again = type(settings).model_validate(json.loads(settings.model_dump_json()))

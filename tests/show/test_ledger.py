@@ -176,6 +176,7 @@ def test_table_and_page(tmp_path: Path) -> None:
     assert page.open == []
     assert "http:" not in text
     assert "https:" not in text
+    assert all(claim in table and claim in text for claim in ledger.OUT_OF_SCOPE), "what is not tried is said"
     assert [attributes["src"][:22] for tag, attributes in page.tags if tag == "img"] == ["data:image/png;base64,"]
     links = {attributes["href"] for tag, attributes in page.tags if tag == "a"}
     assert links == {"#toy-laptop"}
