@@ -14,7 +14,6 @@ from anchorbench.parts import estimators, growths, models, noises, optimizers, p
 from anchorbench.ways import ARMS, COMPARISONS, GAMMAS, compare, holm, matched, recipe_of, table
 
 LEFT_OUT = {
-    "dropout-r2": "takes three times as long as any other, a quarter of the whole study",
     "grafted-sgd": "its rates are measured in another run; the claim grafting is about it",
     "matched": "is a control",
     "piecewise": "is a schedule written out",
