@@ -1,4 +1,8 @@
-"""Four tasks of the paper, one claim each: a transformer learns the task from so many examples, at unseen keys and positions."""
+"""Four tasks of the paper, one claim each: a transformer learns the task from so many examples, at unseen keys and positions.
+
+Version 1 of classification was trained for a third of the steps, in which half of the seeds did not leave the plateau of guessing.
+Version 2 has the same rule, and seeds of its own.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -91,6 +95,10 @@ class ReadingComprehensionLearned(Learned):
         " Question 2 is never asked where its value comes second: these are the groups never trained, of our own." + SMALLER
     )
     published = "1.00 from 2000 examples, 4 layers of 4 heads."
+    reading = (
+        "It replicates in 200 steps, and needs fewer examples than the paper's: .96 from 500. What was held out is a question"
+        " together with a place, and .96 of it is right after all; from 500 examples .68."
+    )
     seconds = 30
     scales = {
         "laptop": Arms(
@@ -111,6 +119,8 @@ class ClassificationLearned(Learned):
     """Classification from 100,000 examples."""
 
     name = "classification-learned"
+    version = 2
+    first_seed = 100
     paper = f"{PAPER}, classification"
     statement = "From 100,000 examples a transformer learns to give the class of the nearest of three values in its context."
     ground = (
@@ -119,12 +129,18 @@ class ClassificationLearned(Learned):
         " 1 head here too."
     )
     published = "Test accuracy .994, train 1.0, from 100,000 examples in a long training, 2 layers of 1 head."
-    seconds = 75
+    reading = (
+        "It is learned, but whether to .9 cannot be told: all seeds fit what they are trained on, and at unseen values and"
+        " positions they reach .84 to .98, the paper .994. Guessing one of three gives a plateau that the seeds leave at very"
+        " different times (version 1 ended while half of them were on it), so a longer training would be the first thing to try,"
+        " and more than 6 seeds."
+    )
+    seconds = 100
     scales = {
         "laptop": Arms(
             seeds=6,
-            base=small("nearest-value-classification", variant="paper-format", steps=10_000),
-            arms=sizes(100_000),
+            base=small("nearest-value-classification", variant="paper-format", steps=30_000),
+            arms={"100000 examples": {"data_size": 100_000}},
         ),
         "paper": Arms(
             seeds=6,
@@ -157,6 +173,10 @@ class CompositionLearned(Learned):
         "Unseen data 1.00, pair (3,4) .942 at the end and 1.00 at most, from 20,000 examples (10 layers of 7 heads); means of 4"
         " runs of the pair: .92 with 4 layers of 4 heads, .99 with 6 of 5, .98 with 8 of 6, 1.00 with 10 of 7."
     )
+    reading = (
+        "It replicates, from a quarter of the examples as well (.98, and .93 of the held-out pair). The small model needs no 10"
+        " layers for it: its mirror is trained, and reading the pair without its order is enough."
+    )
     seconds = 55
     scales = {
         "laptop": Arms(seeds=8, base=small("composition", steps=4000), arms=sizes(20_000)),
@@ -182,6 +202,10 @@ class WorkingMemoryLearned(Learned):
         " The generator is unpublished; (3,4) and (4,3) are never trained, of our own." + SMALLER
     )
     published = "1.00 from 40,000 examples in 1000 epochs, 4 layers of 4 heads."
+    reading = (
+        "It replicates: four of five seeds are right throughout, one has .89 and would need more steps. Pairs never trained, of"
+        " either order, are composed as well, .97: nothing here asks for more than adding two offsets."
+    )
     seconds = 110
     scales = {
         "laptop": Arms(

@@ -14,7 +14,7 @@ from anchorbench.show import ledger
 
 def reproduce(name: str, scale: str, out: Path, runs: Path) -> None:
     """Runs the claim of this name, or, for `all`, every claim whose result at this scale is missing, damaged or stale; what claims
-    train is kept in `runs`/CLAIM/SCALE.
+    train is kept in `runs`/CLAIM/SCALE-VERSION.
 
     Raises ValueError with one sentence for an unknown name or scale, a folder that cannot be written, and, after all others have
     run, for claims that could not be run.
@@ -37,7 +37,7 @@ def reproduce(name: str, scale: str, out: Path, runs: Path) -> None:
         start = time.process_time()
         try:
             commit = rule_commit(claim, out)
-            findings = claim(claim.scales[at], runs / each / at).run()
+            findings = claim(claim.scales[at], runs / each / f"{at}-{claim.version}").run()
         except ValueError as problem:
             if name != "all":
                 raise

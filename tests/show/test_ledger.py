@@ -270,6 +270,16 @@ def test_all_runs_what_has_no_current_result(cli: Cli, tmp_path: Path, monkeypat
     assert ledger.read_entry(tmp_path / "toy.laptop.json").version == 2
 
 
+def test_runs_are_kept_by_claim_scale_and_version(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places: list[Path | None] = []
+    run = Toy.run
+    monkeypatch.setattr(Toy, "run", lambda claim: [places.append(claim.runs), run(claim)][1])
+    cli("reproduce", "toy", "--out", tmp_path / "ledger", "--runs", tmp_path / "runs")
+    monkeypatch.setattr(Toy, "version", 2)
+    cli("reproduce", "toy", "--out", tmp_path / "ledger", "--runs", tmp_path / "runs")
+    assert places == [tmp_path / "runs" / "toy" / "laptop-1", tmp_path / "runs" / "toy" / "laptop-2"]
+
+
 def clone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """A repository with the claim's file; what it returns runs git there."""
 
