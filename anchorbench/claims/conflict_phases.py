@@ -95,6 +95,13 @@ class ConflictPhases(ClaimOnArms):
         "Answered by the rule in about 100% at small weights and the exception repeated in about 100% at larger ones (the"
         " maximum over nine learning rates, mean of three seeds)."
     )
+    reading = (
+        "At this scale the order is turned round: small weights repeat the exception in four of five answers, at every depth,"
+        " and larger ones follow the rule more often, in deeper models most. That large weights in a deep model do not fit does"
+        " replicate. The difference may shrink as the width grows, which three widths do not settle, and the authors' logs show"
+        " the published order at width 400 after far more steps; so we believe that it holds there and is no property of the"
+        " scale of initial weights alone. Fewer steps, smaller batches and short sequences are untried reasons."
+    )
     seconds = 320
     scales = {
         "laptop": settings_of(
