@@ -50,8 +50,9 @@ class Entry(Plain):
     panels: Annotated[list[Panel], Field(max_length=4)]
     passes: int = Field(ge=0, le=10**15)
     seconds: float = Field(ge=0, le=1e9)
-    """CPU time of all threads, so that other load on the machine does not count; for runs left by an interrupted claim, their
-    training time."""
+    """CPU time of all threads, so that other load on the machine does not count."""
+    earlier: float = Field(default=0.0, ge=0, le=1e9)
+    """Seconds that runs which were there already, of an interrupted call, had taken to train: longer on a busy machine."""
     made_by: dict[str, Text]
     """Versions of anchorbench and libraries, and the CPU."""
     rule_commit: Text = ""
@@ -80,7 +81,8 @@ class Entry(Plain):
             measures=measures,
             panels=list(findings.panels),
             passes=findings.passes,
-            seconds=round(seconds + findings.earlier, 1),
+            seconds=round(seconds, 1),
+            earlier=round(findings.earlier, 1),
             made_by=made_by,
             rule_commit=rule_commit,
             data=dict(findings.data),
@@ -189,7 +191,10 @@ class Row:
     @property
     def took(self) -> str:
         """Processor time and passes."""
-        return "" if self.entry is None else f"{self.entry.seconds:,.0f} CPU s, {short(self.entry.passes)} passes"
+        if self.entry is None:
+            return ""
+        earlier = f" and {self.entry.earlier:,.0f} s in an earlier call" if self.entry.earlier else ""
+        return f"{self.entry.seconds:,.0f} CPU s{earlier}, {short(self.entry.passes)} passes"
 
     @property
     def origin(self) -> str:
