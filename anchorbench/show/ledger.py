@@ -323,7 +323,8 @@ OUT_OF_SCOPE = {
     "They help on COGS, PrOntoQA and SlimPajama with GPT-2, and in image generation (2405.05409; 2501.08537)": "Those data sets,"
     " and models of 100 million parameters; scan, addition and ontology are here.",
     "A buffer of several copies carries a chain of steps (2405.15302)": "Models that differ in whether they match edges that they"
-    " never saw: those that fit chain-search match nearly all of them at every gamma, so that a circuit has nothing to explain.",
+    " never saw: on the board those that fit chain-search match nearly all of them at every gamma. Our claim chain-matching asks"
+    " when they do.",
 }
 """Claims of the papers and their follow-ups that are not tried -> what it would take."""
 
