@@ -286,12 +286,16 @@ def run_sweep(
 def _helped(
     sweep: Sweep, folder: SweepFolder, missing: list[Recipe], how: Execution, report: Callable[[Progress], None]
 ) -> Generator[tuple[Execution, Helpers | None]]:
-    """Starts other processes if they help with what is missing, which then share the memory."""
+    """Starts other processes if they help with what is missing, and if the memory, which they share, has room for them."""
+    from anchorbench.train.memory import memory_of_member
+
+    budget = 0.6 * free_memory() if how.memory is None else how.memory
     count = useful_workers(missing) if missing else 1
-    if count == 1:
+    if count > 1:
+        count = min(count, int(budget / (2 * max(memory_of_member(alike[0]) for alike in _by_structure(missing)))))
+    if count < 2:
         yield how, None
         return
-    budget = 0.6 * free_memory() if how.memory is None else how.memory
     how = replace(how, memory=budget / count, workers=count)
     report(Progress([], message=f"{count} processes train, one thread each"))
     helpers = Helpers(count - 1, sweep, folder, missing, how, report)

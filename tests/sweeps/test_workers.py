@@ -12,6 +12,7 @@ from anchorbench.sweeps import workers
 from anchorbench.sweeps.runner import Progress, Sweep, SweepFolder, run_sweep, stacks
 from anchorbench.sweeps.workers import Helpers, one_thread, useful_workers
 from anchorbench.train.execution import Execution
+from anchorbench.train.memory import memory_of_member
 
 NOISY = TINY.override({"noise": {"kind": "dropout"}, "data_size": 200})
 SWEEP = Sweep(NOISY, {"init.gamma": (0.5, 0.7), "seed": (0, 1, 2, 3)})
@@ -74,6 +75,13 @@ def test_a_sweep_with_helpers_ends_with_the_same_bits(
     assert weights(tmp_path / "out") == undisturbed
     assert not started[0].busy
     assert list(filter(None, said)) == ["2 processes train, one thread each"]
+
+
+def test_memory_for_one_is_left_to_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: dict[str, bytes]) -> None:
+    monkeypatch.setattr("anchorbench.sweeps.runner.useful_workers", lambda missing: 2)
+    monkeypatch.setattr("anchorbench.sweeps.runner.Helpers", None)  # whoever calls it fails
+    run_sweep(SWEEP, SweepFolder(tmp_path / "out", SWEEP), how=Execution(memory=3 * memory_of_member(NOISY)))
+    assert weights(tmp_path / "out") == undisturbed
 
 
 def test_how_many_are_useful(monkeypatch: pytest.MonkeyPatch) -> None:
