@@ -1,7 +1,9 @@
 """Do small initial weights and post-LN help a transformer to match edges that it has never seen? (2405.15302, first version)
 
-On the first board every run on this task matches unseen edges in the end, at every gamma and with either norm, so the question is
-when they come to it.
+On the first board, which asks for one hop, every run matches unseen edges in the end, at every gamma and with either norm, so the
+question is when they come to it.
+
+Version 1 asked for two hops of a model of two layers, none of which fit. Version 2 asks for one, as the board does, on new seeds.
 """
 
 import math
@@ -36,14 +38,16 @@ class ChainMatching(ClaimOnArms):
     """See the module."""
 
     name = "chain-matching"
+    version = 2
+    first_seed = 100
     paper = (
         "Wang et al., Towards understanding how transformers perform multi-step reasoning with matching operation (2405.15302),"
         " first version, on initialization and norm"
     )
     statement = "Small initial weights and post-LN help a transformer to match edges of a chain that it has never seen."
     ground = (
-        "One chain of six edges, shuffled, and a node: which node is two hops further? Edges of the test have differences that no"
-        " trained edge has. Two layers of width 64 and 2500 steps in batches of 128, where the paper has three of width 400: the"
+        "One chain of six edges, shuffled, and a node: which node is next? Edges of the test have differences that no trained edge"
+        " has. Two layers of width 64, one hop and 1500 steps in batches of 128, where the paper has three of width 400 and two: the"
         " steps until half of the answers on unseen edges are right, interpolated between evaluations, or all steps if they never"
         " are. Pre-LN and post-LN at gamma 0.5 and 0.8 share data and draws of the initial weights by seed. We have read the"
         " paper's abstract, code and reviews, not its text: that the claim is about when edges are matched is our reading of it."
@@ -60,11 +64,17 @@ class ChainMatching(ClaimOnArms):
         "It replicates if the intervals of by_gamma and by_norm both lie below 0. It does not if one of them lies above 0; else,"
         " or if fit is below 0.9, it cannot be told."
     )
-    seconds = 950
+    seconds = 600
     scales = {
         "laptop": Arms(
             seeds=5,
-            base={"task": "chain-search", "variant": "single", "optimizer": {"lr": 1e-3, "warmup": 200}, "steps": 2500},
+            base={
+                "task": "chain-search",
+                "variant": "single",
+                "task_config": {"hops": 1},
+                "optimizer": {"lr": 1e-3, "warmup": 200},
+                "steps": 1500,
+            },
             arms=arms(),
         ),
         "paper": Arms(
