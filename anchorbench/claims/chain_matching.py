@@ -47,11 +47,11 @@ class ChainMatching(ClaimOnArms):
     statement = "Small initial weights and post-LN help a transformer to match edges of a chain that it has never seen."
     ground = (
         "One chain of six edges, shuffled, and a node: which node is next? Edges of the test have differences that no trained edge"
-        " has. Two layers of width 64, one hop and 1500 steps in batches of 128, where the paper has three of width 400 and two: the"
-        " steps until half of the answers on unseen edges are right, interpolated between evaluations, or all steps if they never"
-        " are. Pre-LN and post-LN at gamma 0.5 and 0.8 share data and draws of the initial weights by seed. We have read the"
-        " paper's abstract, code and reviews, not its text: that the claim is about when edges are matched is our reading of it."
-        " Its matching scores of weights are not computed."
+        " has. Two layers of width 64, one hop and 1500 steps in batches of 128, where the paper has three of width 400 and two"
+        " hops: the steps until half of the answers on unseen edges are right, interpolated between evaluations, or all steps if"
+        " they never are. Pre-LN and post-LN at gamma 0.5 and 0.8 share data and draws of the initial weights by seed. We have"
+        " read the paper's abstract, code and reviews, not its text: that the claim is about when edges are matched is our"
+        " reading of it. Its matching scores of weights are not computed."
     )
     measures = {
         "by_gamma": "doublings of the steps until half of unseen edges are matched: gamma 0.8 minus 0.5, mean over norms",

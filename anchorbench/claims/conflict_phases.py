@@ -28,9 +28,9 @@ Few = Field(min_length=1, max_length=12)
 class Diagram(Arms):
     """A grid of depths and rates at the first width, and of widths and rates at the first depth."""
 
-    depths: Annotated[list[int], Few]
-    widths: Annotated[list[int], Few]
-    gammas: Annotated[list[float], Few]
+    depths: Annotated[list[Annotated[int, Field(ge=1, le=100)]], Few]
+    widths: Annotated[list[Annotated[int, Field(ge=1, le=10_000)]], Few]
+    gammas: Annotated[list[Annotated[float, Field(ge=-10, le=100)]], Few]
 
 
 def label(depth: int, width: int, gamma: float) -> str:

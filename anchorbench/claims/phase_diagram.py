@@ -22,8 +22,8 @@ Few = Field(min_length=1, max_length=12)
 class Diagram(Arms):
     """A grid of rates and decays; the first and the last of each are compared."""
 
-    gammas: Annotated[list[float], Few]
-    decays: Annotated[list[float], Few]
+    gammas: Annotated[list[Annotated[float, Field(ge=-10, le=100)]], Few]
+    decays: Annotated[list[Annotated[float, Field(ge=0, le=1000)]], Few]
 
 
 def label(gamma: float, decay: float) -> str:

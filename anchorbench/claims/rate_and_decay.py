@@ -22,8 +22,8 @@ Few = Field(min_length=2, max_length=12)
 class Grid(Arms):
     """Every learning rate with every decay; the first and the last of each are compared."""
 
-    rates: Annotated[list[float], Few]
-    decays: Annotated[list[float], Few]
+    rates: Annotated[list[Annotated[float, Field(gt=0, le=100)]], Few]
+    decays: Annotated[list[Annotated[float, Field(ge=0, le=1000)]], Few]
 
 
 def label(rate: float, decay: float) -> str:

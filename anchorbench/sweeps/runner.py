@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -298,11 +298,27 @@ def _helped(
         return
     how = replace(how, memory=budget / count, workers=count)
     report(Progress([], message=f"{count} processes train, one thread each"))
-    helpers = Helpers(count - 1, sweep, folder, missing, how, report)
+    known = {recipe.run_id: recipe for recipe in missing}
+
+    def told(ids: list[str], step: int, ended: bool) -> None:
+        recipes = [known[run_id] for run_id in ids]
+        report(Progress(recipes, step, folder.finished(recipes)[0] if ended else None))
+
+    helpers = Helpers(count - 1, folder.out, order_of(sweep, missing, how), told)
     try:
         yield how, helpers
     finally:
         helpers.end()
+
+
+def order_of(sweep: Sweep, missing: Sequence[Recipe], how: Execution) -> dict[str, Any]:
+    """What a helping process is to do, as JSON."""
+    return {
+        "base": sweep.base.model_dump(mode="json"),
+        "axes": sweep.axes,
+        "missing": [recipe.run_id for recipe in missing],
+        "how": asdict(how) | {"keep_steps": list(how.keep_steps)},
+    }
 
 
 def train_free(

@@ -168,7 +168,10 @@ def test_an_interruption_that_is_swallowed_ends_the_program_all_the_same() -> No
         assert process.stderr is not None
         assert process.stderr.read(1) == b"."
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        try:
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, err.decode()) == (130, program.SENTENCE)
 
 

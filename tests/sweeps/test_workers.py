@@ -9,7 +9,7 @@ from conftest import TINY
 
 from anchorbench.recipe import Recipe
 from anchorbench.sweeps import workers
-from anchorbench.sweeps.runner import Progress, Sweep, SweepFolder, run_sweep, stacks
+from anchorbench.sweeps.runner import Sweep, SweepFolder, order_of, run_sweep, stacks
 from anchorbench.sweeps.workers import Helpers, one_thread, useful_workers
 from anchorbench.train.execution import Execution
 from anchorbench.train.memory import memory_of_member
@@ -30,7 +30,16 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return weights(out)
 
 
-def wait(helpers: Helpers, until: int, events: list[Progress]) -> None:
+Told = tuple[list[str], int, bool]
+
+
+def helper(out: Path, told: list[Told]) -> Helpers:
+    """One that trains the whole sweep."""
+    SweepFolder(out, SWEEP)
+    return Helpers(1, out, order_of(SWEEP, SWEEP.runs(), HOW), lambda ids, step, ended: told.append((ids, step, ended)))
+
+
+def wait(helpers: Helpers, until: int, events: list[Told]) -> None:
     """Listens to the helpers until so many events have come, or they have ended."""
     deadline = time.monotonic() + 120
     while helpers.busy and len(events) < until and time.monotonic() < deadline:
@@ -38,29 +47,29 @@ def wait(helpers: Helpers, until: int, events: list[Progress]) -> None:
 
 
 def test_a_helper_trains_all_that_is_free_and_tells_of_it(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
-    folder, events = SweepFolder(tmp_path / "out", SWEEP), list[Progress]()
-    helpers = Helpers(1, SWEEP, folder, SWEEP.runs(), HOW, events.append)
+    out, events = tmp_path / "out", list[Told]()
+    helpers = helper(out, events)
     wait(helpers, 10_000, events)
     helpers.tell()
     helpers.end()
-    assert weights(folder.out) == undisturbed
-    ended = [event for event in events if event.finished is not None]
-    assert [len(event.recipes) for event in ended] == [4, 4]
-    assert {run.result.run_id for event in ended for run in event.finished or []} == undisturbed.keys()
-    runs = run_sweep(SWEEP, folder)
+    assert weights(out) == undisturbed
+    finished = [ids for ids, _, ended in events if ended]
+    assert [len(ids) for ids in finished] == [4, 4]
+    assert {run_id for ids in finished for run_id in ids} == undisturbed.keys()
+    runs = run_sweep(SWEEP, SweepFolder(out, SWEEP))
     assert {run.result.machines[-1][1].threads for run in runs} == {1}
 
 
 def test_a_helper_that_is_killed_is_replaced_by_the_first_process(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
-    folder, events = SweepFolder(tmp_path / "out", SWEEP), list[Progress]()
-    helpers = Helpers(1, SWEEP, folder, SWEEP.runs(), HOW, events.append)
+    out, events = tmp_path / "out", list[Told]()
+    helpers = helper(out, events)
     wait(helpers, 5, events)
     for process in helpers._processes:
         process.kill()
     helpers.end()
-    assert weights(folder.out).keys() < undisturbed.keys()
-    run_sweep(SWEEP, folder)
-    assert weights(folder.out) == undisturbed
+    assert weights(out).keys() < undisturbed.keys()
+    run_sweep(SWEEP, SweepFolder(out, SWEEP))
+    assert weights(out) == undisturbed
 
 
 def test_a_sweep_with_helpers_ends_with_the_same_bits(

@@ -178,7 +178,7 @@ def test_costs_are_those_of_the_larger_model() -> None:
         ({"growth": [{"at": 3}], "estimator": "svrg"}, "estimator is 'svrg', which may keep smaller weights; allowed with growth:"),
         (
             {"growth": [{"at": 3}], "optimizer.kind": "muon"},
-            "growth copies the optimizer's state; allowed with 'muon', which keeps",
+            "growth copies the optimizer's state; allowed with 'muon', whose state differs by parameter: reset",
         ),
         ({"growth": [{"kind": "splt"}]}, "growth.0: unknown growth 'splt'; did you mean 'split'?"),
     ],
