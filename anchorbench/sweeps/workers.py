@@ -18,7 +18,7 @@ from anchorbench.recipe import Recipe
 
 SMALL = 1e9
 """Matmul MACs of a member's step below which operations run on one thread."""
-WORTH = 3e11
+WORTH = 3e10
 """Remaining matmul MACs that justify another process: about as many as are trained while it starts."""
 
 
