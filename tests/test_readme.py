@@ -97,6 +97,13 @@ def says(*texts: str, page: str = BOARD) -> None:
         assert text in words(page), text
 
 
+def test_what_the_ledger_says() -> None:
+    verdicts = Counter(json.loads(path.read_text())["verdict"] for path in (ROOT / "docs" / "ledger").glob("*.laptop.json"))
+    replicates, fails, unknown = (verdicts[name] for name in ("replicates", "does not replicate", "cannot be told at this scale"))
+    says(f"tests {verdicts.total()} published claims", page=README)
+    says(f"{replicates} replicate, {fails} do not, and {unknown} cannot be told at laptop scale", page=README)
+
+
 def test_how_many_architectures_are_read() -> None:
     says(f"of {len(ZOO)} tiny architectures in the tests, all can be classified", page=README)
     says(f"and {len(ZOO) - len(UNREAD)} can be probed", page=README)
