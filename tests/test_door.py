@@ -34,8 +34,6 @@ ALLOWED = {
     ("train/gradients/compiled.py", "read_text"): "/proc",
     ("show/report.py", "read_bytes"): "a figure that was just drawn",
     ("show/ledger.py", "open"): "a figure that was just drawn",
-    ("sweeps/workers.py", "loads"): "what a process of ours tells",
-    ("sweeps/helper.py", "loads"): "what the process that started it asks",
     ("sweeps/run_folder.py", "load_file"): "after `require_plain`",
     ("sweeps/runner.py", "safe_open"): "after `require_plain`",
     ("registry.py", "load"): "an entry point of an installed package",

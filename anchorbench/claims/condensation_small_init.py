@@ -23,7 +23,7 @@ HALVED = 1.0
 
 
 def label(gamma: float) -> str:
-    """Of the arm with this initialization rate."""
+    """The label of the arm with this initialization rate."""
     return f"gamma {gamma:g}"
 
 

@@ -242,7 +242,7 @@ def share(hits: list[bool]) -> Measure:
 
 
 def log10(error: float) -> float:
-    """Of an error that may be zero."""
+    """Logarithm of an error that may be zero."""
     return float(np.log10(max(error, 1e-20)))
 
 
@@ -341,7 +341,7 @@ class EmbeddingPrinciple(Claim):
         errors: list[float] = []
         gaps: list[float] = []
         rises: list[dict[tuple[int, float], Counts]] = []
-        """Of each point, (width, alpha) -> how its counts rise; a width of 1 stands for the null embedding."""
+        """For each point, (width, alpha) -> how its counts rise; a width of 1 stands for the null embedding."""
         for seed, point in enumerate(points):
             others = self.other_labels(point, seed)
             narrow = hessian(point.net, point.data)
@@ -408,7 +408,7 @@ class EmbeddingPrinciple(Claim):
         return Point(point.net, Data(point.data.x, y))
 
     def gpt_errors(self) -> list[float]:
-        """Of each GPT, the largest error of the predicted gradients when its feed-forward neurons are split."""
+        """For each GPT, the largest error of the predicted gradients when its feed-forward neurons are split."""
         settings = self.settings
         recipe = parse_recipe(settings.recipe)
         stack = Stack([recipe.override({"seed": seed}) for seed in range(settings.models)])

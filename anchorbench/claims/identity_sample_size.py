@@ -25,7 +25,7 @@ PAPER_SIZES = (FEW, 250, 300, 350, 400, 450, 500, 550, 600, 700, MANY, 2600)
 
 
 def label(n: int) -> str:
-    """Of the arm with so many examples."""
+    """The label of the arm with this many examples."""
     return f"{n} examples"
 
 

@@ -110,7 +110,7 @@ def _train_with_progress(sweep: Sweep, folder: SweepFolder, missing: int, consol
     ]
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("training", total=missing)
-        done, under_way = 0, dict[str, float]()
+        done = 0
         so_far: Counter[str] = Counter()
 
         def report(event: Event) -> None:
@@ -118,12 +118,9 @@ def _train_with_progress(sweep: Sweep, folder: SweepFolder, missing: int, consol
             if event.message is not None:
                 console.print(visible(event.message), soft_wrap=True)
                 return
-            stack = event.recipes[0].run_id
             if event.finished is None:
-                under_way[stack] = len(event.recipes) * event.step / sweep.base.steps
-                bar.update(task, completed=done + sum(under_way.values()))
+                bar.update(task, completed=done + len(event.recipes) * event.step / sweep.base.steps)
                 return
-            under_way.pop(stack, None)
             done += len(event.recipes)
             so_far.update(run.result.verdict or "done" for run in event.finished)
             bar.update(task, description=f"{done} of {missing} members: {_counts(so_far)}")

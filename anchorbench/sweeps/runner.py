@@ -7,9 +7,9 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from anchorbench.files import read_json, remove, require_plain, write_atomically
 from anchorbench.recipe import SCHEMA, Recipe, parse_recipe
 from anchorbench.sweeps.lock import STALE, RunLock, nobody_inside
 from anchorbench.sweeps.run_folder import DamagedRunError, Run, read_run, write_run, write_tables
-from anchorbench.sweeps.workers import Helpers, threads_for, useful_workers
 from anchorbench.train.checkpoint import CheckpointState
 from anchorbench.train.execution import Execution
 from anchorbench.train.gradients.choice import suits_native
@@ -200,10 +199,10 @@ class SweepFolder:
         return runs, problems
 
 
-def stacks(recipes: Sequence[Recipe], memory: float | None = None, workers: int = 1) -> list[list[Recipe]]:
+def stacks(recipes: Sequence[Recipe], memory: float | None = None) -> list[list[Recipe]]:
     """Groups runs of the same structure into stacks, the longest runs first: at most STACK_MEMBERS (GPU_STACK_MEMBERS) members,
-    and as many as fit in `memory` bytes (default: 60% of free memory, on the GPU if there is one); of few runs, still a stack for
-    each of so many workers. Raises ValueError if not even one fits.
+    and as many as fit in `memory` bytes (default: 60% of free memory, on the GPU if there is one). Raises ValueError if not even
+    one fits.
     """
     import torch
 
@@ -214,15 +213,13 @@ def stacks(recipes: Sequence[Recipe], memory: float | None = None, workers: int 
     budget = 0.6 * free if memory is None else memory
     most = GPU_STACK_MEMBERS if on_gpu else STACK_MEMBERS
     grouped: list[tuple[float, list[Recipe]]] = []
-    structures = _by_structure(recipes)
-    for alike in structures:
+    for alike in _by_structure(recipes):
         each = memory_of_member(alike[0])
         if 2 * each > budget:  # a single member is trained as a stack of two
             raise ValueError(
                 f"the smallest stack takes {2 * each / 2**30:.2f} GiB of memory; allowed here: {budget / 2**30:.2f} GiB (--memory)"
             )
         count = -(-len(alike) // int(min(most, budget / each)))  # balanced sizes within the limit
-        count = max(count, min(-(-workers // len(structures)), len(alike) // 2))
         edges = [len(alike) * i // count for i in range(count + 1)]
         grouped += [(each * alike[0].steps, alike[left:right]) for left, right in itertools.pairwise(edges)]
     return [stack for _, stack in sorted(grouped, key=lambda item: -item[0])]
@@ -254,27 +251,16 @@ def run_sweep(
 
     if any(suits_native(recipe) for recipe in recipes if recipe.run_id not in done):
         announce(warn)
-    missing = [recipe for recipe in recipes if recipe.run_id not in done]
-    with _helped(sweep, folder, missing, how, report) as (how, helpers):
-
-        def tell(event: Progress) -> None:
-            if helpers is not None:
-                helpers.tell()
-            report(event)
-
-        waiting = 0
-        while any(recipe.run_id not in done for recipe in recipes):
-            busy = train_free(recipes, done, folder, tell, how, warn)
-            if busy:
-                helped = helpers is not None and helpers.busy
-                if busy != waiting and not helped:
-                    report(Progress([], message=f"waiting for {busy} runs that another process is training"))
-                waiting = 0 if helped else busy
-                time.sleep(POLL_SECONDS)
-                if helpers is not None:
-                    helpers.tell()
-                runs, _ = folder.finished([recipe for recipe in recipes if recipe.run_id not in done], how.keep_steps)
-                done |= {run.result.run_id: run for run in runs}
+    waiting = 0
+    while any(recipe.run_id not in done for recipe in recipes):
+        busy = _train_free(recipes, done, folder, report, how, warn)
+        if busy:
+            if busy != waiting:
+                report(Progress([], message=f"waiting for {busy} runs that another process trains"))
+            waiting = busy
+            time.sleep(POLL_SECONDS)
+            runs, _ = folder.finished([recipe for recipe in recipes if recipe.run_id not in done], how.keep_steps)
+            done |= {run.result.run_id: run for run in runs}
     ordered = [done[recipe.run_id] for recipe in recipes]
     folder.remove_checkpoints(set(done))
     folder.remove_leftovers()
@@ -282,46 +268,7 @@ def run_sweep(
     return ordered
 
 
-@contextmanager
-def _helped(
-    sweep: Sweep, folder: SweepFolder, missing: list[Recipe], how: Execution, report: Callable[[Progress], None]
-) -> Generator[tuple[Execution, Helpers | None]]:
-    """Starts other processes if they help with what is missing, and if the memory, which they share, has room for them."""
-    from anchorbench.train.memory import memory_of_member
-
-    budget = 0.6 * free_memory() if how.memory is None else how.memory
-    count = useful_workers(missing) if missing else 1
-    if count > 1:
-        count = min(count, int(budget / (2 * max(memory_of_member(alike[0]) for alike in _by_structure(missing)))))
-    if count < 2:
-        yield how, None
-        return
-    how = replace(how, memory=budget / count, workers=count)
-    report(Progress([], message=f"{count} processes train, one thread each"))
-    known = {recipe.run_id: recipe for recipe in missing}
-
-    def told(ids: list[str], step: int, ended: bool) -> None:
-        recipes = [known[run_id] for run_id in ids]
-        report(Progress(recipes, step, folder.finished(recipes)[0] if ended else None))
-
-    helpers = Helpers(count - 1, folder.out, order_of(sweep, missing, how), told)
-    try:
-        yield how, helpers
-    finally:
-        helpers.end()
-
-
-def order_of(sweep: Sweep, missing: Sequence[Recipe], how: Execution) -> dict[str, Any]:
-    """What a helping process is to do, as JSON."""
-    return {
-        "base": sweep.base.model_dump(mode="json"),
-        "axes": sweep.axes,
-        "missing": [recipe.run_id for recipe in missing],
-        "how": asdict(how) | {"keep_steps": list(how.keep_steps)},
-    }
-
-
-def train_free(
+def _train_free(
     recipes: Sequence[Recipe],
     done: dict[str, Run],
     folder: SweepFolder,
@@ -376,7 +323,7 @@ def _planned(
             wanted -= set(held)
             yield [known[run_id] for run_id in held], path
     if wanted:
-        for stack in stacks([recipe for recipe in missing if recipe.run_id in wanted], how.memory, how.workers):
+        for stack in stacks([recipe for recipe in missing if recipe.run_id in wanted], how.memory):
             yield stack, folder.checkpoint(stack)
 
 
@@ -402,8 +349,7 @@ def _train(
                 failures.append(failure)
 
     report(Progress(stack))
-    with threads_for(stack[0]):
-        train(stack, lambda step: report(Progress(stack, step)), checkpoint, write, warn, how=how)
+    train(stack, lambda step: report(Progress(stack, step)), checkpoint, write, warn, how=how)
     if failures:
         raise failures[0]
     for path in (checkpoint, *checkpoint.parent.glob(f".{checkpoint.name}.*")):  # and partial saves of killed processes

@@ -16,7 +16,5 @@ class Execution:
     """Intermediate steps at which weights and optimizer state are kept."""
     strict_bits: bool = False
     """Whether training restarts, rather than resumes, on a machine where its bits may differ."""
-    workers: int = 1
-    """Number of processes on this machine that the sweep's stacks are divided between."""
     checkpoint_seconds: float = field(default_factory=lambda: CHECKPOINT_SECONDS)
     """Time between two checkpoints of a stack."""
