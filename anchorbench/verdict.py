@@ -18,7 +18,12 @@ from anchorbench.task import NO_ANSWER, Examples, Split, Task
 # All thresholds. A share counts as above MOST (below FEW) only if its 95% Wilson interval lies entirely above (below) it;
 # FIT and AGREE, as in the papers, are compared with the share itself.
 FIT = 0.9
-"""Minimum accuracy on seen groups at unseen (key, position): a run below it is underfit (the shading of 2405.05409)."""
+"""Minimum accuracy on trained groups, in fresh sequences with trained (key, position): a run below it is underfit.
+
+Held-out groups are asked at trained (key, position), so this is where a model must know the trained ones before it can be asked
+whether it composes. Accuracy at unseen (key, position), which 2405.05409 shades by, is another question, and no gate: of the first
+board's runs, some answered held-out pairs in 95% of the cases and unseen (key, position) in 85%.
+"""
 MOST = 0.75
 """An answer type names the solution if at least three quarters of the answers are of that type: far from chance (1/80) and from an
 even split, and in prototypes no run with a clear circuit fell below it."""
@@ -74,7 +79,7 @@ Counts = Annotated[Share, AfterValidator(_counts)]
 
 
 def composition_of(seen: float, held_out: tuple[float, float]) -> Composition:
-    """The composition verdict, from accuracy on `seen` groups and the interval of the share of held-out answers that compose.
+    """The composition verdict, from accuracy on trained groups and the interval of the share of held-out answers that compose.
 
     The interval follows from the number of answers (`Share.interval`); where that is not recorded, both ends are the share itself.
     """
@@ -92,42 +97,61 @@ class EvalSet:
 
     task: Task
     examples: dict[Split, Examples]
+    fresh: Examples | None
+    """Fresh sequences of the training split, if `examples` has those that a run was trained on."""
     mirrored: Int[np.ndarray, "n seq_len"] | None
 
     @classmethod
     def of(cls, task: Task, n: int, seed: int, train: Examples | None = None) -> "EvalSet":
-        """Draws the set; `train`, if given, replaces fresh examples of that split."""
-        examples: dict[Split, Examples] = {
-            split: task.sample(split, n, seed) if split != "train" or train is None else train[:n] for split in task.splits
-        }
-        return cls(task, examples, task.mirror(examples["ood"].tokens) if "ood" in examples else None)
+        """Draws the set; `train` are a run's training examples, if it is a run that is measured."""
+        examples: dict[Split, Examples] = {split: task.sample(split, n, seed) for split in task.splits}
+        fresh = None
+        if train is not None:
+            fresh, examples["train"] = examples["train"], train[:n]
+        return cls(task, examples, fresh, task.mirror(examples["ood"].tokens) if "ood" in examples else None)
 
     def head(self, n: int) -> "EvalSet":
         """The first `n` examples per split."""
         examples: dict[Split, Examples] = {split: examples[:n] for split, examples in self.examples.items()}
-        return EvalSet(self.task, examples, None if self.mirrored is None else self.mirrored[:n])
+        fresh, mirrored = self.fresh, self.mirrored
+        return EvalSet(self.task, examples, None if fresh is None else fresh[:n], None if mirrored is None else mirrored[:n])
 
     @property
     def tokens(self) -> Int[np.ndarray, "rows seq_len"]:
         """All sequences, `[rows, seq_len]`, in the order in which `behaviour` expects their answers."""
         parts = [examples.tokens for examples in self.examples.values()]
+        parts += [] if self.fresh is None else [self.fresh.tokens]
         return np.concatenate(parts if self.mirrored is None else [*parts, self.mirrored])
 
     def behaviour(self, answers: Int[np.ndarray, " rows"]) -> "Behaviour":
-        """The behaviour of a model, from its `answers [rows]` to `tokens`."""
+        """The behaviour of a model, from its `answers [rows]` to `tokens`.
+
+        Of equal held-out sequences, which a task with fewer than `n` of them has, only the first counts.
+        """
         at = 0
+        sets = dict(self.examples)
         counts: dict[Split, np.ndarray] = {}
         groups: dict[str, Share] = {}
         for split, examples in self.examples.items():
             counts[split] = answers[at : at + len(examples)]
             at += len(examples)
-        ood = self.examples.get("ood")
+        trained, of_trained = counts["train"], self.examples["train"]
+        if self.fresh is not None:
+            trained, of_trained = answers[at : at + len(self.fresh)], self.fresh
+            at += len(self.fresh)
+        swapped = answers[at:]
+        ood = sets.get("ood")
+        if ood is not None:
+            once = np.sort(np.unique(ood.tokens, axis=0, return_index=True)[1])
+            sets["ood"] = ood = ood[once]
+            counts["ood"] = counts["ood"][once]
+            swapped = swapped[once] if self.mirrored is not None else swapped
         for number, group in enumerate(self.task.groups):
             for split in UNTRAINED:
-                if split in self.examples:
-                    rows = self.examples[split].group == number
+                if split in sets:
+                    rows = sets[split].group == number
                     if rows.any():
-                        right = counts[split][rows] == self.examples[split].label[rows]
+                        right = counts[split][rows] == sets[split].label[rows]
                         groups[group.name] = Share(int(right.sum()), int(rows.sum()))
         composes = ordered = symmetric = commutes = None
         deviations: dict[int, int] = {}
@@ -141,12 +165,13 @@ class EvalSet:
             if self.mirrored is not None:
                 # In plain `conflict` no ordinary pair is held out, so the exception and its mirror are compared.
                 asked = roles == "held_out" if (roles == "held_out").any() else roles == "mirror"
-                commutes = _share(counts["ood"] == answers[at:], asked)
+                commutes = _share(counts["ood"] == swapped, asked)
             values, times = np.unique(counts["ood"] - inferential, return_counts=True)
             deviations = dict(zip(values.tolist(), times.tolist(), strict=True))
         seen: Split = "iid" if "iid" in self.examples else "train"
         return Behaviour(
             accuracy_train=_require(_share(counts["train"] == self.examples["train"].label)),
+            accuracy_seen=_require(_share(trained == of_trained.label)),
             accuracy_iid=_require(_share(counts[seen] == self.examples[seen].label)),
             composes=composes,
             ordered=ordered,
@@ -174,8 +199,11 @@ class Behaviour:
     """What a model answers, as shares; those that do not apply to the task are None."""
 
     accuracy_train: Share
+    """On a run's training examples."""
+    accuracy_seen: Share
+    """On trained groups at trained (key, position), in fresh sequences: `FIT` is compared with it."""
     accuracy_iid: Share
-    """Accuracy on seen groups at unseen (key, position), or on training examples in a task that trains all of these."""
+    """On trained groups at unseen (key, position), or on training examples in a task that trains all of these."""
     composes: Share | None
     """Held-out groups without a trained mirror: share answered by composing."""
     ordered: Share | None
@@ -191,12 +219,12 @@ class Behaviour:
 
     @property
     def fit(self) -> bool:
-        return self.accuracy_iid.value >= FIT
+        return self.accuracy_seen.value >= FIT
 
     @property
     def composition(self) -> Composition | None:
         """Composition verdict: does the model compose? None if the task has no held-out group without a trained mirror."""
-        return None if self.composes is None else composition_of(self.accuracy_iid.value, self.composes.interval)
+        return None if self.composes is None else composition_of(self.accuracy_seen.value, self.composes.interval)
 
     @property
     def exception(self) -> Exceptional | None:

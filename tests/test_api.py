@@ -61,7 +61,7 @@ def test_figures_are_drawn_on_my_axes(runs: Runs) -> None:
     assert anchorbench.plot_phase(runs, ax=left) is left
     assert anchorbench.plot_flow(runs[0], ax=right) is right
     lines = {line.get_label(): line.get_xydata() for line in left.get_lines()}
-    seen = lines["seen pairs, unseen key and position (iid)"]
+    seen = lines["trained pairs, unseen key and position (iid)"]
     expected = runs.frame().groupby("gamma").accuracy_iid.mean()
     np.testing.assert_allclose(seen, np.column_stack([expected.index, expected]))
     words = [text.get_text() for text in right.texts]

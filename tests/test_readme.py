@@ -131,28 +131,33 @@ def test_what_the_accuracy_gate_does() -> None:
     half, post, decay = (entries()[name] for name in ("gamma-0.5", "post-ln-gamma-0.5", "weight-decay-high"))
     assert inferential(half) == [task.verdicts[0] for task in half.statistics.tasks]
     says(f"{sum(row.verdict == 'underfit' for row in half.rows)} of the {len(half.rows)} runs")
-    underfit = [row.composes.value for row in half.rows_of(NINE) if row.verdict == "underfit" and row.composes]
-    assert len(underfit) == 7
-    says(f"answer held-out pairs correctly in {min(underfit):.1%} to {max(underfit):.1%}")
-    scores = [f"{sum(inferential(half, gate)) / 48:.0%}" for gate in (0.85, 0.8, 0.0)]
-    says("gamma 0.5 scores {}, {} or {}".format(*scores))
-    says(f"without the 90% accuracy gate, gamma 0.5 scores {scores[-1]}", page=README)
-    says(f"post-LN at gamma 0.5 rises from {sum(inferential(post)) / 48:.0%} to {sum(inferential(post, 0.0)) / 48:.0%}")
-    others = [entry for entry in entries().values() if entry not in (half, post)]
-    moved = [sum(inferential(entry, gate)) - sum(inferential(entry)) for entry in others for gate in (0.85, 0.8, 0.0)]
-    says(f"all other scores move by at most {100 * max(map(abs, moved)) / 48:.0f} points")
-    p = {gate: permutation_p(inferential(decay, gate), inferential(half, gate), SEEDS) for gate in (0.9, 0.85, 0.8)}
-    says(f"({decay.statistics.inferential.value:.0%} against {half.statistics.inferential.value:.0%}, both at gamma 0.5)")
-    says(f"(p = {p[0.9]:.5f}; at 85% p = {p[0.85]:.2f}, at 80% p = {p[0.8]:.2f})")
+    assert {row.task for row in half.rows if row.verdict == "underfit"} == {MEMORY.task}
+    nine = [
+        (row.accuracy_iid.value, row.composes.value) for row in half.rows_of(NINE) if row.verdict == "inferential" and row.composes
+    ]
+    below = [composes for iid, composes in nine if iid < FIT]
+    assert len(nine) == 8
+    assert len(below) == 7
+    says(f"answer held-out pairs correctly in {min(below):.1%} to {max(below):.1%}")
+    moved = [sum(inferential(entry, gate)) - sum(inferential(entry)) for entry in entries().values() for gate in (0.85, 0.8)]
+    unmoved = [entry for entry in entries().values() if inferential(entry, 0.8) == inferential(entry)]
+    assert set(entries().values()) - set(unmoved) == {post}
+    says(f"post-LN at gamma 0.5, which gains {100 * max(moved) / 48:.0f} points")
+    p = {gate: permutation_p(inferential(decay, gate), inferential(half, gate), SEEDS) for gate in (0.9, 0.0)}
+    says(
+        f"({decay.statistics.inferential.value:.0%} against {half.statistics.inferential.value:.0%}, both at gamma 0.5; p = {p[0.9]:.3f})"
+    )
+    says(f"nothing would be shown (p = {p[0.0]:.2f})")
 
 
 def test_what_the_tasks_of_the_board_measure() -> None:
     of_three = [row for task in (NINE, MEMORY, CHAIN) for row in rows_of(task)]
     assert not any(row.verdict == "memorizing" for row in of_three)
     says(f"none of {len(of_three)} runs memorizes")
-    half_learned = [row.accuracy_train.value for row in rows_of(MEMORY) if row.verdict == "inferential"]
-    says(f"The {len(half_learned)} inferential runs on memory-reasoning")
-    says(f"training accuracy {min(half_learned):.2f} to {max(half_learned):.2f}")
+    assert {row.verdict for row in rows_of(MEMORY)} == {"underfit"}
+    composing = [row.accuracy_train.value for row in rows_of(MEMORY) if row.composes and row.composes.above(MOST)]
+    says(f"the {len(composing)} of its {len(rows_of(MEMORY))} runs that compose have training accuracy {min(composing):.2f} to")
+    says(f"{max(composing):.2f}", f"memory-reasoning: {len(rows_of(MEMORY))} of")
     assert {row.steps for row in rows_of(PERMUTATIONS)} == {2500}
     assert not any(row.verdict == "inferential" for row in rows_of(PERMUTATIONS))
     says(f"None of its {len(rows_of(PERMUTATIONS))} runs infers it within 2,500 steps")
@@ -211,15 +216,16 @@ def test_the_evaluation_of_the_mechanistic_verdict() -> None:
     assert max(row["accuracy"] for row in found["null"]) < FIT, "the accuracy gate alone decides them"
 
 
-@pytest.mark.parametrize(("members", "stated"), [(3, 0.13), (12, 0.83)])
-def test_how_often_verify_refuses_an_entry_that_claims_100_percent_where_the_truth_is_73(members: int, stated: float) -> None:
+@pytest.mark.parametrize(("members", "stated"), [(3, 0.35), (6, 1.0)])
+def test_how_often_verify_refuses_an_entry_that_claims_100_percent_where_the_truth_is_58(members: int, stated: float) -> None:
     """As leaderboard/README.md states it. Nothing is trained: the entry's rows are the truth."""
     truth = entries()["gamma-0.8"]
-    assert f"{truth.statistics.inferential.value:.0%}" == "73%"
+    assert f"{truth.statistics.inferential.value:.0%}" == "58%"
     claim, draws, refused = share_of_suite([SEEDS] * len(truth.suite), SEEDS), 200, 0
     for seed in range(draws):
         rows = tuple(drawn(truth, members, seed))
         claimed = tuple(row.model_copy(update={"verdict": "inferential"}) for row in rows)
         refused += not Verification(claim, claimed, rows).stands
-    assert abs(refused / draws - stated) < 3 * (stated * (1 - stated) / draws) ** 0.5
-    assert f"{stated:.0%}" in (ROOT / "leaderboard" / "README.md").read_text()
+    assert abs(refused / draws - stated) <= 3 * (stated * (1 - stated) / draws) ** 0.5
+    said = (ROOT / "leaderboard" / "README.md").read_text()
+    assert (f"in {stated:.0%}" if stated < 1 else f"always with {members} or more") in said

@@ -39,7 +39,7 @@ def test_interval_worked_by_hand() -> None:
 
 
 def behaviour(
-    iid: int = 1000,
+    seen: int = 1000,
     composes: int | None = None,
     ordered: int | None = None,
     symmetric: int | None = None,
@@ -52,7 +52,8 @@ def behaviour(
 
     return Behaviour(
         accuracy_train=Share(1000, 1000),
-        accuracy_iid=Share(iid, 1000),
+        accuracy_seen=Share(seen, 1000),
+        accuracy_iid=Share(0, 1000),  # no gate
         composes=share(composes),
         ordered=share(ordered),
         symmetric=share(symmetric),
@@ -73,9 +74,9 @@ def behaviour(
         ({"composes": 223, "commutes": 500}, "memorizing", "2a"),
         ({"composes": 223, "commutes": 501}, "memorizing", "2b"),
         ({"composes": 0}, "memorizing", "2a"),
-        ({"composes": 777, "iid": 900}, "inferential", "3"),
-        ({"composes": 777, "iid": 899}, "underfit", "1"),
-        ({"composes": 0, "iid": 899}, "underfit", "1"),
+        ({"composes": 777, "seen": 900}, "inferential", "3"),
+        ({"composes": 777, "seen": 899}, "underfit", "1"),
+        ({"composes": 0, "seen": 899}, "underfit", "1"),
         ({}, None, None),
     ],
 )
@@ -93,8 +94,8 @@ def test_composition(counts: dict[str, int], composition: str | None, phase: str
         ({"ordered": 0, "symmetric": 776}, "other", "other"),
         ({"ordered": 500, "symmetric": 500}, "other", "other"),
         ({"ordered": 0, "symmetric": 0}, "other", "other"),
-        ({"ordered": 1000, "symmetric": 0, "iid": 899}, "underfit", "underfit"),
-        ({"ordered": 1000, "symmetric": 0, "iid": 900}, "ordered", "inferential"),
+        ({"ordered": 1000, "symmetric": 0, "seen": 899}, "underfit", "underfit"),
+        ({"ordered": 1000, "symmetric": 0, "seen": 900}, "ordered", "inferential"),
     ],
 )
 def test_exception(counts: dict[str, int], exception: str, verdict: str) -> None:
@@ -207,7 +208,7 @@ def test_known_members(
         else:
             assert share == Share(int(value * rows[asked]), rows[asked])
     if answerer is not constant:
-        assert found.accuracy_train == found.accuracy_iid == Share(N, N)
+        assert found.accuracy_train == found.accuracy_seen == found.accuracy_iid == Share(N, N)
     assert sum(found.deviations.values()) == N
 
 
@@ -293,9 +294,28 @@ def test_given_training_examples_are_used() -> None:
     eval_set = EvalSet.of(task, 50, 0, train=train)
     assert np.array_equal(eval_set.tokens[:50], train.tokens[:50])
     answers = composer(task, eval_set.tokens)
+    assert np.array_equal(eval_set.tokens[150:200], task.sample("train", 50, 0).tokens)  # fresh ones, after the three splits
     answers[:5] += 1
-    assert eval_set.behaviour(answers).accuracy_train == Share(45, 50)
-    assert eval_set.behaviour(answers).accuracy_iid == Share(50, 50)
+    answers[150:157] += 1
+    found = eval_set.behaviour(answers)
+    assert (found.accuracy_train, found.accuracy_seen, found.accuracy_iid) == (Share(45, 50), Share(43, 50), Share(50, 50))
+    assert found.composes == Share(50, 50)
+    assert found.fit is False
+    assert eval_set.head(20).behaviour(composer(task, eval_set.head(20).tokens)).accuracy_seen == Share(20, 20)
+
+
+def test_equal_held_out_inputs_count_once() -> None:
+    """random-permutations has 304 held-out inputs, of which 1000 draws hold each three or four times."""
+    task = load_task("random-permutations")
+    eval_set = EvalSet.of(task, 1000, 0)
+    ood = eval_set.examples["ood"]
+    answers = composer(task, eval_set.tokens)
+    wrong = (eval_set.tokens == ood.tokens[0]).all(1)
+    assert wrong.sum() > 1
+    answers[wrong] = NO_ANSWER
+    found = eval_set.behaviour(answers)
+    assert found.composes == Share(303, 304)
+    assert sum(found.deviations.values()) == sum(share.n for name, share in found.groups.items()) == 304
 
 
 def test_a_task_with_nothing_held_out_has_no_verdict() -> None:

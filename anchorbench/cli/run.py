@@ -128,9 +128,9 @@ def _train_with_progress(sweep: Sweep, folder: SweepFolder, missing: int, consol
                 where = f"{condition.others or condition.runs[0].recipe.model.norm + '-LN'}, gamma {condition.gamma:g}"
                 composed = condition.mean("inferential")
                 held_out = "" if composed is None else f", composed {composed.value:.2f}"
-                seen = _cell(condition.mean("accuracy_iid"))
+                seen = _cell(condition.mean("accuracy_seen"))
                 console.print(
-                    f"  [{done:>3}/{missing}] {where}: iid {seen}{held_out}; {_counts(condition.verdicts)}", highlight=False
+                    f"  [{done:>3}/{missing}] {where}: seen {seen}{held_out}; {_counts(condition.verdicts)}", highlight=False
                 )
 
         return run_sweep(sweep, folder, report, how)
@@ -142,6 +142,7 @@ def show(runs: list[Run], console: Console) -> None:
     result = runs[0].result
     console.print(f"\n{result.task}, {result.variant}: means over seeds at the last step, 95% intervals", highlight=False)
     if any(condition.verdicts for condition in grouped):
+        console.print("seen, iid: trained groups at trained and at unseen keys and positions", highlight=False)
         console.print("composed: of the held-out answers; agree: both orders get the same answer", highlight=False)
     for others in dict.fromkeys(condition.others for condition in grouped):
         console.print(_table(others, [condition for condition in grouped if condition.others == others]))
@@ -153,7 +154,7 @@ def _table(title: str, grouped: list[Condition]) -> Table:
     both = exception and any(run.result.composes for condition in grouped for run in condition.runs)
     lines = None if exception else box.SIMPLE_HEAD  # the columns of an exception leave no room for lines in 80 columns
     table = Table(title=title or None, title_justify="left", box=lines, padding=(0, 1, 0, 0), pad_edge=False)
-    headers = ["gamma", "members", "train", "iid"]
+    headers = ["gamma", "members", "seen", "iid"]
     if asks:
         headers += ["composed", *(["symmetric"] if exception and not both else []), "agree", "verdicts"]
         headers += ["exception"] if both else []
@@ -162,7 +163,7 @@ def _table(title: str, grouped: list[Condition]) -> Table:
         table.add_column(header, justify="left" if counts else "right", no_wrap=True)
     for condition in grouped:
         cells = [f"{condition.gamma:g}", str(len(condition.runs))]
-        cells += [_cell(condition.mean(f"accuracy_{split}")) for split in ("train", "iid")]
+        cells += [_cell(condition.mean(f"accuracy_{split}")) for split in ("seen", "iid")]
         if asks:
             cells.append(_cell(condition.mean("inferential"), interval=True))
             if exception and not both:

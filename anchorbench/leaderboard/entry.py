@@ -261,12 +261,11 @@ class Row(Plain):
     fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     """Fingerprint of the task: equal fingerprints mean equal data."""
     accuracy_train: Counts
-    """On training examples."""
+    """On training examples, memorized halves included. A run fits if this is at least 90%."""
     accuracy_iid: Counts
     """On seen groups at unseen data; on training examples in a task that has none."""
     rule: Counts
-    """The part of accuracy_iid on groups trained with the rule, without exceptions and memorized answers. A run fits if this is at
-    least 90%."""
+    """The part of accuracy_iid on groups trained with the rule, without exceptions and memorized answers."""
     composes: Counts | None
     """Held-out groups without a trained mirror, answered by composing."""
     ordered: Counts | None
@@ -421,7 +420,7 @@ def seen_and_held_out(task: SuiteTask, row: Row) -> tuple[Share, Share]:
         return row.accuracy_train, row.accuracy_iid
     if row.composes is None:
         raise ValueError(f"a row of {task.name} has no composes; allowed: [hits, n]")
-    return row.rule, row.composes
+    return row.accuracy_train, row.composes
 
 
 def flow_rows(recipe: SubmittedRecipe, rows: Sequence[Row]) -> list[int]:

@@ -41,8 +41,8 @@ RANKS = (
     " rank need not be equal. Within a rank, entries are sorted by score."
 )
 LIMITS = (
-    f"A run below {FIT:.0%} accuracy on seen groups is underfit and counts as not inferential, even if it answers the held-out"
-    " groups correctly: the score also measures fit, and on a task that no run memorizes it measures only fit. In"
+    f"A run below {FIT:.0%} accuracy on its training data is underfit and counts as not inferential, even if it answers the"
+    " held-out groups correctly: the score also measures fit, and on a task that no run memorizes it measures only fit. In"
     " conflict-control the held-out pair follows from the seed, so entries are tested on different mixes of pairs. Inferential"
     " means inferential within the entry's own training steps. Times are reported by the submitter."
 )

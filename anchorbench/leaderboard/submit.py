@@ -126,7 +126,7 @@ def row_of(suite: SuiteTask, run: Run) -> Row:
     """The entry's row for a finished run."""
     result, task = run.result, run.recipe.load_task()
     rule = follows_rule(task, result.groups, result.accuracy_iid)
-    seen, held_out = (result.accuracy_train, result.accuracy_iid) if suite.unseen == "iid" else (rule, result.composes)
+    held_out = result.accuracy_iid if suite.unseen == "iid" else result.composes
     if held_out is None:
         raise ValueError(f"task {suite.name} has no held-out groups; allowed in a suite: tasks with held-out groups")
     return Row(
@@ -140,7 +140,7 @@ def row_of(suite: SuiteTask, run: Run) -> Row:
         composes=result.composes,
         ordered=result.ordered,
         symmetric=result.symmetric,
-        verdict=composition_of(seen.value, held_out.interval),
+        verdict=composition_of(result.accuracy_train.value, held_out.interval),
         steps=result.steps_trained,
         settled=settled_at(suite, run),
         seconds=result.seconds,
@@ -170,17 +170,10 @@ def settled_at(suite: SuiteTask, run: Run) -> int:
     """First evaluated step from which the run's verdict no longer changed; the last step for a run that ends underfit, which more
     training might have fit. A trajectory does not record numbers of answers, so these verdicts ignore intervals.
     """
-    task = run.recipe.load_task()
-    trained = [group.name for group in task.groups if group.role == "trained"]
 
     def verdict(point: dict[str, Any]) -> Composition:
-        if suite.unseen == "iid":
-            seen, held_out = point["accuracy_train"], point["accuracy_iid"]
-        else:
-            groups = [point["groups"][name] for name in trained if name in point["groups"]]
-            seen = float(np.mean(groups)) if "iid" in task.splits else point["accuracy_iid"]
-            held_out = point["inferential"]
-        return composition_of(seen, (held_out, held_out))
+        held_out = point["accuracy_iid" if suite.unseen == "iid" else "inferential"]
+        return composition_of(point["accuracy_train"], (held_out, held_out))
 
     points = run.trajectory()
     settled = points[-1]["step"]

@@ -86,7 +86,7 @@ def _phase_panel(axis: Any, grouped: list[Condition]) -> None:
         axis.text((left + right) / 2, height, label, fontsize=8.5, ha="center", va="center", color="#444444")
         if number:
             axis.axvline(left, color="#888888", lw=0.6, ls=":")
-    curves = [("accuracy_iid", COLORS["iid"], "o", "seen pairs, unseen key and position (iid)")]
+    curves = [("accuracy_iid", COLORS["iid"], "o", "trained pairs, unseen key and position (iid)")]
     composes = any(run.result.composes for condition in grouped for run in condition.runs)
     mirror = "the exception's mirror"
     curves.append(("inferential", COLORS["inferential"], "s", "held out, composed" if composes else f"{mirror}, composed"))

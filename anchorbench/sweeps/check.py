@@ -109,7 +109,10 @@ def _answers(run: Run, stack: Stack) -> Finding:
     except (KeyError, RuntimeError):
         raise DamagedRunError(f"{run.path} holds weights that do not fit its recipe") from None
     [behaviour] = [member.behaviour for member in stack.members()]
-    names = ("accuracy_train", "accuracy_iid", "composes", "ordered", "symmetric", "commutes", "groups", "deviations", "verdict")
+    shares = ("accuracy_train", "accuracy_seen", "accuracy_iid", "composes", "ordered", "symmetric", "commutes")
+    names = (*shares, "groups", "deviations", "verdict")
+    if run.result.accuracy_seen is None:  # version 0.1.0, whose verdicts were others
+        names = tuple(name for name in names if name not in ("accuracy_seen", "verdict"))
     different = [name for name in names if getattr(behaviour, name) != getattr(run.result, name)]
     if different:
         claimed, asked = getattr(run.result, different[0]), getattr(behaviour, different[0])

@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -31,7 +31,7 @@ from anchorbench.files import (
 from anchorbench.recipe import Recipe, flatten, parse_recipe
 from anchorbench.task import Offset, first_sentence
 from anchorbench.train.trajectory import Machines, Rate, Step, TrajectoryPoint, Verdict, Word
-from anchorbench.verdict import Count, Counts
+from anchorbench.verdict import Behaviour, Count, Counts
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -58,6 +58,8 @@ class Result(Plain):
     seconds: float = Field(ge=0, le=1e9)
     """Training time: the stack's time divided by its number of members."""
     accuracy_train: Counts
+    accuracy_seen: Counts | None = None
+    """None in results of version 0.1.0, whose verdicts are derived again from accuracy_train."""
     accuracy_iid: Counts
     composes: Counts | None
     ordered: Counts | None
@@ -79,6 +81,14 @@ class Result(Plain):
     """Parameter -> SHA-256 of its initial weights."""
     machines: Machines
     """Machines that trained the run, each with the step after which it took over; more than one if training moved."""
+
+    def up_to_date(self) -> "Result":
+        """The result with today's verdicts, which are read from accuracy_seen."""
+        if self.accuracy_seen is not None:
+            return self
+        shares = {field.name: getattr(self, field.name) for field in fields(Behaviour)}
+        behaviour = Behaviour(**shares | {"accuracy_seen": self.accuracy_train})
+        return self.model_copy(update={name: getattr(behaviour, name) for name in ("verdict", "composition", "exception", "phase")})
 
 
 class Reading(Plain):
@@ -105,6 +115,7 @@ class Run(BaseModel):
         recipe, result = self.recipe, self.result
         shares = {
             "accuracy_train": result.accuracy_train,
+            "accuracy_seen": result.accuracy_seen or result.accuracy_train,
             "accuracy_iid": result.accuracy_iid,
             "inferential": result.composes or result.ordered,
             "symmetric": result.symmetric,
@@ -242,7 +253,7 @@ def _read_run(folder: Path) -> Run:
         raise DamagedRunError(f"{folder} is incomplete: {missing[0]} is missing")
     digests = read_json(folder / "digests.json")
     try:
-        result = Result.model_validate(read_json(folder / "result.json"))
+        result = Result.model_validate(read_json(folder / "result.json")).up_to_date()
     except ValidationError as error:
         raise DamagedRunError(f"{folder / 'result.json'} is damaged: {first_sentence(error)}") from None
     for name in (*_FILES, *(of(step) for step in result.kept_steps for of in (kept_name, state_name))):

@@ -1,8 +1,12 @@
-"""Summarizes a sweep's runs by condition: means over seeds with 95% intervals, and verdict counts."""
+"""Summarizes a sweep's runs by condition: means over seeds with 95% intervals, and verdict counts.
+
+Where seeds hold out different pairs, the unit is the pair: pairs differ more than seeds do, and seeds of one pair are correlated.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from anchorbench.intervals import mean_and_half_width
@@ -12,7 +16,7 @@ from anchorbench.sweeps.run_folder import Run
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over seeds with its 95% t-interval, clipped to [0, 1]; for a single seed the interval is all of [0, 1]."""
+    """A mean over seeds or pairs with its 95% t-interval, clipped to [0, 1]; for a single unit the interval is all of [0, 1]."""
 
     value: float
     low: float
@@ -44,9 +48,16 @@ class Condition:
         return ", ".join(_words(path, value) for path, value in self.axes.items() if path != "init.gamma")
 
     def mean(self, field: str) -> Mean | None:
-        """Mean of a field of `Run.row`, or None if the task lacks it."""
-        values = [value for run in self.runs if (value := run.row()[field]) is not None]
-        return Mean.of(values) if values else None
+        """Mean of a field of `Run.row`, or None if the task lacks it.
+
+        Over seeds that hold out different pairs, which tasks' fingerprints tell, it is the mean of the pairs' means.
+        """
+        of_pair: dict[str, list[float]] = {}
+        for run in self.runs:
+            if (value := run.row()[field]) is not None:
+                of_pair.setdefault(run.result.task_fingerprint, []).append(value)
+        pairs = list(of_pair.values())
+        return Mean.of([fmean(values) for values in pairs] if len(pairs) > 1 else pairs[0]) if pairs else None
 
     @property
     def verdicts(self) -> Counter[str]:

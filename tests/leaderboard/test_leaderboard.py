@@ -323,7 +323,8 @@ def test_the_answers_that_are_counted_are_those_of_the_evaluation_set(suite: boa
     task = recipe.load_task()
     seed = stream_seed(recipe.seed, "evaluation")
     evaluated = EvalSet.of(task, 1000, seed, train=task.sample("train", data_size, 3)[:1000])
-    right = [part.label for part in evaluated.examples.values()]
+    assert evaluated.fresh is not None
+    right = [part.label for part in (*evaluated.examples.values(), evaluated.fresh)]
     swapped = [] if evaluated.mirrored is None else [np.zeros(len(evaluated.mirrored), int)]
     behaviour = evaluated.behaviour(np.concatenate([*right, *swapped]))
     counts = asked(task, recipe)
