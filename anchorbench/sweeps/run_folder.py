@@ -86,7 +86,7 @@ class Result(Plain):
         """The result with today's verdicts, which are read from accuracy_seen."""
         if self.accuracy_seen is not None:
             return self
-        shares = {field.name: getattr(self, field.name) for field in fields(Behaviour)}
+        shares: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(Behaviour)}
         behaviour = Behaviour(**shares | {"accuracy_seen": self.accuracy_train})
         return self.model_copy(update={name: getattr(behaviour, name) for name in ("verdict", "composition", "exception", "phase")})
 
