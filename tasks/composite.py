@@ -15,6 +15,10 @@ Variants
                       seeds (seed modulo 5), and some pairs are much easier than others: compare only runs with the same pair.
     heldout-pairs     two different anchors are never trained together, in either order: each unordered pair in turn, by seed
                       (seed modulo 6), so that no conclusion rests on one pair
+    no-rule           heldout-pairs, but each trained pair adds a number of its own, drawn by seed: a control, since nothing that is
+                      trained says what a held-out pair adds (asked is the sum, as in the others)
+    other-rule        heldout-pairs, but trained pairs add the first anchor's offset and subtract the second's, while held-out ones
+                      are asked for the sum: a control, since what can be inferred is not what is asked
 
 Labels can equal an anchor's id (key 20 with anchors 4, 4 gives 4), as in the papers' own setting: labels are never inputs.
 """
@@ -22,7 +26,7 @@ Labels can equal an anchor's id (key 20 with anchors 4, 4 gives 4), as in the pa
 import functools
 import itertools
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -32,6 +36,7 @@ from anchorbench.task import (
     NO_ANSWER,
     SPLITS,
     Answers,
+    DrawSeed,
     Examples,
     Group,
     Modulus,
@@ -59,6 +64,8 @@ class Override(NamedTuple):
 class CompositeConfig(KeyConfig):
     """Config; defaults from the papers."""
 
+    later = frozenset({"trained_as", "table_seed"})
+
     offsets: Offsets = {1: 5, 2: 1, 3: -2, 4: -8}
     """Anchor token -> the offset that it adds to the key."""
     held_out: Pairs = ()
@@ -67,6 +74,10 @@ class CompositeConfig(KeyConfig):
     """Pairs trained with a different offset."""
     key_first: bool = True
     """Whether the order is key, a1, a2 (2405.05409) or a1, a2, key (2401.08309)."""
+    trained_as: Literal["sum", "difference", "table"] = "sum"
+    """What trained pairs add: the sum of the anchors' offsets, the first minus the second, or a number drawn for each pair."""
+    table_seed: DrawSeed = 0
+    """Seed of the drawn numbers."""
     modulus: Modulus = 9
     """Modulus of the residue split: 9 in the code of 2405.05409, 7 in its text, 8 in that of 2401.08309 and 2509.17514."""
 
@@ -91,7 +102,9 @@ class CompositeConfig(KeyConfig):
                 raise ValueError(f"pair {pair} is held out but also trained (as an exception)")
         if len(self.held_out) >= len(pairs):
             raise ValueError("held_out names every pair; at least one must be trained")
+        offsets = self.offsets.values()
         sums = [self.offsets[a] + self.offsets[b] for a, b in pairs] + [override.offset for override in self.exceptions]
+        sums += [] if self.trained_as == "sum" else [min(offsets) - max(offsets), max(offsets) - min(offsets)]
         self.require_labels(self.key_min + min(sums), self.key_max + max(sums))
         self.require_cells(self.seq_len - 2)
         return self
@@ -116,6 +129,8 @@ class Composite(KeyTask):
         "conflict": CONFLICT,
         "conflict-control": {**CONFLICT, "held_out": [(4, 3), CONTROL_PAIRS[0], CONTROL_PAIRS[0][::-1]]},
         "heldout-pairs": {"held_out": [(1, 2), (2, 1)]},
+        "no-rule": {"held_out": [(1, 2), (2, 1)], "trained_as": "table"},
+        "other-rule": {"held_out": [(1, 2), (2, 1)], "trained_as": "difference"},
     }
     sizes = {"train": 157_500, "iid": 17_500, "ood": 22_500}
     variant_sizes: ClassVar[Mapping[str, Mapping[str, int]]] = {
@@ -123,10 +138,11 @@ class Composite(KeyTask):
     }
 
     def for_seed(self, seed: int) -> Task:
-        """In `conflict-control` and `heldout-pairs`, the ordinary pair that is held out rotates over seeds."""
+        """In `conflict-control` and the variants on `heldout-pairs`, the ordinary pair that is held out rotates over seeds."""
+        every_pair = list(itertools.combinations(self.config.offsets, 2))
         rotating: dict[str, list[tuple[int, int]]] = {
+            **dict.fromkeys(("heldout-pairs", "no-rule", "other-rule"), every_pair),
             "conflict-control": CONTROL_PAIRS,
-            "heldout-pairs": list(itertools.combinations(self.config.offsets, 2)),
         }
         if self.variant not in rotating:
             return self
@@ -134,6 +150,7 @@ class Composite(KeyTask):
         pair = pairs[seed % len(pairs)]
         mirror = [(4, 3)] if self.variant == "conflict-control" else []
         fields = self.config.model_dump() | {"held_out": [*mirror, pair, pair[::-1]]}
+        fields |= {"table_seed": seed} if self.config.trained_as == "table" else {}
         return Composite(self.variant, self.Config.model_validate(fields))
 
     @property
@@ -192,11 +209,26 @@ class Composite(KeyTask):
         exceptions = {override.pair: override.offset for override in self.config.exceptions}
         first, second = np.array(self.pairs).T
         composed = [self.config.offsets[a] + self.config.offsets[b] for a, b in self.pairs]
-        trained = [exceptions.get(pair, offset) for pair, offset in zip(self.pairs, composed, strict=True)]
+        unseen = {*self.config.held_out}
+        trained = [
+            offset if pair in unseen else exceptions.get(pair, added)
+            for pair, offset, added in zip(self.pairs, composed, self._added, strict=True)
+        ]
         symmetric = [
             exceptions[b, a] if group.role == "mirror" else NO_OFFSET for (a, b), group in zip(self.pairs, self.groups, strict=True)
         ]
         return first, second, np.array(composed), np.array(trained), np.array(symmetric)
+
+    @functools.cached_property
+    def _added(self) -> list[int]:
+        """What each of `pairs` adds where it is trained, exceptions apart."""
+        offsets = self.config.offsets
+        if self.config.trained_as == "sum":
+            return [offsets[a] + offsets[b] for a, b in self.pairs]
+        if self.config.trained_as == "difference":
+            return [offsets[a] - offsets[b] for a, b in self.pairs]
+        least, most = 2 * min(offsets.values()), 2 * max(offsets.values())
+        return np.random.default_rng(self.config.table_seed).integers(least, most + 1, size=len(self.pairs)).tolist()
 
     def parse(self, tokens: Int[np.ndarray, "n seq_len"], parser: Parser) -> Answers:
         config = self.config
@@ -212,6 +244,11 @@ class Composite(KeyTask):
         safe_first, safe_second = (np.where(parser.valid, anchor, min(config.offsets)) for anchor in (first, second))
         inferential = key + shift[safe_first] + shift[safe_second]
         label, symmetric = inferential.copy(), np.full(len(tokens), NO_ANSWER)
+        if config.trained_as != "sum":
+            for (a, b), offset in zip(self.pairs, self._added, strict=True):
+                if (a, b) not in config.held_out:
+                    here = (first == a) & (second == b)
+                    label[here] = (key + offset)[here]
         for (a, b), offset in config.exceptions:
             label[(first == a) & (second == b)] = (key + offset)[(first == a) & (second == b)]
         held_out, exceptions = np.zeros(len(tokens), bool), dict(config.exceptions)

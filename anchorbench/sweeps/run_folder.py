@@ -87,7 +87,8 @@ class Result(Plain):
         if self.accuracy_seen is not None:
             return self
         shares: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(Behaviour)}
-        behaviour = Behaviour(**shares | {"accuracy_seen": self.accuracy_train})
+        shares["accuracy_seen"] = self.accuracy_train
+        behaviour = Behaviour(**shares)
         return self.model_copy(update={name: getattr(behaviour, name) for name in ("verdict", "composition", "exception", "phase")})
 
 
