@@ -91,7 +91,9 @@ def train(stack: Stack, until: int) -> None:
 
 
 def measured(recipe: Recipe, members: int, bandwidth: float) -> dict[str, Any]:
-    """Milliseconds per member-step, and the share of the bandwidth used if each step reads and writes every array once."""
+    """Milliseconds per member-step, FLOP/s of the plain step's matmuls, and the share of the bandwidth used if each step reads and
+    writes every array once.
+    """
     stack = Stack([recipe.override({"seed": seed % 64, "order_seed": seed}) for seed in range(members)])
 
     def turn() -> None:

@@ -2,7 +2,7 @@
 
     loop    Hugging Face GPT-2 of the same config, a DataLoader over a tensor dataset, last-position loss, AdamW and clipping,
             one model after another
-    floor   time of the step's matmuls alone, at the rate that this machine reaches on large ones
+    floor   time of the plain step's matmuls alone, at the rate that this machine reaches on large ones
     peak    rate of multiply-accumulates in registers, on all threads: no fp32 matmul can be faster
 
 All are timed in alternation in one run; figures are medians over turns.
@@ -27,6 +27,7 @@ from anchorbench.presets import AXES, PRESETS
 from anchorbench.recipe import Recipe
 from anchorbench.sweeps.runner import Sweep
 from anchorbench.train.evaluation import evaluation_steps
+from anchorbench.train.gradients.backprop import by_pair, padded
 from anchorbench.train.gradients.choice import PRECISIONS, Path
 from anchorbench.train.gradients.compiled import find_library
 from anchorbench.train.stack import Stack
@@ -140,8 +141,7 @@ def bench_train(
         for (path, precision, k), seconds in zip(case.stacks, times, strict=True):
             each = statistics.median(seconds) / k / case.steps
             floor = 2 * case.recipe.macs_per_step() * statistics.median(matmuls[precision]) / (2 * side**3)
-            done = native_macs(case.recipe) if path == "native" else case.recipe.macs_per_step()
-            share = 2 * done / each / most if most and precision == "fp32" else None
+            share = 2 * performed_macs(case.recipe, path) / each / most if most and precision == "fp32" else None
             rows.append(Row(name, path, k, precision, 1 / each, 1 / single, single / each, floor / each, share))
             cells = (f"{1000 * each:.2f}", f"{1000 * single:.1f}", f"{single / each:.1f}", f"{floor / each:.0%}")
             table.add_row(name, path, precision, str(k), *cells, "" if share is None else f"{share:.0%}")
@@ -159,15 +159,19 @@ def bench_train(
     return rows
 
 
-def native_macs(recipe: Recipe) -> float:
-    """Matmul MACs that the compiled step actually performs per step: see the savings listed in step.cpp."""
+def performed_macs(recipe: Recipe, path: Path) -> float:
+    """Matmul MACs that a hand-written step actually performs: see the savings listed in step.cpp and backprop.py."""
     task, shape = recipe.load_task(), recipe.model
     d, width, heads, seq = shape.d_model, shape.n_head * shape.d_head, shape.n_head, task.seq_len
-    tokens = task.sample("train", recipe.batch, recipe.seeds.data).tokens
-    pairs = len(np.unique(tokens + task.vocab_size * np.arange(seq)))
+    if path == "native":
+        tokens = task.sample("train", recipe.batch, recipe.seeds.data).tokens
+        pairs = len(np.unique(tokens + task.vocab_size * np.arange(seq)))
+    else:
+        pairs = seq * (padded(task.vocab_size) if by_pair(shape, recipe.batch, task.vocab_size) else recipe.batch)
     # Last layer, one position: query, its product with the key projection, values and output; scores and weighted sums.
     last = d * (4 * width + 2 * shape.d_ff + task.vocab_size) + 2 * seq * heads * d
-    others = seq * (d * (width + 2 * shape.d_ff) + (seq + 1) * width)  # output, feed-forward, causal attention
+    keys = (seq + 1) / 2 if path == "native" else seq  # on average per query: the compiled step skips masked ones
+    others = seq * (d * (width + 2 * shape.d_ff) + 2 * keys * width)  # output, feed-forward, attention
     projections = 3 * d * width * (pairs + max(0, shape.n_layer - 2) * seq * recipe.batch) if shape.n_layer > 1 else 0
     return 3 * (recipe.batch * (last + (shape.n_layer - 1) * others) + projections)
 

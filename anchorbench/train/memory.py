@@ -16,6 +16,7 @@ from anchorbench.parts import estimators, models, optimizers, penalties
 from anchorbench.recipe import Recipe
 from anchorbench.train import evaluation
 from anchorbench.train.batches import ORDER_BLOCK
+from anchorbench.train.gradients.backprop import by_pair, padded
 from anchorbench.train.gradients.choice import gradient_path
 from anchorbench.train.seams import Layout
 
@@ -117,17 +118,23 @@ def step_elements(shape: ModelConfig, batch: int, vocab_size: int, seq_len: int)
     """Elements of all arrays that `Backprop` keeps for one member, besides gradients; other paths keep about as many."""
     d, ff, heads, width = shape.d_model, shape.d_ff, shape.n_head, shape.n_head * shape.d_head
     rows, pre = batch * seq_len, shape.norm == "pre"
+    pairs = padded(vocab_size) * seq_len if by_pair(shape, batch, vocab_size) else 0
 
     def norm(count: int) -> int:  # output, gradient times gain, normalized rows, and mean and scale of each
         return count * (3 * d + 2)
 
-    total = vocab_size * d + rows * d + 2 * batch * vocab_size + batch * d + (norm(batch) if pre else 0)
+    total = padded(vocab_size) * d + (pairs or rows) * d + 2 * batch * vocab_size + batch * d + (norm(batch) if pre else 0)
+    total += 3 * pairs * width + rows * d * (pairs > 0)  # query, key, value of all pairs; the batch's rows of their input
     for layer in range(shape.n_layer):
         last = layer == shape.n_layer - 1
-        answered = batch if last else rows
-        total += 4 * rows * width + rows * d  # key, value and their gradients; gradient of their input
-        total += answered * (5 * width + 2 * heads * seq_len)  # query, mixed heads and their gradients; attention
+        answered, read = batch if last else rows, rows if layer else pairs or rows
+        if last:
+            total += batch * (3 * width + 2 * heads * d)  # query, mixed heads and their gradient; the query's map of x, mixed x
+        else:
+            total += 9 * rows * width  # query, key, value, mixed heads and their gradients
+        total += read * d + 2 * answered * heads * seq_len  # gradient of the input; attention
         total += answered * (3 * ff + 2 * d)  # hidden layer before and after its activation, its gradient; both outputs
-        total += norm(rows if pre else answered) + norm(answered)
-        total += answered * d * pre + answered * d * (last or shape.query_norm_only) + rows * d * (last and shape.query_norm_only)
+        total += norm(read if pre else answered) + norm(answered)
+        total += answered * d * pre + (batch if last else read) * d * (last or shape.query_norm_only)
+        total += rows * d * (last and shape.query_norm_only)
     return total

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from anchorbench.bench import scale
 from anchorbench.bench import train as module
-from anchorbench.bench.train import Case, Row, as_json, bench_train, cases, loop_steps, native_macs, paper_days, paper_runs
+from anchorbench.bench.train import Case, Row, as_json, bench_train, cases, loop_steps, paper_days, paper_runs, performed_macs
 from anchorbench.model.gpt import GPT
 from anchorbench.presets import PRESETS
 from anchorbench.train.evaluation import evaluation_steps
@@ -55,6 +55,8 @@ def test_products_of_a_step_by_hand() -> None:
         {"model.n_layer": 1},
         {"model.n_layer": 3, "model.norm": "post", "model.activation": "relu", "model.bias": False},
         {"model.query_norm_only": True, "batch": 5},
+        {"batch": 256},
+        {"batch": 256, "model.n_layer": 1},
     ],
     ids=str,
 )
@@ -71,10 +73,10 @@ def test_products_are_those_that_the_step_runs(fields: dict[str, object]) -> Non
     tokens = torch.zeros(1, recipe.batch, task.seq_len, dtype=torch.long)
     with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: adding}) as counter:
         backprop(tokens, tokens[:, :, 0])
-    assert recipe.macs_per_step() * 2 == counter.get_total_flops()
+    assert performed_macs(recipe, "backprop") * 2 == counter.get_total_flops()
 
 
-def test_products_of_the_compiled_step_by_hand() -> None:
+def test_products_of_the_hand_written_steps_by_hand() -> None:
     """width 8 = 2 heads of 4, d_ff 16, 9 tokens, 120 words, batch 16, 2 layers; per sequence:
 
     layer 1: output and feed-forward at 9 positions        9 x (8 x 8 + 2 x 8 x 16) = 2880
@@ -83,11 +85,17 @@ def test_products_of_the_compiled_step_by_hand() -> None:
              scores and sums of whole rows, 2 heads        2 x 9 x 2 x 8 = 288
     answer:                                                8 x 120 = 960     in all 5360
     and query, key and value of layer 1 for each distinct pair of token and position in the batch, 3 x 64 each
+
+    In torch, 2 x 81 x 8 = 1296 for attention in layer 1, 576 more; and query, key and value at every position, or, if there are at
+    most half as many, for all pairs of 9 positions and 120 words, padded to 128.
     """
     tokens = BASE.load_task().sample("train", 16, 0).tokens
     pairs = len({(position, token) for row in tokens.tolist() for position, token in enumerate(row)})
     assert 50 < pairs < 144
-    assert native_macs(BASE) == 3 * (16 * 5360 + 192 * pairs)
+    assert performed_macs(BASE, "native") == 3 * (16 * 5360 + 192 * pairs)
+    assert performed_macs(BASE, "backprop") == 3 * 16 * (5936 + 192 * 9)
+    for batch, read in ((255, 255 * 9), (256, 128 * 9)):
+        assert performed_macs(BASE.override({"batch": batch}), "backprop") == 3 * (batch * 5936 + 192 * read)
 
 
 @pytest.fixture
@@ -185,7 +193,7 @@ def test_a_row_per_config_and_stack() -> None:
         assert row["member_steps_per_s"] == pytest.approx(steps * row["k"])  # a turn takes a second
         assert row["ratio"] == pytest.approx(row["k"])
         floor = 2 * recipe.macs_per_step() / rate
-        share = 2 * recipe.macs_per_step() * row["member_steps_per_s"] / 1e12
+        share = 2 * performed_macs(recipe, "backprop") * row["member_steps_per_s"] / 1e12
         assert row["peak_share"] == (None if row["precision"] == "bf16" else pytest.approx(share))
         assert row["floor_share"] == pytest.approx(floor * row["member_steps_per_s"])
     lines = [line.split() for line in out.splitlines()]

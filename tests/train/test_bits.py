@@ -14,7 +14,7 @@ from anchorbench.sweeps.run_folder import read_run
 from anchorbench.sweeps.runner import Progress, Sweep, SweepFolder, run_sweep
 from anchorbench.train.checkpoint import resume, save
 from anchorbench.train.execution import Execution
-from anchorbench.train.gradients.backprop import aligned
+from anchorbench.train.gradients.backprop import aligned, by_pair
 from anchorbench.train.gradients.choice import Path, gradient_path
 from anchorbench.train.gradients.native import available
 from anchorbench.train.stack import Stack
@@ -50,6 +50,18 @@ def test_a_member_ends_as_it_would_alone_at_every_width(width: int, path: Path) 
     for member in (1, 2):
         [alone] = trained([recipes[member]], path)
         assert {name for name in alone if not torch.equal(alone[name], together[member][name])} == set()
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"d_model": 9}, {"norm": "post", "n_head": 2, "d_head": 5}, {"d_model": 16, "d_head": 12}], ids=str
+)
+def test_a_member_ends_as_it_would_alone_in_large_batches(fields: dict[str, Any]) -> None:
+    """There the first layer of the torch path reads a table of (position, token) pairs."""
+    base = TINY.override({"model": {**TINY.model.model_dump(), **fields}, "steps": 3, "data_size": 600, "batch": 288})
+    assert by_pair(base.model, base.batch, base.load_task().vocab_size)
+    recipes = [base.override({"seed": seed, "init.gamma": gamma}) for seed, gamma in ((0, 0.3), (1, 0.5), (2, 0.7))]
+    together, [alone] = trained(recipes, "backprop"), trained(recipes[1:2], "backprop")
+    assert {name for name in alone if not torch.equal(alone[name], together[1][name])} == set()
 
 
 def test_usual_shapes_are_trained_in_one_batched_matmul() -> None:
