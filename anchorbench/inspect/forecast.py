@@ -11,7 +11,6 @@ Where recombination is not faithful (fewer than half of the trained sequences ar
 forecast abstains: its interval is 0 to 1, its name "cannot be told".
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -30,6 +29,7 @@ WIDTHS = Path(__file__).with_name("forecast.json")
 COVERAGE = 0.9
 FAITHFUL = 0.5
 """Least fidelity at which a forecast is made."""
+NARROWEST = 0.01
 SEQUENCES = 240
 """Held-out sequences, and as many trained ones, that are recombined."""
 
@@ -48,8 +48,13 @@ class Widths(Plain):
     """Number of runs that it was fitted on."""
 
     def half(self, share: Float[np.ndarray, " n"], fidelity: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """Half-width of the interval of each forecast, at least 0.01."""
-        return np.maximum(0.01, _terms(share, fidelity) @ np.array([self.constant, self.infidelity, self.spread]))
+        """Half-width of the interval of each forecast, at least NARROWEST."""
+        return np.maximum(NARROWEST, _terms(share, fidelity) @ np.array([self.constant, self.infidelity, self.spread]))
+
+    def around(self, share: float, fidelity: float) -> "Share":
+        """The forecast with its interval."""
+        half = float(self.half(np.array([share]), np.array([fidelity]))[0])
+        return Share(share, max(0.0, share - half), min(1.0, share + half))
 
 
 def _terms(share: np.ndarray, fidelity: np.ndarray) -> np.ndarray:
@@ -97,7 +102,7 @@ class Forecast:
     symmetric: Share | None
     """Answers to the mirror of a trained exception that repeat it."""
     groups: dict[str, float]
-    """Held-out group -> share of its answers that compose; with a trained exception, this tells pairs that share an anchor with it."""
+    """Held-out group -> share of its answers that compose: a pair that shares an anchor with an exception may differ from others."""
     fidelity: float
     """Share of trained sequences that are answered right when recombined."""
     layer: int
@@ -106,24 +111,29 @@ class Forecast:
     """Accuracy on trained sequences."""
     why: str | None
     """Why it abstains."""
+    asks_exception: bool
+    """Whether the task has a trained exception."""
+
+    @property
+    def share(self) -> Share | None:
+        """The headline: the share of ordinary held-out groups, or of the exception's mirror if there are none."""
+        return self.composes or self.ordered
 
     @property
     def name(self) -> Name:
-        """The composition verdict that follows."""
-        return "cannot be told" if self.composes is None else self.composes.name()
+        """The verdict that follows."""
+        return "cannot be told" if self.share is None else self.share.name()
 
     @property
     def exception(self) -> Exceptional | None:
         """The exception verdict that follows; None if the task has no exception."""
         if self.ordered is None or self.symmetric is None:
-            return "cannot be told" if self.why is not None and self.asks_exception else None
+            return "cannot be told" if self.asks_exception else None
         if self.ordered.low > MOST:
             return "ordered"
         if self.symmetric.low > MOST:
             return "symmetric"
         return "other" if self.ordered.high < MOST and self.symmetric.high < MOST else "cannot be told"
-
-    asks_exception: bool = False
 
 
 def forecast(model: object, task: Task, seed: int = 0) -> Forecast:
@@ -195,9 +205,7 @@ def _forecast(task: Task, read: Recombined, member: int, widths: Widths) -> Fore
     def share(answer: np.ndarray, where: np.ndarray) -> Share | None:
         if why is not None or not where.any():
             return None
-        value = float((answers == answer)[where].mean())
-        half = float(widths.half(np.array([value]), np.array([fidelity]))[0])
-        return Share(value, max(0.0, value - half), min(1.0, value + half))
+        return widths.around(float((answers == answer)[where].mean()), fidelity)
 
     symmetric = held_out.foils.get("symmetric", np.full(len(answers), NO_ANSWER))
     names = {name: held_out.group == number for number, (name, _) in enumerate(task.groups)}
@@ -220,8 +228,3 @@ def load_widths(path: Path = WIDTHS) -> Widths:
         return Widths.model_validate(read_json(path))
     except ValidationError as error:
         raise ValueError(f"{path} holds no widths of a forecast: {first_sentence(error)}") from None
-
-
-def shares_of(found: Sequence[Forecast]) -> Float[np.ndarray, " n"]:
-    """The forecast composed shares; NaN where the forecast abstains."""
-    return np.array([np.nan if each.composes is None else each.composes.value for each in found])

@@ -1,54 +1,83 @@
-"""How well probabilities agree with behaviour, over runs of several recipes: figures with 95% intervals."""
+"""How well forecast shares agree with composed ones, over runs of several recipes: figures with 95% intervals.
 
-import itertools
-from collections.abc import Sequence
+Intervals are bootstraps over recipes, since the seeds of one recipe are alike.
+"""
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 from anchorbench.intervals import wilson
 
 RESAMPLES = 2000
 """Bootstrap resamples of the recipes."""
+RANKED = 5
+"""Least number of runs of a recipe whose ranks are compared."""
+Figure = dict[str, float]
+"""`value`, `low`, `high` and `n`."""
+Numbers = Float[np.ndarray, " n"]
 
 
-def within_recipes(probability: np.ndarray, share: np.ndarray, recipes: Sequence[str]) -> dict[str, float]:
-    """Over pairs of runs of one recipe whose shares of composed answers differ by more than 0.2: how often the run with the
-    larger share has the larger probability.
+def error(forecast: Numbers, composed: Numbers, recipes: Sequence[str]) -> Figure:
+    """Mean absolute error."""
+    return _over_recipes(np.abs(forecast - composed), np.ones(len(composed)), recipes, lambda ratio: ratio)
 
-    This is the AUROC within recipes, where nothing in the recipe can help; ties count as half. The 95% interval is a
-    bootstrap over recipes, since the pairs of one recipe share runs. n is the number of pairs.
+
+def coverage(low: Numbers, high: Numbers, composed: Numbers, recipes: Sequence[str]) -> Figure:
+    """How often the composed share lies in the interval."""
+    return _over_recipes(((low <= composed) & (composed <= high)) * 1.0, np.ones(len(composed)), recipes, lambda ratio: ratio)
+
+
+def skill(forecast: Numbers, guess: Numbers, composed: Numbers, recipes: Sequence[str]) -> Figure:
+    """1 - the forecast's squared error relative to that of `guess`: 1 is perfect, 0 no better than the guess."""
+    return _over_recipes((forecast - composed) ** 2, (guess - composed) ** 2, recipes, lambda ratio: 1 - ratio)
+
+
+def other_seeds(composed: Numbers, recipes: Sequence[str]) -> Numbers:
+    """What is guessed from the recipe: the mean share of its other runs; NaN if there is none."""
+    guess = np.full(len(composed), np.nan)
+    for recipe in dict.fromkeys(recipes):
+        of_recipe = np.array([other == recipe for other in recipes])
+        n = of_recipe.sum()
+        if n > 1:
+            guess[of_recipe] = (composed[of_recipe].sum() - composed[of_recipe]) / (n - 1)
+    return guess
+
+
+def rank_within(forecast: Numbers, composed: Numbers, recipes: Sequence[str]) -> Figure | None:
+    """Spearman's correlation within a recipe, where nothing in the recipe can help, averaged over recipes; n is their number.
+
+    None if no recipe has `RANKED` runs that differ.
     """
-    hits, pairs = np.zeros((2, len(names := list(dict.fromkeys(recipes)))))
-    for number, recipe in enumerate(names):
-        members = [run for run, other in enumerate(recipes) if other == recipe]
-        for a, b in itertools.permutations(members, 2):
-            if share[a] > share[b] + 0.2:
-                pairs[number] += 1
-                hits[number] += 1.0 if probability[a] > probability[b] else 0.5 * (probability[a] == probability[b])
-    drawn = np.random.default_rng(0).integers(len(names), size=(RESAMPLES, len(names)))
-    of_draws = pairs[drawn].sum(1)
-    low, high = np.percentile(hits[drawn].sum(1)[of_draws > 0] / of_draws[of_draws > 0], [2.5, 97.5])
-    return {"value": float(hits.sum() / pairs.sum()), "low": float(low), "high": float(high), "n": int(pairs.sum())}
+    from scipy.stats import spearmanr
+
+    found: list[float] = []
+    for recipe in dict.fromkeys(recipes):
+        of_recipe = np.array([other == recipe for other in recipes])
+        pair = forecast[of_recipe], composed[of_recipe]
+        if of_recipe.sum() >= RANKED and min(np.ptp(each) for each in pair) > 0:
+            found.append(float(spearmanr(*pair)[0]))  # pyright: ignore[reportArgumentType]
+    if not found:
+        return None
+    return _over_recipes(np.array(found), np.ones(len(found)), [str(number) for number in range(len(found))], lambda ratio: ratio)
 
 
-def auroc(probability: np.ndarray, positive: np.ndarray, recipes: Sequence[str]) -> dict[str, float]:
-    """Area under the ROC curve, with a 95% bootstrap interval over recipes, since the seeds of one recipe are similar."""
-    names = list(dict.fromkeys(recipes))
-    member = np.array([[other == recipe for recipe in names] for other in recipes], float)
-    yes, no = probability[positive, None], probability[None, ~positive]
-    # [recipe, recipe]: number of (positive, negative) pairs of runs in the right order, and of all such pairs.
-    hits = member[positive].T @ ((yes > no) + 0.5 * (yes == no)) @ member[~positive]
-    pairs = np.outer(member[positive].sum(0), member[~positive].sum(0))
-    drawn = np.random.default_rng(0).integers(len(names), size=(RESAMPLES, len(names)))
-    times = (drawn[:, :, None] == np.arange(len(names))).sum(1)
-    right, of = (np.einsum("da,ab,db->d", times, table, times) for table in (hits, pairs))
-    low, high = np.percentile(right[of > 0] / of[of > 0], [2.5, 97.5])
-    return {"value": float(hits.sum() / pairs.sum()), "low": float(low), "high": float(high), "n": len(positive)}
-
-
-def share(hits: int, n: int) -> dict[str, float]:
+def share(hits: int, n: int) -> Figure:
     """A share with its 95% Wilson interval."""
     if n == 0:
         return {"value": float("nan"), "low": 0.0, "high": 1.0, "n": 0}
     low, high = wilson(hits, n)
     return {"value": hits / n, "low": low, "high": high, "n": n}
+
+
+def _over_recipes(above: Numbers, below: Numbers, recipes: Sequence[str], form: Callable[[np.ndarray], np.ndarray]) -> Figure:
+    """`form` of sum(above) / sum(below), and its bootstrap interval over recipes."""
+    names = list(dict.fromkeys(recipes))
+    member = np.array([[other == recipe for other in recipes] for recipe in names], float)
+    sums = np.stack([member @ above, member @ below])
+    drawn = np.random.default_rng(0).integers(len(names), size=(RESAMPLES, len(names)))
+    of_draws = sums[:, drawn].sum(2)
+    low, high = np.percentile(form(of_draws[0] / np.maximum(of_draws[1], 1e-12)), [2.5, 97.5])
+    value = form(np.array(above.sum() / max(below.sum(), 1e-12)))
+    return {"value": float(value), "low": float(low), "high": float(high), "n": len(above)}

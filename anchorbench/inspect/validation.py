@@ -1,8 +1,15 @@
-"""Evaluates the mechanistic verdict: on planted circuits, on held-out runs, and on how early in training it is right.
+"""Grades the forecast on kinds of runs that its interval was not fitted on, and where it could be fooled.
 
-`validate` trains the unfinished runs of a trial, reads the deciding features of every run, and predicts each run's
-behaviour with weights fitted on the other recipes only: all seeds of a recipe are held out together. Behaviour is used for fitting
-and grading, never as a feature.
+Rules, written before these runs were read (recombination itself was chosen on other seeds, by the study `ways`):
+
+- The width of the interval is fitted on `CRADLE` alone: pre-LN, two layers, width 32, AdamW, `composite`.
+- Every other sweep is a holdout. A run is graded if it fits, at the end of training, and apart from that at the steps that were
+  kept. Runs whose forecast abstains are counted, not graded.
+- Coverage of the 90% interval should be 85% to 95%, and the mean absolute error at most 0.12, over all holdouts with a rule.
+- Skill is over a guess that knows the recipe's outcome: the mean of its other seeds. It should be positive, with an interval above
+  zero, within pre-LN and within post-LN.
+- A fitted model without the rule (`no-rule`, `other-rule`) fools the forecast if more than a quarter is forecast, and the interval
+  excludes what the model composes.
 """
 
 import json
@@ -12,43 +19,37 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float
 
-from anchorbench.inspect.mechanism import (
-    COMPOSITION,
-    EXCEPTION,
-    SURE,
-    Classifier,
-    Logistic,
-    fit_logistic,
-    mechanisms,
-    read_features,
-)
-from anchorbench.inspect.open_model import StackModel, open_runs, side_by_side
+from anchorbench.inspect import statistics
+from anchorbench.inspect.classify import classify
+from anchorbench.inspect.forecast import Forecast, Widths, fit_widths, forecasts, load_widths
+from anchorbench.inspect.foreign import KINDS, STEPS, train_foreign
+from anchorbench.inspect.open_model import open_model, open_runs, side_by_side
 from anchorbench.inspect.planted import key_to_anchors, key_to_anchors_lookup, pair_lookup, rotated, with_noise
-from anchorbench.inspect.statistics import auroc, share, within_recipes
-from anchorbench.model.gpt import GPT, ModelConfig
-from anchorbench.model.initialize import initialize
-from anchorbench.model.initializers.rate import Rate
-from anchorbench.presets import PRESETS
-from anchorbench.recipe import SEEDS, Recipe
-from anchorbench.seeds import stream_seed
+from anchorbench.inspect.recombine import find_squares, recombined_answers
+from anchorbench.recipe import SEEDS, parse_recipe
 from anchorbench.sweeps.run_folder import Run
 from anchorbench.sweeps.runner import Progress, Sweep, SweepFolder, run_sweep
 from anchorbench.task import Task, load_task
 from anchorbench.train.execution import Execution
-from anchorbench.train.gradients.choice import auto_precision
-from anchorbench.verdict import FIT
+from anchorbench.verdict import FEW, EvalSet
 
-KEEP_STEPS = (150, 300, 600, 900, 1200, 1500, 2000, 2500)
-"""Intermediate steps at which weights are kept, for the curve of how early the verdict is right."""
-QUICK_SEEDS = (100, 101)
-"""Seeds that the shipped weights were not fitted on."""
-STATED_NOISE = 0.03
-"""Noise up to which every planted circuit should be classified correctly; at 0.05 the number line of `key_to_anchors` confuses
-neighbours.
-"""
+BASE: Mapping[str, Any] = {
+    "task": "composite",
+    "variant": "heldout-pairs",
+    "task_config": {"key_max": 59, "seq_len": 6},
+    "model": {"d_model": 32, "d_head": 32, "d_ff": 128},
+    "optimizer": {"lr": 8e-3, "weight_decay": 0.0, "warmup": 50},
+    "batch": 64,
+    "steps": 1200,
+}
+GAMMAS = (0.4, 0.5, 0.6)
+FIRST_SEED = 100
+CRADLE = ("cradle", "cradle-decay")
+"""The sweeps on which the widths are fitted."""
+WITHOUT_RULE = ("no-rule", "other-rule")
+KEEP_STEPS = (150, 300, 600)
+"""Steps at which weights are kept and graded too."""
 MEMBERS = 8
 """Members read at once."""
 
@@ -59,328 +60,290 @@ class Trial:
 
     sweeps: Mapping[str, Sweep]
     shipped: bool = False
-    """Whether the shipped weights are graded; otherwise, each run is graded with weights fitted on the other recipes."""
+    """Whether the shipped widths are graded, instead of new ones fitted on the cradle."""
+    foreign_seeds: tuple[int, ...] = (FIRST_SEED, FIRST_SEED + 1)
+    foreign_steps: int = STEPS
     task: Task = field(default_factory=lambda: load_task("composite"))
-    """Task of the planted and the null models."""
-    noises: tuple[float, ...] = (0.0, 0.01, 0.02, 0.03, 0.1, 0.3, 0.8)
+    """Task of the planted models."""
+    noises: tuple[float, ...] = (0.0, 0.01, 0.02, 0.03, 0.1, 0.3)
     """Noise on planted weights, relative to each matrix's root mean square."""
-    planted_seeds: int = 5
-    null_members: int = 8
-    null_steps: int = 300
-    """Steps of training on shuffled labels."""
+    planted_seeds: int = 3
 
 
 def full_trial() -> Trial:
-    """New weights, fitted and graded on 280 runs."""
-    return Trial(sweeps(quick=False))
+    """New widths, graded on all holdouts."""
+    return Trial(sweeps())
 
 
 def quick_trial() -> Trial:
-    """The shipped weights, graded on four runs that they were not fitted on: a minute on two cores."""
-    return Trial(sweeps(quick=True), shipped=True, noises=(0.0, 0.03, 0.3), planted_seeds=2, null_members=2)
+    """The shipped widths, graded on four runs of other seeds: a minute on two cores."""
+    base = parse_recipe(dict(BASE))
+    quick = {
+        norm: Sweep(base.override({"model.norm": norm}), {"init.gamma": (0.5,), "seed": (200, 201)}) for norm in ("pre", "post")
+    }
+    return Trial(quick, shipped=True, foreign_seeds=(), noises=(0.0, 0.03), planted_seeds=1)
 
 
-def sweeps(*, quick: bool) -> dict[str, Sweep]:
-    """Name -> sweep: pre- and post-LN, over gamma, weight decay, learning rate, depth and seeds; 280 runs, or 4 if `quick`."""
-    pre = PRESETS["laptop"].override({"precision": auto_precision()})
-    post = pre.override({"model.norm": "post", "steps": 3000, "optimizer.warmup": 500, "optimizer.weight_decay": 0.01})
-    if quick:
-        return {
-            "pre": Sweep(pre.override({"steps": 1100}), {"init.gamma": (0.7,), "seed": QUICK_SEEDS}),
-            "post": Sweep(post.override({"steps": 1500, "optimizer.lr": 2e-3}), {"init.gamma": (0.55,), "seed": QUICK_SEEDS}),
-        }
-    conflict = pre.override({"variant": "conflict", "steps": 2000, "optimizer.weight_decay": 0.1})
+def sweeps() -> dict[str, Sweep]:
+    """Name -> sweep: the cradle, and holdouts by norm, depth, width, heads, activation, optimizer, schedule and task."""
+    base = parse_recipe(dict(BASE))
+    model: dict[str, Any] = dict(BASE["model"])
 
-    def over(base: Recipe, seeds: int, *gammas: float, **axes: tuple[float, ...]) -> Sweep:
-        return Sweep(base, {**axes, "init.gamma": gammas, "seed": tuple(range(seeds))})
+    def over(seeds: int, changes: Mapping[str, Any]) -> Sweep:
+        return Sweep(base.override(changes), {"init.gamma": GAMMAS, "seed": tuple(range(FIRST_SEED, FIRST_SEED + seeds))})
 
+    def wide(width: int, rate: float) -> dict[str, Any]:
+        shape = {"d_model": width, "d_head": width, "d_ff": 4 * width}
+        return {"model": model | shape, "optimizer.lr": rate, "steps": 1800}
+
+    def task(name: str, variant: str, **changes: Any) -> dict[str, Any]:
+        return {"task": name, "variant": variant, "steps": 2400, **changes}
+
+    permutations = {"lr": 3e-3, "weight_decay": 0.3, "warmup": 50, "schedule": {"kind": "constant"}}
+    laptop = parse_recipe({"variant": "heldout-pairs", "optimizer": {"weight_decay": 0.0}, "steps": 2500})
     return {
-        "post": over(post, 8, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8),
-        "pre": over(pre, 8, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7),
-        "pre-decay": over(pre.override({"optimizer.weight_decay": 1.0, "steps": 1800}), 6, 0.35, 0.4, 0.5, 0.6),
-        "pre-rate": over(pre, 6, 0.4, 0.5, 0.6, **{"optimizer.lr": (5e-4, 2e-3)}),
-        "conflict-pre": over(conflict, 6, 0.45, 0.5, 0.6, 0.65, 0.7, 0.8),
-        "post-decay": over(post.override({"optimizer.weight_decay": 0.1}), 8, 0.5, 0.6, 0.7),
-        "post-rate": over(post.override({"optimizer.lr": 1.5e-3}), 8, 0.5, 0.6, 0.7),
-        "conflict-post": over(post.override({"variant": "conflict"}), 4, 0.5, 0.6, 0.7),
-        "pre-deep": over(pre.override({"model.n_layer": 3}), 4, 0.4, 0.5, 0.6),
+        "cradle": over(12, {}),
+        "cradle-decay": over(12, {"optimizer.weight_decay": 0.3}),
+        "post": over(12, {"model.norm": "post"}),
+        "post-decay": over(6, {"model.norm": "post", "optimizer.weight_decay": 0.3}),
+        "layers-3": over(6, {"model.n_layer": 3}),
+        "layers-4": over(6, {"model.n_layer": 4}),
+        "heads-4": over(6, {"model": model | {"n_head": 4, "d_head": 8}}),
+        "relu": over(6, {"model.activation": "relu"}),
+        "width-64": over(6, wide(64, 2e-3)),
+        "width-128": over(4, wide(128, 1e-3)),
+        "muon": over(6, {"optimizer": {"kind": "muon", "lr": 8e-3, "weight_decay": 0.0, "warmup": 50}}),
+        "constant": over(6, {"optimizer.schedule": {"kind": "constant"}, "optimizer.lr": 4e-3}),
+        "conflict-control": over(5, {"variant": "conflict-control"}),
+        "anchors-first": over(4, task("composition", "anchors-first", **{"optimizer.lr": 4e-3})),
+        "nine-anchors": over(4, task("nine-anchors", "heldout-ten")),
+        "full-symmetry": over(4, task("full-symmetry", "default")),
+        "ten-anchors": over(4, task("ten-anchors", "intervals")),
+        "two-anchors": over(4, task("two-anchors", "overlap", steps=1200)),
+        "random-permutations": over(3, task("random-permutations", "default", task_config={}, steps=6000, optimizer=permutations)),
+        "no-rule": over(4, {"variant": "no-rule", "optimizer.lr": 4e-3, "steps": 4800}),
+        "other-rule": over(4, {"variant": "other-rule"}),
+        "laptop": Sweep(laptop, {"init.gamma": GAMMAS, "seed": tuple(range(FIRST_SEED, FIRST_SEED + 3))}),
     }
 
 
 @dataclass(frozen=True)
-class Observed:
-    """Runs, and the features read from each, `[runs]`."""
+class Read:
+    """What was read from one fitted or underfit model, before any width is fitted."""
 
-    runs: list[Run]
-    features: dict[str, Float[np.ndarray, " runs"]]
-    """NaN where a feature does not apply to a run's task."""
-    accuracy: Float[np.ndarray, " runs"]
-
-    def where(self, chosen: Bool[np.ndarray, " runs"]) -> "Observed":
-        runs = [run for run, take in zip(self.runs, chosen, strict=True) if take]
-        return Observed(runs, {name: values[chosen] for name, values in self.features.items()}, self.accuracy[chosen])
-
-    @property
-    def recipes(self) -> list[str]:
-        """Each run's recipe without its seeds, as text."""
-        return [json.dumps(run.recipe.model_dump(mode="json") | dict.fromkeys(SEEDS), sort_keys=True) for run in self.runs]
+    holdout: str
+    label: str
+    """The run, or the kind and seed of a foreign model."""
+    recipe: str
+    norm: str
+    step: int | None
+    """None at the end of training."""
+    composed: float
+    fits: bool
+    forecast: Forecast
+    """With an interval of no width where it does not abstain."""
 
 
-def observe(runs: Sequence[Run], step: int | None = None) -> Observed:
-    """Reads the deciding features of all runs, optionally at an intermediate step whose weights were kept."""
-    alike: dict[Any, list[int]] = {}
-    for number, run in enumerate(runs):
-        alike.setdefault((run.recipe.model, run.result.task_fingerprint), []).append(number)
-    rows: list[dict[str, float]] = [{} for _ in runs]
-    for numbers in alike.values():
-        task = runs[numbers[0]].recipe.load_task()
-        for start in range(0, len(numbers), MEMBERS):
-            part = numbers[start : start + MEMBERS]
-            found, accuracy = read_features(open_runs([runs[number] for number in part], step), task)
-            for member, number in enumerate(part):
-                rows[number] = {name: float(values[member]) for name, values in found.items()} | {"accuracy": accuracy[member]}
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    table = {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
-    return Observed(list(runs), table, table.pop("accuracy"))
+NO_WIDTH = Widths(constant=0, infidelity=0, spread=0, runs=10)
 
 
-def decided(observed: Observed, question: str) -> tuple[Observed, Bool[np.ndarray, " runs"]]:
-    """The runs with a clear `composition` or `exception` behaviour, and a mask of those that are inferential, or ordered."""
-    yes, no = {"composition": ("inferential", "memorizing"), "exception": ("ordered", "symmetric")}[question]
-    verdicts = np.array([str(getattr(run.result, question)) for run in observed.runs])
-    chosen = (verdicts == yes) | (verdicts == no)
-    return observed.where(chosen), verdicts[chosen] == yes
+def recipe_of(run: Run) -> str:
+    """The run's recipe without its seeds, as text."""
+    return json.dumps(run.recipe.model_dump(mode="json") | dict.fromkeys(SEEDS), sort_keys=True)
 
 
-def fit(observed: Observed) -> Classifier:
-    """Fits the weights on all runs with clear behaviour. Raises ValueError if all of them are of one class."""
-    of_composition, infers = decided(observed, "composition")
-    of_exception, in_order = decided(observed, "exception")
-    exception = None
-    if len(set(in_order.tolist())) == 2:
-        exception = fit_logistic(EXCEPTION, of_exception.features, in_order)
-    return Classifier(composition=fit_logistic(COMPOSITION, of_composition.features, infers), exception=exception)
+def read_runs(holdout: str, runs: Sequence[Run], step: int | None = None) -> list[Read]:
+    """Reads all runs, optionally at an intermediate step whose weights were kept; what is composed there is measured."""
+    alike: dict[Any, list[Run]] = {}
+    for run in runs:
+        alike.setdefault((run.recipe.model, run.result.task_fingerprint), []).append(run)
+    found: list[Read] = []
+    for every in alike.values():
+        task = every[0].recipe.load_task()
+        for start in range(0, len(every), MEMBERS):
+            part = every[start : start + MEMBERS]
+            opened = open_runs(part, step)
+            eval_set = EvalSet.of(task, 1000, FIRST_SEED)
+            answers = opened.answers(eval_set.tokens)
+            for run, row, forecast in zip(part, answers, forecasts(opened, task, NO_WIDTH), strict=True):
+                behaviour = eval_set.behaviour(row)
+                found.append(
+                    Read(
+                        holdout,
+                        label=run.result.run_id,
+                        recipe=f"{holdout} {step} {recipe_of(run)}",
+                        norm=run.recipe.model.norm,
+                        step=step,
+                        composed=behaviour.inferential or 0.0,
+                        fits=behaviour.fit,
+                        forecast=forecast,
+                    )
+                )
+    return found
 
 
-def fitted_without(
-    left_out: Sequence[str],
-    features: Sequence[str],
-    found: Mapping[str, np.ndarray],
-    positive: np.ndarray,
-    recipes: Sequence[str],
-) -> dict[str, Logistic | None]:
-    """Recipe of `left_out` -> weights fitted on the runs of all other recipes; None if those are all of one class."""
-    weights: dict[str, Logistic | None] = {}
-    for recipe in dict.fromkeys(left_out):
-        rest = np.array([other != recipe for other in recipes])
-        both = len(set(positive[rest].tolist())) == 2
-        weights[recipe] = fit_logistic(features, {name: found[name][rest] for name in features}, positive[rest]) if both else None
-    return weights
+def read_foreign(out: Path, trial: Trial, report: Callable[[str], None]) -> list[Read]:
+    """Trains and reads models of other architectures, each kind with other held-out pairs."""
+    found: list[Read] = []
+    for seed in trial.foreign_seeds:
+        for number, kind in enumerate(KINDS):
+            base = load_task("composite", "heldout-pairs", **BASE["task_config"])
+            task = base.for_seed(seed + 2 * number)
+            report(f"{kind}, seed {seed}")
+            folder = train_foreign(kind, task, seed, out / "foreign" / f"{kind}-{seed}", trial.foreign_steps)
+            opened = open_model(str(folder))
+            behaviour = classify(opened, task)
+            [forecast] = forecasts(opened, task, NO_WIDTH)
+            found.append(
+                Read(kind, f"{kind}, seed {seed}", kind, "pre", None, behaviour.inferential or 0.0, behaviour.fit, forecast)
+            )
+    return found
 
 
-def predicted(weights: Mapping[str, Logistic | None], found: Mapping[str, np.ndarray], recipes: Sequence[str]) -> np.ndarray:
-    """Probability of each run under the weights that never saw its recipe; 0.5 where there are none."""
-    probability = np.full(len(recipes), 0.5)
-    for recipe in dict.fromkeys(recipes):
-        test = np.array([other == recipe for other in recipes])
-        if (fitted := weights[recipe]) is not None:
-            probability[test] = fitted.probability({name: found[name][test] for name in fitted.features})
-    return probability
+def fit(reads: Sequence[Read]) -> Widths:
+    """Fits the widths on the fitted models whose forecast does not abstain. Raises ValueError if they are fewer than 10."""
+    chosen = [
+        (read.forecast.share.value, read.forecast.fidelity, read.composed) for read in reads if read.fits and read.forecast.share
+    ]
+    share, fidelity, composed = np.array(chosen, float).reshape(-1, 3).T
+    return fit_widths(share, fidelity, composed)
 
 
-def held_out(features: Sequence[str], found: Mapping[str, np.ndarray], positive: np.ndarray, recipes: Sequence[str]) -> np.ndarray:
-    """Probability of each run under weights fitted on the other recipes; 0.5 where those are all of one class."""
-    return predicted(fitted_without(recipes, features, found, positive, recipes), found, recipes)
-
-
-def recipe_features(runs: Sequence[Run]) -> dict[str, Float[np.ndarray, " runs"]]:
-    """Features known without looking at the weights: the baseline that a probe has to beat."""
-    recipes = [run.recipe for run in runs]
+def row_of(read: Read, widths: Widths) -> dict[str, Any]:
+    """A read model as a row of docs/validation.json."""
+    forecast = read.forecast
+    share = None if forecast.share is None else widths.around(forecast.share.value, forecast.fidelity)
     return {
-        "gamma": np.array([recipe.init.gamma for recipe in recipes]),
-        "weight_decay": np.array([recipe.optimizer.weight_decay for recipe in recipes]),
-        "log_lr": np.log10([recipe.optimizer.lr for recipe in recipes]),
-        "post_norm": np.array([float(recipe.model.norm == "post") for recipe in recipes]),
-        "n_layer": np.array([float(recipe.model.n_layer) for recipe in recipes]),
-        "steps": np.array([float(recipe.steps) for recipe in recipes]),
+        "holdout": read.holdout,
+        "run": read.label,
+        "recipe": read.recipe,
+        "norm": read.norm,
+        "step": read.step,
+        "composed": read.composed,
+        "fits": read.fits,
+        "forecast": None if share is None else share.value,
+        "low": None if share is None else share.low,
+        "high": None if share is None else share.high,
+        "name": "cannot be told" if share is None else share.name(),
+        "fidelity": forecast.fidelity,
+        "layer": forecast.layer,
     }
 
 
-def planted(classifier: Classifier, trial: Trial) -> list[dict[str, Any]]:
-    """Verdicts on planted circuits: the papers' two, and a lookup table behind the attention of the first; both norms, several
-    noise levels, in a random basis; one row per model.
+def grade(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Coverage, error, skill and rank correlation of the forecasts that were made for fitted models, and how many abstained."""
+    fitted = [row for row in rows if row["fits"]]
+    graded = [row for row in fitted if row["forecast"] is not None]
+    found: dict[str, Any] = {"fitted": len(fitted), "abstained": len(fitted) - len(graded)}
+    if not graded:
+        return found
+    composed, forecast, low, high = (
+        np.array([row[name] for row in graded], float) for name in ("composed", "forecast", "low", "high")
+    )
+    recipes = [row["recipe"] for row in graded]
+    guess = statistics.other_seeds(composed, recipes)
+    known = ~np.isnan(guess)
+    of_known = [recipe for recipe, take in zip(recipes, known, strict=True) if take]
+    return found | {
+        "composed": float(composed.mean()),
+        "coverage": statistics.coverage(low, high, composed, recipes),
+        "error": statistics.error(forecast, composed, recipes),
+        "guess_error": statistics.error(guess[known], composed[known], of_known) if known.any() else None,
+        "skill": statistics.skill(forecast[known], guess[known], composed[known], of_known) if known.any() else None,
+        "rank_within": statistics.rank_within(forecast, composed, recipes),
+    }
+
+
+def fooled(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How many fitted models without the rule fool the forecast, and the largest forecast."""
+    fitted = [row for row in rows if row["fits"]]
+    graded = [row for row in fitted if row["forecast"] is not None]
+    wrong = [row for row in graded if row["forecast"] > FEW and not row["low"] <= row["composed"] <= row["high"]]
+    return {
+        "fitted": len(fitted),
+        "abstained": len(fitted) - len(graded),
+        "fooled": statistics.share(len(wrong), len(graded)),
+        "largest": max((row["forecast"] for row in graded), default=0.0),
+    }
+
+
+def planted(trial: Trial, widths: Widths) -> list[dict[str, Any]]:
+    """Forecasts for planted circuits: the papers' two, and a lookup table behind the attention of the first; both norms, several
+    noise levels, in a random basis; one row per model, with what it really composes.
     """
-    task = trial.task
-    rows: list[dict[str, Any]] = []
-    circuits = (("inferential", key_to_anchors), ("memorizing", pair_lookup), ("memorizing", key_to_anchors_lookup))
-    for truth, plant in circuits:
+    task, rows = trial.task, []
+    for plant in (key_to_anchors, pair_lookup, key_to_anchors_lookup):
         for norm in ("pre", "post"):
             for noise in trial.noises:
                 models = [with_noise(rotated(plant(task, norm, seed), seed), noise, seed) for seed in range(trial.planted_seeds)]
-                for found in mechanisms(side_by_side(models), task, classifier):
+                opened = side_by_side(models)
+                eval_set = EvalSet.of(task, 500, 0)
+                for row, found in zip(opened.answers(eval_set.tokens), forecasts(opened, task, widths), strict=True):
+                    behaviour = eval_set.behaviour(row)
+                    share = found.share
                     rows.append(
-                        {"circuit": plant.__name__, "truth": truth, "norm": norm, "noise": noise, "verdict": found.verdict}
-                        | _numbers(found)
+                        {"circuit": plant.__name__, "norm": norm, "noise": noise, "fits": behaviour.fit}
+                        | {"composed": behaviour.inferential, "fidelity": found.fidelity, "name": found.name}
+                        | {name: None if share is None else getattr(share, name) for name in ("value", "low", "high")}
                     )
     return rows
 
 
-def nothing(classifier: Classifier, trial: Trial) -> list[dict[str, Any]]:
-    """Verdicts on untrained models and on models trained on shuffled labels; one row per model.
+def controls(runs: Sequence[Run]) -> dict[str, float]:
+    """What recombination gives where it should give nothing: mean share composed by runs of one shape and task.
 
-    All of them are below FIT, so the accuracy gate alone leaves them undecided: this says nothing about the features.
+    `whole` is the forecast itself; `fillers` recombines filler positions alone; `donor` puts in the streams of another run.
     """
-    task, members = trial.task, trial.null_members
-    rows: list[dict[str, Any]] = []
-    for norm in ("pre", "post"):
-        stack = GPT(ModelConfig(norm=norm), members=members, vocab_size=task.vocab_size, seq_len=task.seq_len)
-        initialize(stack, [Rate.Config(gamma=0.4 + 0.4 * member / members) for member in range(members)], list(range(members)))
-        for kind in ("untrained", "shuffled labels"):
-            if kind == "shuffled labels":
-                _train_on_shuffled_labels(stack, task, trial.null_steps)
-            rows += [
-                {"kind": kind, "norm": norm, "verdict": found.verdict} | _numbers(found)
-                for found in mechanisms(StackModel(stack), task, classifier)
-            ]
-    return rows
+    opened, other = open_runs(runs), open_runs([*runs[1:], runs[0]])
+    task = runs[0].recipe.load_task()
+    squares = find_squares(task, task.sample("ood", 240, FIRST_SEED), FIRST_SEED)
+    label = squares.examples.foils["inferential"]
+    marks = np.stack(list(task.token_positions(squares.examples.tokens).values()), 1)
+    free = np.array([[at for at in range(task.seq_len - 1) if at not in row][:1] or [0] for row in marks.tolist()])
 
+    def composed(**how: Any) -> float:
+        return float((recombined_answers(opened, squares, **how) == label).mean(2).max(0).mean())
 
-def _numbers(found: Any) -> dict[str, float]:
-    return {"accuracy": found.accuracy} | {name: found.features[name] for name in COMPOSITION}
-
-
-def _train_on_shuffled_labels(stack: GPT, task: Task, steps: int) -> None:
-    """Trains on training sequences with randomly permuted labels."""
-    from anchorbench.train.gradients.backprop import Backprop
-
-    laptop = PRESETS["laptop"]
-    examples = task.sample("train", laptop.batch * steps, 0)
-    rng = np.random.default_rng(stream_seed(0, "order"))
-    tokens, labels = torch.from_numpy(examples.tokens), torch.from_numpy(rng.permutation(examples.label))
-    backprop, adam = Backprop(stack, laptop.batch), torch.optim.AdamW(stack.parameters(), lr=laptop.optimizer.lr)
-    for part, answers in zip(tokens.split(laptop.batch), labels.split(laptop.batch), strict=True):
-        backprop(part.expand(stack.members, -1, -1), answers.expand(stack.members, -1))
-        for parameter, gradient in backprop.gradients.items():
-            parameter.grad = gradient
-        adam.step()
-
-
-def early(
-    chosen: Observed,
-    infers: np.ndarray,
-    weights: Mapping[str, Logistic | None],
-    read: Callable[[Sequence[Run], int], Observed] = observe,
-) -> list[dict[str, Any]]:
-    """How well the features at intermediate steps predict the final behaviour, with weights fitted on other recipes at the end of
-    training; one row per fraction of training.
-    """
-    rows: list[dict[str, Any]] = []
-    for fraction in (0.1, 0.2, 0.3, 0.5, 0.7):
-        nearest = [min(KEEP_STEPS, key=lambda step: abs(step - fraction * run.recipe.steps)) for run in chosen.runs]
-        probability = np.full(len(chosen.runs), np.nan)
-        for step in dict.fromkeys(nearest):
-            at = [number for number, other in enumerate(nearest) if other == step]
-            seen = read([chosen.runs[number] for number in at], step)
-            probability[at] = predicted(weights, seen.features, seen.recipes)
-        rows.append({"fraction": fraction, "auroc": auroc(probability, infers, chosen.recipes)})
-    return rows
+    return {"whole": composed(), "fillers": composed(at=free), "donor": composed(donor=other)}
 
 
 def validate(out: Path, report: Callable[[str], None], trial: Trial) -> dict[str, Any]:
-    """Trains the missing runs in `out`, and returns what `anchorbench probe validate --json` writes."""
-    runs: list[Run] = []
+    """Trains the missing models in `out`, and returns what `anchorbench probe validate --json` writes."""
+    reads: list[Read] = []
+    early: list[Read] = []
+    first: list[Run] = []
     for name, sweep in trial.sweeps.items():
         report(f"{name}: {len(sweep.runs())} runs")
-        keep = [step for step in KEEP_STEPS if step < sweep.base.steps]
 
         def say(event: Progress) -> None:
             if event.message:
                 report(event.message)
 
-        runs += run_sweep(sweep, SweepFolder(out / name, sweep), say, Execution(keep_steps=() if trial.shipped else keep))
-    report(f"reading {len(runs)} runs")
-    observed = observe(runs)
-    result = _grade_shipped(observed) if trial.shipped else _grade_held_out(observed, report)
-    classifier: Classifier = result.pop("classifier")
-    report("planted circuits and null models")
-    plants, nulls = planted(classifier, trial), nothing(classifier, trial)
-    stated = [row for row in plants if row["noise"] <= STATED_NOISE and row["circuit"] != key_to_anchors_lookup.__name__]
-    wrong = [row for row in plants if row["verdict"] not in (row["truth"], "undecided")]
+        runs = run_sweep(sweep, SweepFolder(out / name, sweep), say, Execution(keep_steps=() if trial.shipped else KEEP_STEPS))
+        first = first or [run for run in runs if run.result.task_fingerprint == runs[0].result.task_fingerprint]
+        reads += read_runs(name, runs)
+        if not trial.shipped and name not in (*CRADLE, *WITHOUT_RULE):
+            early += [read for step in KEEP_STEPS for read in read_runs(name, runs, step)]
+    reads += read_foreign(out, trial, report)
+    widths = load_widths() if trial.shipped else fit([read for read in reads if read.holdout in CRADLE])
+    rows, early_rows = ([row_of(read, widths) for read in each] for each in (reads, early))
+    asked = [row for row in rows if row["holdout"] not in (*CRADLE, *WITHOUT_RULE)]
+    report("planted circuits and controls")
+    plants = planted(trial, widths)
+    inside = [row for row in plants if row["fits"] and row["value"] is not None]
+    covered = sum(row["low"] <= row["composed"] <= row["high"] for row in inside)
     return {
-        "planted_accuracy": share(sum(row["verdict"] == row["truth"] for row in stated), len(stated)) | {"noise": STATED_NOISE},
-        "planted_wrong": share(len(wrong), len(plants)) | {"noise": max(trial.noises)},
-        "null_undecided": share(sum(row["verdict"] == "undecided" for row in nulls), len(nulls)),
-        **result,
+        "all": grade(asked),
+        "pre": grade([row for row in asked if row["norm"] == "pre"]),
+        "post": grade([row for row in asked if row["norm"] == "post"]),
+        "early": grade(early_rows),
+        "holdouts": {
+            name: grade([row for row in rows if row["holdout"] == name]) for name in dict.fromkeys(r.holdout for r in reads)
+        },
+        "without_rule": {name: fooled([row for row in rows if row["holdout"] == name]) for name in WITHOUT_RULE},
+        "planted_covered": statistics.share(covered, len(inside)),
+        "controls": controls(first),
+        "widths": widths.model_dump(mode="json"),
+        "rows": [{name: value for name, value in row.items() if name != "recipe"} for row in rows],
         "planted": plants,
-        "null": nulls,
-        "weights": classifier.model_dump(mode="json"),
-    }
-
-
-def _grade_shipped(observed: Observed) -> dict[str, Any]:
-    from anchorbench.inspect.mechanism import load_classifier
-
-    classifier = load_classifier()
-    chosen, infers = decided(observed, "composition")
-    probability = classifier.composition.probability(chosen.features)
-    return {"classifier": classifier, **_grades(chosen, infers, probability, "composition")}
-
-
-def _grade_held_out(
-    observed: Observed, report: Callable[[str], None], read: Callable[[Sequence[Run], int], Observed] = observe
-) -> dict[str, Any]:
-    chosen, infers = decided(observed, "composition")
-    weights = fitted_without(observed.recipes, COMPOSITION, chosen.features, infers, chosen.recipes)
-    probability = predicted(weights, chosen.features, chosen.recipes)
-    baseline = recipe_features(chosen.runs)
-    guessed = held_out(tuple(baseline), baseline, infers, chosen.recipes)
-    asked = np.array([run.result.composes is not None and run.result.accuracy_iid.value >= FIT for run in observed.runs])
-    every = observed.where(asked)  # including runs with mixed behaviour, which are never used for fitting
-    of_every = predicted(weights, every.features, every.recipes)
-    shares = np.array([run.result.inferential for run in every.runs])
-    pre_norm = np.array([run.recipe.model.norm == "pre" for run in every.runs])
-    exceptions, in_order = decided(observed, "exception")
-    exception_p = held_out(EXCEPTION, exceptions.features, in_order, exceptions.recipes)
-    report("reading the weights kept during training")
-    return {
-        "classifier": fit(observed),
-        **_grades(chosen, infers, probability, "composition"),
-        "baseline_agreement": share(int(((guessed >= 0.5) == infers).sum()), len(infers)),
-        "baseline_auroc": auroc(guessed, infers, chosen.recipes),
-        "recipes": len(set(chosen.recipes)),
-        "features": {name: auroc(chosen.features[name], infers, chosen.recipes) for name in COMPOSITION},
-        "within_recipe": within_recipes(of_every, shares, every.recipes),
-        "within_recipe_pre_norm": within_recipes(of_every[pre_norm], shares[pre_norm], every.where(pre_norm).recipes),
-        "exception": _grades(exceptions, in_order, exception_p, "exception"),
-        "early": early(chosen, infers, weights, read),
-    }
-
-
-def _grades(observed: Observed, positive: np.ndarray, probability: np.ndarray, question: str) -> dict[str, Any]:
-    """Agreement of verdict and behaviour; an undecided verdict does not agree."""
-    yes, no = (probability >= SURE), (probability <= 1 - SURE)
-    fitting = observed.accuracy >= FIT
-    agree = fitting & np.where(positive, yes, no)
-    against = fitting & np.where(positive, no, yes)
-    listed = [
-        {
-            "run_id": run.result.run_id,
-            "norm": run.recipe.model.norm,
-            "n_layer": run.recipe.model.n_layer,
-            "gamma": run.recipe.init.gamma,
-            "seed": run.recipe.seed,
-            "behaviour": getattr(run.result, question),
-            "inferential": run.result.inferential,
-            "probability": float(p),
-            "opposite": bool(opposite),
-        }
-        for run, p, agrees, opposite in zip(observed.runs, probability, agree, against, strict=True)
-        if not agrees
-    ]
-    return {
-        "heldout_agreement": share(int(agree.sum()), len(agree)),
-        "heldout_opposite": share(int(against.sum()), len(agree)),
-        "heldout_auroc": auroc(probability, positive, observed.recipes) if len(set(positive.tolist())) == 2 else None,
-        "heldout_runs": len(agree),
-        "disagreements": listed,
     }
