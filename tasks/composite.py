@@ -64,7 +64,7 @@ class Override(NamedTuple):
 class CompositeConfig(KeyConfig):
     """Config; defaults from the papers."""
 
-    later = frozenset({"trained_as", "table_seed"})
+    later: ClassVar[frozenset[str]] = KeyConfig.later | {"trained_as", "table_seed"}
 
     offsets: Offsets = {1: 5, 2: 1, 3: -2, 4: -8}
     """Anchor token -> the offset that it adds to the key."""

@@ -102,7 +102,7 @@ class Forecast:
     symmetric: Share | None
     """Answers to the mirror of a trained exception that repeat it."""
     groups: dict[str, float]
-    """Held-out group -> share of its answers that compose: a pair that shares an anchor with an exception may differ from others."""
+    """Held-out group -> share of its answers that compose: pairs that share an anchor with an exception may differ from others."""
     fidelity: float
     """Share of trained sequences that are answered right when recombined."""
     layer: int
