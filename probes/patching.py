@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from anchorbench.inspect.open_model import OpenModel, open_one
+from anchorbench.inspect.open_model import OpenModel, Site, open_one
 from anchorbench.task import SPLITS, Task
 from anchorbench.verdict import Share
 
@@ -154,7 +154,7 @@ def answers_after(
             x[:, rows, where] = new
         return x
 
-    return opened.run(torch.from_numpy(tokens), {layer: edit}).answers.cpu().numpy()
+    return opened.run(torch.from_numpy(tokens), {Site(layer, "resid_post"): edit}).answers.cpu().numpy()
 
 
 def streams(opened: OpenModel, tokens: Int[np.ndarray, "n seq"]) -> list[Tensor]:

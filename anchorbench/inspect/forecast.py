@@ -1,27 +1,29 @@
 """The mechanistic verdict: a forecast of the share of held-out answers that a model composes, from trained sequences only.
 
 The forecast is the share of held-out sequences that are answered by composing when their state is put together from trained
-sequences (`recombine`), after the layer at which the same recombination of trained sequences is answered best. Held-out sequences
-are never read by the model, and their answers decide nothing.
+sequences (`recombine`), averaged over all sites in the model. Held-out sequences are never read by the model, and their answers
+decide nothing.
 
 What is fitted is only the width of the 90% interval, on the errors of runs of one kind: see forecast.json, which
-`anchorbench probe fit` writes, and `anchorbench probe validate`, which measures coverage and error on all other kinds.
+`anchorbench probe fit` writes, and `anchorbench probe validate`, which measures coverage and error on all other kinds. It is wider
+the less faithful recombination is, and the more the sites disagree.
 
 Where recombination is not faithful (fewer than half of the trained sequences are answered right), or the model does not fit, the
-forecast abstains: its interval is 0 to 1, its name "cannot be told".
+forecast abstains: its name is "cannot be told".
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field, ValidationError
 
 from anchorbench.files import Plain, read_json
 from anchorbench.inspect.open_model import OpenModel, open_one
-from anchorbench.inspect.recombine import find_squares, recombined_answers
+from anchorbench.inspect.recombine import find_sites, find_squares, recombined_answers
 from anchorbench.task import NO_ANSWER, Examples, Task, first_sentence
 from anchorbench.verdict import FEW, FIT, MOST
 
@@ -39,39 +41,51 @@ Weight = Annotated[float, Field(ge=-1e3, le=1e3)]
 
 
 class Widths(Plain):
-    """The content of forecast.json: half-width = constant + infidelity (1 - fidelity) + spread 4 share (1 - share)."""
+    """The content of forecast.json: the half-width of an interval is a weighted sum of the terms of `Found`."""
 
     constant: Weight
     infidelity: Weight
     spread: Weight
+    disagreement: Weight
     runs: int = Field(ge=10, le=1_000_000)
     """Number of runs that it was fitted on."""
 
-    def half(self, share: Float[np.ndarray, " n"], fidelity: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """Half-width of the interval of each forecast, at least NARROWEST."""
-        return np.maximum(NARROWEST, _terms(share, fidelity) @ np.array([self.constant, self.infidelity, self.spread]))
-
-    def around(self, share: float, fidelity: float) -> "Share":
+    def around(self, found: "Found") -> "Share":
         """The forecast with its interval."""
-        half = float(self.half(np.array([share]), np.array([fidelity]))[0])
-        return Share(share, max(0.0, share - half), min(1.0, share + half))
+        weights = np.array([self.constant, self.infidelity, self.spread, self.disagreement])
+        half = max(NARROWEST, float(found.terms @ weights))
+        return Share(found.share, max(0.0, found.share - half), min(1.0, found.share + half))
 
 
-def _terms(share: np.ndarray, fidelity: np.ndarray) -> np.ndarray:
-    return np.stack([np.ones_like(share), 1 - fidelity, 4 * share * (1 - share)], -1)
+@dataclass(frozen=True)
+class Found:
+    """What is found by recombination, before any width is known."""
+
+    share: float
+    """Mean over sites of the share of recombined held-out sequences that are answered in one way."""
+    disagreement: float
+    """The largest such share of a site minus the smallest."""
+    fidelity: float
+    """Mean over sites of the share of recombined trained sequences that are answered right."""
+
+    @property
+    def terms(self) -> Float[np.ndarray, " 4"]:
+        """1, infidelity, 4 share (1 - share) and disagreement."""
+        return np.array([1.0, 1 - self.fidelity, 4 * self.share * (1 - self.share), self.disagreement])
 
 
-def fit_widths(share: Float[np.ndarray, " n"], fidelity: Float[np.ndarray, " n"], composed: Float[np.ndarray, " n"]) -> Widths:
+def fit_widths(found: Sequence[Found], composed: Sequence[float]) -> Widths:
     """Fits the 90% quantile of the absolute error (scikit-learn's QuantileRegressor). Raises ValueError for fewer than 10 runs."""
     from sklearn.linear_model import QuantileRegressor
 
-    if len(share) < 10:
-        raise ValueError(f"{len(share)} runs have a forecast; allowed: at least 10, to fit the width of its interval")
+    if len(found) < 10:
+        raise ValueError(f"{len(found)} runs have a forecast; allowed: at least 10, to fit the width of its interval")
+    error = np.abs(np.array(composed) - [each.share for each in found])
     fitted = QuantileRegressor(quantile=COVERAGE, alpha=0.0, fit_intercept=False).fit(
-        _terms(share, fidelity), abs(composed - share)
+        np.stack([each.terms for each in found]), error
     )
-    constant, infidelity, spread = (float(weight) for weight in fitted.coef_)
-    return Widths(constant=constant, infidelity=infidelity, spread=spread, runs=len(share))
+    constant, infidelity, spread, disagreement = (float(weight) for weight in fitted.coef_)
+    return Widths(constant=constant, infidelity=infidelity, spread=spread, disagreement=disagreement, runs=len(found))
 
 
 @dataclass(frozen=True)
@@ -103,10 +117,10 @@ class Forecast:
     """Answers to the mirror of a trained exception that repeat it."""
     groups: dict[str, float]
     """Held-out group -> share of its answers that compose: pairs that share an anchor with an exception may differ from others."""
+    found: Found | None
+    """What `share` is made of; None if it abstains."""
     fidelity: float
     """Share of trained sequences that are answered right when recombined."""
-    layer: int
-    """The layer after which sequences are recombined, counted from 0."""
     accuracy: float
     """Accuracy on trained sequences."""
     why: str | None
@@ -151,71 +165,53 @@ def forecast(model: object, task: Task, seed: int = 0) -> Forecast:
 
 def forecasts(opened: OpenModel, task: Task, widths: Widths | None = None, seed: int = 0) -> list[Forecast]:
     """The forecast for each member of a stack."""
-    widths = widths or load_widths()
-    read = read_recombined(opened, task, seed)
-    return [_forecast(task, read, member, widths) for member in range(opened.members)]
+    return _forecasts(opened, task, widths or load_widths(), seed)
 
 
-@dataclass(frozen=True)
-class Recombined:
-    """What a stack answers to recombined sequences, held-out and trained."""
-
-    held_out: Examples
-    answers: np.ndarray
-    """`[members, n]`, to `held_out`, after each member's most faithful layer."""
-    fidelity: np.ndarray
-    layer: np.ndarray
-    accuracy: np.ndarray
-    """Each `[members]`."""
-
-    def share(self, answer: np.ndarray, where: np.ndarray) -> Float[np.ndarray, " members"]:
-        """Share of the sequences `where [n]` that are answered with `answer [n]`; NaN if there are none."""
-        return (self.answers == answer)[:, where].mean(1) if where.any() else np.full(len(self.answers), np.nan)
-
-
-def read_recombined(opened: OpenModel, task: Task, seed: int = 0) -> Recombined:
-    """Recombines held-out and trained sequences. Raises ValueError as `forecast` does."""
+def _forecasts(opened: OpenModel, task: Task, widths: Widths, seed: int) -> list[Forecast]:
     if "ood" not in task.splits:
         raise ValueError(f"task {task.full_name} holds nothing out: there is nothing to forecast")
     trained = task.sample("train", 2 * SEQUENCES, seed)
     trained = trained[np.array([group.role == "trained" for group in task.groups])[trained.group]][:SEQUENCES]
     asked, known = (find_squares(task, examples, seed) for examples in (task.sample("ood", SEQUENCES, seed), trained))
-    faithful = (recombined_answers(opened, known) == known.examples.label).mean(2)
-    layer = len(faithful) - 1 - faithful[::-1].argmax(0)  # the last of equally faithful ones
-    members = np.arange(opened.members)
-    return Recombined(
-        asked.examples,
-        recombined_answers(opened, asked)[layer, members],
-        fidelity=faithful[layer, members],
-        layer=layer,
-        accuracy=(opened.answers(known.examples.tokens) == known.examples.label).mean(1),
-    )
+    sites = find_sites(opened, known.examples.tokens[:8])
+    if not sites:
+        raise ValueError("no layer of the model has its whole state in the residual stream: nothing can be recombined there")
+    fidelity = (recombined_answers(opened, known, sites) == known.examples.label).mean((0, 1, 3))
+    answers = recombined_answers(opened, asked, sites)
+    accuracy = (opened.answers(known.examples.tokens) == known.examples.label).mean(1)
+    members = range(opened.members)
+    return [_of_member(task, asked.examples, answers[:, :, m], float(fidelity[m]), float(accuracy[m]), widths) for m in members]
 
 
-def _forecast(task: Task, read: Recombined, member: int, widths: Widths) -> Forecast:
-    held_out, fidelity, accuracy = read.held_out, float(read.fidelity[member]), float(read.accuracy[member])
+def _of_member(
+    task: Task, held_out: Examples, answers: Int[np.ndarray, "site square n"], fidelity: float, accuracy: float, widths: Widths
+) -> Forecast:
     roles = np.array([group.role for group in task.groups])[held_out.group]
-    answers, composed = read.answers[member], held_out.foils["inferential"]
+    composed = held_out.foils["inferential"]
+    symmetric = held_out.foils.get("symmetric", np.full(len(composed), NO_ANSWER))
     why = None
     if accuracy < FIT:
         why = f"accuracy on trained sequences is only {accuracy:.2f}"
     elif fidelity < FAITHFUL:
         why = f"recombined, only {fidelity:.2f} of trained sequences are answered right"
 
-    def share(answer: np.ndarray, where: np.ndarray) -> Share | None:
+    def found(answer: np.ndarray, where: np.ndarray) -> Found | None:
         if why is not None or not where.any():
             return None
-        return widths.around(float((answers == answer)[where].mean()), fidelity)
+        by_site = (answers == answer)[:, :, where].mean((1, 2))
+        return Found(float(by_site.mean()), float(np.ptp(by_site)), fidelity)
 
-    symmetric = held_out.foils.get("symmetric", np.full(len(answers), NO_ANSWER))
-    names = {name: held_out.group == number for number, (name, _) in enumerate(task.groups)}
+    composes, ordered = found(composed, roles == "held_out"), found(composed, roles == "mirror")
+    repeats = found(symmetric, symmetric != NO_ANSWER)
+    by_group = {group.name: found(composed, held_out.group == number) for number, group in enumerate(task.groups)}
     return Forecast(
-        composes=share(composed, roles == "held_out"),
-        ordered=share(composed, roles == "mirror"),
-        symmetric=share(symmetric, symmetric != NO_ANSWER),
-        groups={} if why else {name: float((answers == composed)[where].mean()) for name, where in names.items() if where.any()},
+        composes=None if composes is None else widths.around(composes),
+        ordered=None if ordered is None else widths.around(ordered),
+        symmetric=None if repeats is None else widths.around(repeats),
+        groups={name: each.share for name, each in by_group.items() if each is not None},
+        found=composes or ordered,
         fidelity=fidelity,
-        layer=int(read.layer[member]),
         accuracy=accuracy,
         why=why,
         asks_exception=bool((roles == "mirror").any()),

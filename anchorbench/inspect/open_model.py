@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -27,9 +27,19 @@ from anchorbench.parts import InitConfig
 from anchorbench.sweeps.run_folder import Run
 from anchorbench.task import Task
 
-Edits = Mapping[int, Callable[[Tensor], Tensor]]
-"""Layer -> function that replaces the residual stream `[members, batch, seq, d]` after that layer; not allowed for the last layer,
-which only the unembedding reads.
+Place = Literal["resid_mid", "resid_post"]
+
+
+class Site(NamedTuple):
+    """A place in the residual stream."""
+
+    layer: int
+    place: Place
+
+
+Edits = Mapping[Site, Callable[[Tensor], Tensor]]
+"""Site -> function that replaces the residual stream `[members, batch, seq, d]` there; not allowed for resid_post of the last
+layer, which only the unembedding reads.
 """
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -256,13 +266,14 @@ class StackModel(OpenModel):
             for layer, block in enumerate(model.layers):
                 x, pattern = block.attend(x, model.length)
                 patterns.append(pattern[..., inside, inside])
-                resid_mid.append(x.view(shape)[:, :, inside])
-                x = block.feed_forward(x).view(shape)
-                if layer in edits:
-                    x = x.clone()
-                    x[:, :, inside] = edits[layer](x[:, :, inside])
-                resid_post.append(x[:, :, inside])
-                x = x.flatten(1, 2)
+                places: list[tuple[Place, list[Tensor]]] = [("resid_mid", resid_mid), ("resid_post", resid_post)]
+                for place, streams in places:
+                    x = (x if place == "resid_mid" else block.feed_forward(x)).view(shape)
+                    if edit := edits.get(Site(layer, place)):
+                        x = x.clone()
+                        x[:, :, inside] = edit(x[:, :, inside])
+                    streams.append(x[:, :, inside])
+                    x = x.flatten(1, 2)
             return Activations(model.unembed(x.view(shape)[:, :, -1]), patterns, resid_mid, resid_post)
 
     def _weights(self) -> dict[str, Tensor]:
@@ -375,14 +386,18 @@ def _run_bridge(bridge: Any, tokens: Tensor, edits: Edits) -> Activations:
     seen: dict[str, Tensor] = {}
 
     def keep(name: str, x: Tensor, hook: Any) -> Tensor:
-        if ends.get(name, -1) in edits:
-            x = edits[ends[name]](x[None])[0]
+        if (edit := edits.get(Site(ends.get(name, -1), "resid_post"))) is not None:
+            x = edit(x[None])[0]
+        if (edit := edits.get(Site(attended.get(name, -1), "resid_mid"))) is not None:
+            before = seen[name.replace("hook_attn_out", "hook_in")]
+            x = edit((before + x)[None])[0] - before
         seen[name] = x
         return x
 
     # resid_post is read as the next layer's input: post-LN blocks of TransformerLens have no hook for it.
     blocks = [f"blocks.{layer}" for layer in range(bridge.cfg.n_layers)]
     ends = {f"{block}.hook_in": layer - 1 for layer, block in enumerate(blocks)}
+    attended = {f"{block}.hook_attn_out": layer for layer, block in enumerate(blocks)}
     last = "ln_final.hook_in" if "ln_final.hook_in" in bridge.hook_dict else "unembed.hook_in"
     kept = ("hook_in", "hook_attn_out", "hook_resid_mid", "attn.hook_pattern")
     wanted = [f"{block}.{name}" for block in blocks for name in kept]

@@ -5,12 +5,16 @@ or both: (a, c), (d, b) and (d, c). If the effects of the parts add, its residua
 
     stream(a, c) + stream(d, b) - stream(d, c)
 
-at every position. We put this sum in place of the stream after a layer, and let the rest of the model answer. A model that composes
-from there on answers as the rule says; one that looks the pair up has no entry. The same sums for trained sequences have a known
-answer, so they tell how faithful recombination is in this model. Nothing is fitted.
+at every position. We put this sum in place of the stream before or after a feed-forward layer, and let the rest of the model
+answer. A model that composes from there on answers as the rule says; one that looks the pair up has no entry. The same sums for
+trained sequences have a known answer, so they tell how faithful recombination is in this model. Nothing is fitted.
+
+How near is this to reading the held-out sequence itself? What it leaves out is every interaction of the two parts before the site:
+who attends to whom because of both, and what feed-forward layers before it compute from both.
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,13 +22,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from anchorbench.inspect.open_model import OpenModel
+from anchorbench.inspect.open_model import OpenModel, Place, Site
 from anchorbench.task import SPLITS, Examples, Task
 
 SQUARES = 4
-"""Sets of three trained sequences for each sequence, whose answers are averaged."""
+"""Sets of three trained sequences for each sequence."""
 TRIES = 60
 """Random replacements tried for each sequence."""
+SAME = 1e-3
+"""Tolerance of equal logits, relative to the largest."""
 SURVEY = 2000
 """Trained sequences that replacements are drawn from."""
 
@@ -89,30 +95,54 @@ def _trained(task: Task, tokens: Int[np.ndarray, "n seq"]) -> Bool[np.ndarray, "
     return found.valid & (found.split == SPLITS.index("train")) & roles[found.group]
 
 
-@torch.no_grad()
-def recombined_answers(
-    opened: OpenModel, squares: Squares, *, at: Int[np.ndarray, "n part"] | None = None, donor: OpenModel | None = None
-) -> Int[np.ndarray, "layer members n"]:
-    """Answers to the recombined sequences, put in after each layer but the last, by their mean log-probability over squares.
+def find_sites(opened: OpenModel, tokens: Int[np.ndarray, "n seq"]) -> list[Site]:
+    """The sites of a model at which the whole state is in the residual stream; `tokens` are two or more sequences to find them by.
 
-    Controls: `at` recombines these positions alone, and leaves the others as in the sequence with both parts replaced; `donor` is
-    another model of the same shape whose streams are put in.
-
-    Raises ValueError for a model of one layer, and as `OpenModel.run` does.
+    There a sequence that is given the stream of another one ends with the other's logits. Parallel blocks, for instance, have no
+    such site between attention and feed-forward layer. Raises ValueError for a model of one layer.
     """
     if opened.n_layer < 2:
         raise ValueError(f"recombination needs a model of two layers or more; this has {opened.n_layer}")
+    sequences = torch.from_numpy(tokens)
+    seen = opened.run(sequences)
+    expected = seen.logits.roll(1, dims=1)
+    found: list[Site] = []
+    for layer in range(opened.n_layer):
+        places: tuple[Place, ...] = ("resid_mid", "resid_post") if layer < opened.n_layer - 1 else ("resid_mid",)
+        for place in places:
+            given = getattr(seen, place)[layer].roll(1, dims=1)
+            logits = opened.run(sequences, {Site(layer, place): lambda _, given=given: given}).logits
+            if torch.allclose(logits, expected, rtol=SAME, atol=SAME * float(expected.abs().max())):
+                found.append(Site(layer, place))
+    return found
+
+
+@torch.no_grad()
+def recombined_answers(
+    opened: OpenModel,
+    squares: Squares,
+    sites: Sequence[Site],
+    *,
+    at: Int[np.ndarray, "n part"] | None = None,
+    donor: OpenModel | None = None,
+) -> Int[np.ndarray, "site square members n"]:
+    """Answers to the sequences recombined at each site, from each set of three trained sequences.
+
+    Controls: `at` recombines these positions alone, and leaves the others as in the sequence with both parts replaced; `donor` is
+    another model of the same shape whose streams are put in. Raises ValueError as `OpenModel.run` does.
+    """
     source = donor or opened
-    total: list[Tensor | float] = [0.0] * (opened.n_layer - 1)
+    answers: list[list[np.ndarray]] = [[] for _ in sites]
     for each in zip(squares.first, squares.second, squares.both, strict=True):
-        first, second, both = (source.run(torch.from_numpy(tokens)).resid_post for tokens in each)
-        for layer in range(opened.n_layer - 1):
-            stream = first[layer] + second[layer] - both[layer]
+        first, second, both = (source.run(torch.from_numpy(tokens)) for tokens in each)
+        for number, (layer, place) in enumerate(sites):
+            one, two, neither = (getattr(found, place)[layer] for found in (first, second, both))
+            stream = one + two - neither
             if at is not None:
-                stream = _only(stream, both[layer], torch.from_numpy(at))
-            logits = opened.run(torch.from_numpy(each[2]), {layer: lambda _, stream=stream: stream}).logits
-            total[layer] = total[layer] + logits.log_softmax(-1)
-    return np.stack([torch.as_tensor(each).argmax(-1).cpu().numpy() for each in total])
+                stream = _only(stream, neither, torch.from_numpy(at))
+            edits = {Site(layer, place): lambda _, stream=stream: stream}
+            answers[number].append(opened.run(torch.from_numpy(each[2]), edits).answers.cpu().numpy())
+    return np.array(answers)
 
 
 def _only(

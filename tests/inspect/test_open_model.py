@@ -8,7 +8,7 @@ import torch
 
 from anchorbench import load_task
 from anchorbench.hub.models import to_transformers
-from anchorbench.inspect.open_model import OpenModel, StackModel, open_model, side_by_side
+from anchorbench.inspect.open_model import OpenModel, Site, StackModel, open_model, side_by_side
 from anchorbench.model.gpt import GPT, ModelConfig
 from anchorbench.model.initialize import initialize
 from anchorbench.model.initializers.rate import Rate
@@ -37,13 +37,13 @@ class TestOneModelTwoWays:
         for name, weight in ours.weights.items():
             torch.testing.assert_close(weight, theirs.weights[name], msg=name)
 
-    @pytest.mark.parametrize("layer", [0, 1])
-    def test_edits_agree_and_reach_the_answer(self, norm: str, layer: int) -> None:
+    @pytest.mark.parametrize("site", [Site(0, "resid_mid"), Site(0, "resid_post"), Site(1, "resid_mid"), Site(1, "resid_post")])
+    def test_edits_agree_and_reach_the_answer(self, norm: str, site: Site) -> None:
         def swap(x: torch.Tensor) -> torch.Tensor:
             return x.roll(1, dims=1)  # every sequence gets another's stream
 
         ours, theirs = (open_model(model) for model in (stack(norm), to_transformers(stack(norm))))
-        left, right = ours.run(TOKENS, {layer: swap}), theirs.run(TOKENS, {layer: swap})
+        left, right = ours.run(TOKENS, {site: swap}), theirs.run(TOKENS, {site: swap})
         torch.testing.assert_close(left.logits, right.logits, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(left.logits, ours.run(TOKENS).logits.roll(1, dims=1), atol=1e-5, rtol=1e-5)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from anchorbench import classify, load_task
 from anchorbench.inspect import planted
-from anchorbench.inspect.open_model import OpenModel, open_model
+from anchorbench.inspect.open_model import OpenModel, Site, open_model
 from anchorbench.inspect.planted import rotated, with_noise
 from anchorbench.model.gpt import GPT
 from anchorbench.task import Task
@@ -52,7 +52,7 @@ def patched(inside: OpenModel, to: np.ndarray, source: np.ndarray, at: list[int]
         x[:, :, at] = given[:, :, at]
         return x
 
-    return inside.run(torch.from_numpy(to), {0: edit}).answers[0].numpy()
+    return inside.run(torch.from_numpy(to), {Site(0, "resid_post"): edit}).answers[0].numpy()
 
 
 class TestBehaviour:

@@ -10,7 +10,7 @@ import zoo
 
 from anchorbench import load_task
 from anchorbench.hub.checkpoint import load_checkpoint
-from anchorbench.inspect.open_model import open_model
+from anchorbench.inspect.open_model import Site, open_model
 from anchorbench.probes import list_probes, run_probe
 
 TASK = load_task("composite")
@@ -64,7 +64,9 @@ def test_the_inside_is_read_right_or_not_at_all(name: str) -> None:
     for ours, theirs in zip(seen.patterns, said.attentions, strict=True):
         torch.testing.assert_close(ours[0], theirs, rtol=1e-3, atol=1e-4)
     assert inside.untrained(0).weights.keys() == inside.weights.keys() >= {"embedding", "unembedding", "query.0", "value.1"}
-    edited = inside.run(TOKENS, {0: lambda x: x.roll(1, dims=1)})  # every sequence goes on with another's stream
+    edited = inside.run(
+        TOKENS, {Site(0, "resid_post"): lambda x: x.roll(1, dims=1)}
+    )  # every sequence goes on with another's stream
     torch.testing.assert_close(edited.logits, seen.logits.roll(1, dims=1), rtol=1e-3, atol=1e-4)
 
 

@@ -9,7 +9,7 @@ from conftest import patterns_of
 from every_part import WAYS, members
 from torch import Tensor
 
-from anchorbench.inspect.open_model import StackModel
+from anchorbench.inspect.open_model import Site, StackModel
 from anchorbench.model.gpt import GPT, ModelConfig
 from anchorbench.parts import models
 from anchorbench.train.seams import Layout
@@ -75,7 +75,7 @@ def test_border_tokens_stand_around_the_tokens() -> None:
     opened = StackModel(model).run(tokens)
     torch.testing.assert_close(opened.logits, model(tokens))
     assert {x.shape[2] for x in (*opened.resid_mid, *opened.resid_post)} == {seq}
-    edited = StackModel(model).run(tokens, {0: lambda x: x + 1})
+    edited = StackModel(model).run(tokens, {Site(0, "resid_post"): lambda x: x + 1})
     assert edited.resid_post[0].shape == opened.resid_post[0].shape
     assert not torch.equal(edited.logits, opened.logits)
     assert model.forward_macs(model.shape, vocab, seq) == GPT.forward_macs(shape, vocab, seq + 3)
