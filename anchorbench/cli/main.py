@@ -106,12 +106,18 @@ def run(
 
 
 @app.command()
-def classify(model: ModelName, task: TaskName = None, json: AsJson = False, figures: FigureFile = None) -> None:
-    """Say what a model answers and how it computes it.
+def classify(
+    model: ModelName,
+    task: TaskName = None,
+    json: AsJson = False,
+    figures: FigureFile = None,
+    probes: Annotated[bool, typer.Option("--probes", help="Also read every probe: scores, with controls.")] = False,
+) -> None:
+    """Say what a model answers, and why.
 
-    Behaviour, mechanism, and every probe's scores with their controls.
+    Its behaviour, and the forecast of it from trained sequences alone.
     """
-    probe.examine(model, task, None, as_json=json, figures=figures)
+    probe.examine(model, task, None, as_json=json, figures=figures, with_probes=probes or figures is not None)
 
 
 @app.command()

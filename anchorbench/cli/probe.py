@@ -29,12 +29,12 @@ def one(name: str, model: ModelName, task: TaskName = None, json: AsJson = False
 @app.command()
 def validate(
     json_file: Annotated[Path | None, typer.Option("--json", help="File to write all figures to.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Test the shipped weights on four runs, instead of 280.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Test the shipped widths on four runs, instead of 360.")] = False,
     out: Annotated[Path, typer.Option(help="Folder of the runs; finished ones are kept.")] = Path("anchorbench-out/validation"),
 ) -> None:
-    """Try the mechanistic verdict where the truth is known.
+    """Grade the forecast on kinds of models that it was not fitted on.
 
-    On planted circuits, on models without a solution, and on behaviour that it was not fitted to.
+    Also on planted circuits, and on models without a rule.
     """
     from anchorbench.cli.validation import run_trial
     from anchorbench.inspect.validation import full_trial, quick_trial
@@ -45,19 +45,21 @@ def validate(
 @app.command()
 def fit(
     sweeps: Annotated[list[Path], typer.Argument(help="Output folders of sweeps.")],
-    out: Annotated[Path, typer.Option(help="File for the weights.")] = Path("mechanism.json"),
+    out: Annotated[Path, typer.Option(help="File for the widths.")] = Path("forecast.json"),
 ) -> None:
-    """Fit the mechanistic verdict to runs of sweeps.
+    """Fit the width of the forecast's interval.
 
-    To those whose behaviour is decided.
+    To the errors on runs of sweeps.
     """
     from anchorbench.cli.validation import fit_and_show
 
     fit_and_show(sweeps, out)
 
 
-def examine(model: str, task: str | None, only: str | None, *, as_json: bool, figures: Path | None) -> None:
-    """Prints a model's behaviour, mechanism and probe scores, or the scores of one probe."""
+def examine(
+    model: str, task: str | None, only: str | None, *, as_json: bool, figures: Path | None, with_probes: bool = True
+) -> None:
+    """Prints a model's behaviour, the forecast of it and, if asked for, all probe scores or those of one probe."""
     import json
 
     from rich.console import Console
@@ -68,7 +70,7 @@ def examine(model: str, task: str | None, only: str | None, *, as_json: bool, fi
 
     if figures is not None:
         require_place(figures, "--figures", [f".{kind}" for kind in FORMATS])
-    found = examined.examine(model, task, only)
+    found = examined.examine(model, task, only, with_probes=with_probes)
     if as_json:
         sys.stdout.write(json.dumps(examined.as_json(found), indent=1) + "\n")
     else:

@@ -1,7 +1,7 @@
 """What `anchorbench probe validate` and `anchorbench probe fit` print and write."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,50 +12,53 @@ from rich.console import Console
 from rich.table import Table
 
 from anchorbench.files import require_place, visible, write_atomically
-from anchorbench.inspect.validation import STATED_NOISE, Trial, fit, observe, validate
+from anchorbench.inspect.validation import Trial, fit, read_runs, validate
 from anchorbench.sweeps.run_folder import Run, read_run
+
+WORST = 10
+"""Cases listed."""
 
 
 def run_trial(trial: Trial, out: Path, json_file: Path | None) -> None:
-    """Validates with runs in `out`, prints the shares and the disagreements, and writes all figures to `json_file`."""
+    """Validates with runs in `out`, prints a row per holdout and the worst cases, and writes all figures to `json_file`."""
     if json_file is not None:
         require_place(json_file, "--json")
     found = validate(out, typer.echo, trial)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for header in ("evaluation", "share", "95% interval", "n"):
-        table.add_column(header, justify="left" if header == "evaluation" else "right")
-    for words, figure in _rows(found):
-        if figure is not None:
-            table.add_row(words, f"{figure['value']:.3f}", f"{figure['low']:.3f} to {figure['high']:.3f}", f"{figure['n']:.0f}")
-    Console(markup=False, highlight=False).print(table)
-    listed = found["disagreements"]
-    typer.echo(f"{len(listed)} disagreements{':' if listed else ''}")
-    for row in listed:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="fitted models; 95% intervals over recipes", title_justify="left")
+    for header in ("holdout", "n", "abstains", "coverage", "error", "error of guess", "skill", "rank"):
+        table.add_column(header, justify="left" if header == "holdout" else "right")
+    grades = found["holdouts"] | {name: found[name] for name in ("pre", "post", "early", "all")}
+    for name, each in grades.items():
+        figures = [_cell(each.get(key)) for key in ("coverage", "error", "guess_error", "skill", "rank_within")]
+        table.add_row(name, str(each["fitted"]), str(each["abstained"]), *figures)
+    console = Console(markup=False, highlight=False)
+    console.print(table)
+    for name, each in found["without_rule"].items():
+        told = f"{each['fooled']['value']:.2f} of {each['fooled']['n']} fool it; the largest forecast is {each['largest']:.2f}"
+        typer.echo(f"{name}: {told}")
+    planted, controls = found["planted_covered"], found["controls"]
+    typer.echo(f"planted circuits: {planted['value']:.2f} of {planted['n']} are covered")
+    typer.echo("recombined: " + ", ".join(f"{name} {share:.2f}" for name, share in controls.items()))
+    typer.echo("worst cases:")
+    for row in worst(found["rows"]):
         typer.echo(
-            f"{row['run_id']}  {row['norm']}-LN, {row['n_layer']} layers, gamma {row['gamma']:g}, seed {row['seed']}: "
-            f"{row['behaviour']} ({row['inferential']:.2f} composed), probability of inferring {row['probability']:.2f}"
+            f"  {row['run']}  {row['holdout']}: composes {row['composed']:.2f}, forecast {row['forecast']:.2f}"
+            f" ({row['low']:.2f} to {row['high']:.2f}), fidelity {row['fidelity']:.2f}, sites differ by {row['disagreement']:.2f}"
         )
     if json_file is not None:
         write_atomically(json_file, (json.dumps(_plain(found), indent=1) + "\n").encode())
 
 
-def _rows(found: dict[str, Any]) -> list[tuple[str, dict[str, float] | None]]:
-    exception = found.get("exception", {})
-    return [
-        (f"planted circuits classified correctly, noise up to {STATED_NOISE}", found["planted_accuracy"]),
-        ("planted circuits misclassified, any noise", found["planted_wrong"]),
-        ("underfit (untrained, shuffled labels): undecided, by the accuracy gate", found["null_undecided"]),
-        ("held-out recipes: verdict agrees", found["heldout_agreement"]),
-        ("    verdict is the opposite", found["heldout_opposite"]),
-        ("    AUROC", found["heldout_auroc"]),
-        ("    AUROC of the recipe alone", found.get("baseline_auroc")),
-        ("    agreement of the recipe alone", found.get("baseline_agreement")),
-        ("pairs of runs of one recipe: right order", found.get("within_recipe")),
-        ("    pre-LN only", found.get("within_recipe_pre_norm")),
-        ("trained exception: verdict agrees", exception.get("heldout_agreement")),
-        ("    AUROC", exception.get("heldout_auroc")),
-        *((f"AUROC after {row['fraction']:.0%} of training", row["auroc"]) for row in found.get("early", [])),
-    ]
+def worst(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The graded rows with the largest errors."""
+    graded = [row for row in rows if row["fits"] and row["forecast"] is not None]
+    return sorted(graded, key=lambda row: -abs(row["forecast"] - row["composed"]))[:WORST]
+
+
+def _cell(figure: Mapping[str, float] | None) -> str:
+    if figure is None:
+        return "-"
+    return f"{figure['value']:.2f} ({figure['low']:.2f} to {figure['high']:.2f})"
 
 
 def _plain(value: Any) -> Any:
@@ -68,7 +71,7 @@ def _plain(value: Any) -> Any:
 
 
 def fit_and_show(folders: Sequence[Path], out: Path) -> None:
-    """Runs `anchorbench probe fit`. Raises ValueError if a folder holds no finished runs, or all runs behave alike."""
+    """Runs `anchorbench probe fit`. Raises ValueError if a folder holds no finished runs, or too few have a forecast."""
     require_place(out, "--out")
     runs: list[Run] = []
     for folder in folders:
@@ -76,8 +79,6 @@ def fit_and_show(folders: Sequence[Path], out: Path) -> None:
         if not found:
             raise ValueError(f"folder {folder} holds no finished runs; allowed: the output folder of a sweep")
         runs += found
-    classifier = fit(observe(runs))
-    write_atomically(out, (classifier.model_dump_json(indent=1) + "\n").encode())
-    asked = f" (and {classifier.exception.runs} with a trained exception)" if classifier.exception else ""
-    fitted = f"fitted on {classifier.composition.runs} runs{asked} with clear behaviour, of {len(runs)}"
-    typer.echo(f"{fitted}: {visible(out)}")
+    widths = fit(read_runs("fit", runs))
+    write_atomically(out, (widths.model_dump_json(indent=1) + "\n").encode())
+    typer.echo(f"fitted on {widths.runs} runs that fit, of {len(runs)}: {visible(out)}")

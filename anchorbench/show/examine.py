@@ -1,4 +1,4 @@
-"""Examines one model: its behaviour, its mechanism and every probe, as a table, as JSON and as a page of figures."""
+"""Examines one model: its behaviour, the forecast of it and every probe, as a table, as JSON and as a page of figures."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +11,17 @@ from rich.table import Table
 from anchorbench.files import MAX_JSON_BYTES, read_json
 from anchorbench.hub.models import load_model, with_own_task
 from anchorbench.inspect.classify import classify
-from anchorbench.inspect.mechanism import Mechanism, mechanism
+from anchorbench.inspect.forecast import Forecast, Share, forecast
 from anchorbench.inspect.open_model import OpenModel, open_model
 from anchorbench.model.scale import Scale, in_words, scales
 from anchorbench.probes import Result, list_probes, probes, run_probe
 from anchorbench.recipe import parse_recipe
 from anchorbench.show.canvas import plain_matplotlib, save
-from anchorbench.sweeps.run_folder import Run, record_mechanism
+from anchorbench.sweeps.run_folder import Reading, Run, record_forecast
 from anchorbench.task import Task, full_name, list_tasks, load_task
 from anchorbench.verdict import FIT, Behaviour
 
+UNASKED = "not read; --probes reads them"
 UNFIT = f"not read, as the model has not learned the trained pairs (below {FIT:.0%}): there is no solution to describe"
 MARGIN = 0.55
 """Height in inches of the strip with a probe's name."""
@@ -28,20 +29,20 @@ MARGIN = 0.55
 
 @dataclass(frozen=True)
 class Examined:
-    """Results of `examine`. Where the task or model rules out a probe or the mechanism, a sentence gives the reason instead."""
+    """Results of `examine`. Where the task or model rules out a probe or the forecast, a sentence gives the reason instead."""
 
     task: Task
     behaviour: Behaviour
-    mechanism: Mechanism | str
+    forecast: Forecast | str
     probes: dict[str, Result | str] | str
-    """Results by probe name, or one sentence if the model has not learned its task."""
+    """Results by probe name, or one sentence if they were not read."""
     scales: dict[str, Scale]
 
 
-def examine(source: str, task_name: str | None = None, only: str | None = None) -> Examined:
-    """Examines a run folder, a checkpoint folder or a Hub id, with all probes or `only` one.
+def examine(source: str, task_name: str | None = None, only: str | None = None, *, with_probes: bool = True) -> Examined:
+    """Examines a run folder, a checkpoint folder or a Hub id, with all probes, `only` one, or none.
 
-    A run's mechanism is stored beside it and in the tables of its sweep.
+    A run's forecast is stored beside it and in the tables of its sweep.
 
     Raises ValueError with one sentence if the model cannot be opened, its task is not known, or it does not fit the task.
     """
@@ -57,21 +58,25 @@ def examine(source: str, task_name: str | None = None, only: str | None = None) 
         if only is not None:
             raise
         inside = str(sentence)
-    how = inside if isinstance(inside, str) else _mechanism(inside, task)
-    if isinstance(loaded, Run) and isinstance(how, Mechanism) and task.fingerprint == loaded.result.task_fingerprint:
-        record_mechanism(loaded, how.verdict, how.probability)
+    expected = inside if isinstance(inside, str) else _forecast(inside, task)
+    if isinstance(loaded, Run) and isinstance(expected, Forecast) and task.fingerprint == loaded.result.task_fingerprint:
+        share = expected.share
+        low, high = (None, None) if share is None else (share.low, share.high)
+        value = None if share is None else share.value
+        record_forecast(loaded, Reading(forecast=expected.name, forecast_share=value, forecast_low=low, forecast_high=high))
+    unread = UNASKED if not with_probes and only is None else UNFIT
     return Examined(
         task,
         behaviour,
-        mechanism=how,
-        probes=_probes(inside, task, only) if behaviour.fit else UNFIT,
+        forecast=expected,
+        probes=_probes(inside, task, only) if behaviour.fit and unread is not UNASKED else unread,
         scales=scales(opened.module),
     )
 
 
-def _mechanism(inside: OpenModel, task: Task) -> Mechanism | str:
+def _forecast(inside: OpenModel, task: Task) -> Forecast | str:
     try:
-        return mechanism(inside, task)
+        return forecast(inside, task)
     except ValueError as sentence:
         return str(sentence)
 
@@ -110,7 +115,7 @@ def _task_of(source: str, loaded: object, name: str | None) -> Task:
 
 def as_json(examined: Examined) -> dict[str, Any]:
     """The output of `--json`."""
-    behaviour, how = examined.behaviour, examined.mechanism
+    behaviour = examined.behaviour
     read = {} if isinstance(examined.probes, str) else examined.probes
     asked = {name: getattr(behaviour, name) for name in ("composes", "ordered", "symmetric", "commutes")}
     return {
@@ -122,23 +127,31 @@ def as_json(examined: Examined) -> dict[str, Any]:
             "exception": behaviour.exception,
             "inferential": behaviour.inferential,
             "accuracy_train": behaviour.accuracy_train.value,
+            "accuracy_seen": behaviour.accuracy_seen.value,
             "accuracy_iid": behaviour.accuracy_iid.value,
             **{name: share and share.value for name, share in asked.items()},
             "intervals": {name: share.interval for name, share in asked.items() if share},
         },
-        "mechanism": {"verdict": None, "probability": None, "why": how}
-        if isinstance(how, str)
-        else {
-            "verdict": how.verdict,
-            "probability": how.probability,
-            "exception": how.exception,
-            "exception_probability": how.exception_probability,
-            "accuracy": how.accuracy,
-            "features": how.features,
-        },
+        "forecast": _forecast_json(examined.forecast),
         "probes": {name: _probe_json(found) for name, found in read.items()} or None,
         "probes_not_read": examined.probes if isinstance(examined.probes, str) else None,
         "scales": {name: scale._asdict() for name, scale in examined.scales.items()},
+    }
+
+
+def _forecast_json(found: Forecast | str) -> dict[str, Any]:
+    if isinstance(found, str):
+        return {"verdict": None, "why": found}
+    shares = {name: getattr(found, name) for name in ("composes", "ordered", "symmetric")}
+    return {
+        "verdict": found.name,
+        "exception": found.exception,
+        **{name: share and {"value": share.value, "low": share.low, "high": share.high} for name, share in shares.items()},
+        "groups": found.groups,
+        "fidelity": found.fidelity,
+        "disagreement": found.found and found.found.disagreement,
+        "accuracy": found.accuracy,
+        "why": found.why,
     }
 
 
@@ -151,11 +164,12 @@ def _probe_json(found: Result | str) -> dict[str, Any]:
 def show(examined: Examined, console: Console) -> None:
     """Prints the verdicts and a table of scores with their controls."""
     behaviour = examined.behaviour
-    seen = f"accuracy on trained groups {behaviour.accuracy_iid.value:.2f}"
+    iid = f"{behaviour.accuracy_iid.value:.2f} at unseen keys and positions"
+    seen = f"accuracy on trained groups {behaviour.accuracy_seen.value:.2f}, {iid}"
     share = behaviour.inferential
     composed = "" if share is None else f"; {share:.2f} of held-out answers follow composition"
     console.print(f"behaviour: {behaviour.verdict or 'nothing is held out'} ({seen}{composed})", soft_wrap=True)
-    console.print(f"mechanism: {mechanism_in_words(examined.mechanism)}", soft_wrap=True)
+    console.print(f"forecast: {forecast_in_words(examined.forecast)}", soft_wrap=True)
     console.print(f"scale: {in_words(examined.scales)} (effective gamma of each matrix)", soft_wrap=True)
     if isinstance(examined.probes, str):
         console.print(f"probes: {examined.probes}", soft_wrap=True)
@@ -175,16 +189,23 @@ def show(examined: Examined, console: Console) -> None:
         console.print(text, soft_wrap=True)
 
 
-def mechanism_in_words(how: Mechanism | str) -> str:
-    """The mechanistic verdict in words, or the reason for its absence."""
-    if isinstance(how, str):
-        return f"none ({how})"
-    if how.probability is None:
-        return f"undecided (accuracy on trained pairs only {how.accuracy:.2f})"
-    words = f"{how.verdict} (probability of inferential {how.probability:.2f})"
-    if how.exception_probability is None:
+def forecast_in_words(found: Forecast | str) -> str:
+    """The forecast in words with the measures that it rests on, or the reason for its absence."""
+    if isinstance(found, str):
+        return f"none ({found})"
+    if found.why is not None or found.share is None or found.found is None:
+        return f"{found.name} ({found.why})"
+    words = f"{found.name}: {_in_words(found.share)} of held-out answers compose, from trained sequences alone"
+    faithful = f"recombined, {found.fidelity:.2f} of trained sequences are answered right"
+    words += f" ({faithful}; sites differ by {found.found.disagreement:.2f})"
+    if found.composes is None or found.ordered is None or found.symmetric is None:
         return words
-    return f"{words}; reading of the exception: {how.exception} (probability of ordered {how.exception_probability:.2f})"
+    answers = f"{_in_words(found.ordered)} composed, {_in_words(found.symmetric)} as the exception"
+    return f"{words}; the exception's mirror: {found.exception} ({answers})"
+
+
+def _in_words(share: Share) -> str:
+    return f"{share.value:.2f} ({share.low:.2f} to {share.high:.2f})"
 
 
 @plain_matplotlib()
@@ -209,10 +230,10 @@ def draw(examined: Examined, path: Path) -> Path:
         part.suptitle(name.replace("_", " "), fontsize=11, x=0.01, ha="left", weight="bold")
     verdict = examined.behaviour.verdict or "nothing held out"
     figure.suptitle(
-        f"{examined.task.name}, {examined.task.variant}; behaviour: {verdict}; mechanism: {_short(examined)}", fontsize=11
+        f"{examined.task.name}, {examined.task.variant}; behaviour: {verdict}; forecast: {_short(examined)}", fontsize=11
     )
     return save(figure, path, dpi=150)
 
 
 def _short(examined: Examined) -> str:
-    return "none" if isinstance(examined.mechanism, str) else examined.mechanism.verdict
+    return "none" if isinstance(examined.forecast, str) else examined.forecast.name

@@ -15,7 +15,7 @@ import numpy as np
 from anchorbench.files import require_place
 from anchorbench.probes import Score, list_probes
 from anchorbench.show.canvas import draw_all
-from anchorbench.show.examine import examine, mechanism_in_words
+from anchorbench.show.examine import examine, forecast_in_words
 from anchorbench.show.figures import attention_flow_figure
 from anchorbench.show.html import write_page
 from anchorbench.sweeps.run_folder import DamagedRunError, Run, read_run
@@ -83,7 +83,7 @@ class Member:
 
     name: str
     verdict: str
-    mechanism: str
+    forecast: str
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def _probes(shown: list[Run]) -> tuple[list[Member], list[ProbeRow]]:
         Member(
             f"gamma {run.recipe.init.gamma:g}, {run.recipe.model.norm}-LN, seed {run.recipe.seed}",
             str(run.result.verdict),
-            mechanism_in_words(each.mechanism),
+            forecast_in_words(each.forecast),
         )
         for run, each in zip(shown, examined, strict=True)
     ]

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 MAX_TRAJECTORY_BYTES = 2**24
 MAX_TABLE_BYTES = 2**31
-MECHANISM = "mechanism.json"
+FORECAST = "forecast.json"
 """Written into the run folder when the probes have read the model; not covered by the digests."""
 _FILES = ("recipe.json", "trajectory.jsonl", "weights.safetensors", "result.json")
 
@@ -93,10 +93,12 @@ class Result(Plain):
 
 
 class Reading(Plain):
-    """The mechanistic verdict on a run's model, stored in its own file."""
+    """The forecast of a run's model, stored in its own file: the name, the share of held-out answers, and its 90% interval."""
 
-    mechanism: str | None
-    mechanism_probability: float | None = Field(ge=0, le=1)
+    forecast: Word | None
+    forecast_share: float | None = Field(ge=0, le=1)
+    forecast_low: float | None = Field(ge=0, le=1)
+    forecast_high: float | None = Field(ge=0, le=1)
 
 
 _TRAJECTORY = TypeAdapter(Annotated[list[TrajectoryPoint], Field(min_length=1)])
@@ -146,12 +148,12 @@ class Run(BaseModel):
             **{f"machine.{name}": value for name, value in result.machines[-1][1].model_dump().items()},
         }
 
-    def mechanism(self) -> dict[str, Any]:
-        """The mechanistic verdict and its probability, if `classify` has read them; else None."""
+    def forecast(self) -> dict[str, Any]:
+        """The fields of `Reading`, if `classify` has read them; else None."""
         try:
-            found = Reading.model_validate(read_json(self.path / MECHANISM))
+            found = Reading.model_validate(read_json(self.path / FORECAST))
         except ValueError:  # not yet read, or damaged
-            found = Reading(mechanism=None, mechanism_probability=None)
+            found = Reading(forecast=None, forecast_share=None, forecast_low=None, forecast_high=None)
         return found.model_dump()
 
     def trajectory(self) -> list[dict[str, Any]]:
@@ -291,7 +293,7 @@ def write_tables(out: Path, runs: Iterable[Run]) -> None:
     _write_rows(
         out,
         [
-            run.row() | run.mechanism() | {path: recipe.get(path) for path in varying}
+            run.row() | run.forecast() | {path: recipe.get(path) for path in varying}
             for run, recipe in zip(runs, recipes, strict=True)
         ],
     )
@@ -306,11 +308,10 @@ def _write_rows(out: Path, rows: list[dict[str, Any]]) -> None:
     write_atomically(out / "results.csv", text.getvalue().encode())
 
 
-def record_mechanism(run: Run, verdict: str | None, probability: float | None) -> None:
-    """Stores the mechanistic verdict in the run folder, and in the tables of its sweep if these are writable."""
-    found = Reading(mechanism=verdict, mechanism_probability=probability)
+def record_forecast(run: Run, found: Reading) -> None:
+    """Stores the forecast in the run folder, and in the tables of its sweep if these are writable."""
     with suppress(OSError, ValueError):
-        write_atomically(run.path / MECHANISM, _json(found.model_dump()))
+        write_atomically(run.path / FORECAST, _json(found.model_dump()))
         out = run.path.parent.parent
         rows = _read_rows(out)
         mine = [row for row in rows if row.get("run_id") == run.result.run_id]

@@ -1,69 +1,64 @@
-"""The trial of the mechanistic verdict: its statistics by hand, its folds, and a real trial in small."""
+"""The validation of the forecast: its statistics by hand, its rules, and a real trial in small."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from conftest import SMALL_COMPOSITE, TINY
-from scipy.stats import mannwhitneyu
+from conftest import SMALL_COMPOSITE, Cli
+from scipy.stats import spearmanr
 
 from anchorbench import load_task
-from anchorbench.cli.validation import run_trial
-from anchorbench.inspect.mechanism import COMPOSITION, EXCEPTION, SURE, fit_logistic
-from anchorbench.inspect.statistics import auroc, share, within_recipes
+from anchorbench.cli.validation import run_trial, worst
+from anchorbench.inspect.statistics import coverage, error, other_seeds, rank_within, share, skill
 from anchorbench.inspect.validation import (
-    QUICK_SEEDS,
-    Observed,
-    _grade_held_out,
-    held_out,
-    observe,
+    CRADLE,
+    FIRST_SEED,
+    WITHOUT_RULE,
+    Trial,
+    fooled,
+    grade,
     quick_trial,
-    recipe_features,
+    read_runs,
     sweeps,
 )
-from anchorbench.sweeps.run_folder import Run, read_run
+from anchorbench.sweeps.run_folder import read_run
 from anchorbench.sweeps.runner import Sweep
-from anchorbench.verdict import Share
+
+FORECAST, COMPOSED = np.array([0.1, 0.4, 0.9, 0.5]), np.array([0.2, 0.4, 0.7, 0.9])
+RECIPES = ["a", "a", "b", "b"]
 
 
-def test_within_recipes_by_hand() -> None:
-    """Recipe a, as (probability, composed): (.8, .9), (.3, .1), (.2, .5), (.9, .8); b: (.4, .9), (.4, .2).
-
-    .9 over .1 and .5, .8 over .1 and .5: four hits; .5 over .1: a miss; .9 over .8: too close to ask. b: a tie, half a hit. Drawn
-    twice from the two recipes, the share is 4 of 5, 4.5 of 6, or 1 of 2, with a quarter, half and a quarter of the draws.
-    """
-    found = within_recipes(
-        np.array([0.8, 0.3, 0.2, 0.9, 0.4, 0.4]), np.array([0.9, 0.1, 0.5, 0.8, 0.9, 0.2]), ["a", "a", "a", "a", "b", "b"]
-    )
-    assert found == {"value": 4.5 / 6, "low": 0.5, "high": 0.8, "n": 6}
+def test_error_and_coverage_by_hand() -> None:
+    """Errors .1, 0, .2, .4; resamples of the two recipes give .05, .175 or .3."""
+    found = error(FORECAST, COMPOSED, RECIPES)
+    assert found == pytest.approx({"value": 0.175, "low": 0.05, "high": 0.3, "n": 4})
+    inside = coverage(FORECAST - 0.25, FORECAST + 0.25, COMPOSED, RECIPES)
+    assert inside == pytest.approx({"value": 0.75, "low": 0.5, "high": 1.0, "n": 4})
 
 
-def test_auroc_is_the_share_of_pairs_in_order() -> None:
+def test_skill_by_hand() -> None:
+    """Other seeds say .4, .2, .9, .7: squared errors .04, .04, .04, .04 against the forecast's .01, 0, .04, .16."""
+    guess = other_seeds(COMPOSED, RECIPES)
+    np.testing.assert_allclose(guess, [0.4, 0.2, 0.9, 0.7])
+    assert skill(FORECAST, guess, COMPOSED, RECIPES)["value"] == pytest.approx(1 - 0.21 / 0.16)
+    assert skill(COMPOSED, guess, COMPOSED, RECIPES)["value"] == 1
+    assert skill(guess, guess, COMPOSED, RECIPES)["value"] == 0
+    assert np.isnan(other_seeds(COMPOSED, ["a", "b", "b", "b"])[0])
+
+
+def test_ranks_are_compared_within_a_recipe() -> None:
+    """The larger share of recipe b says nothing; recipe c has too few runs."""
     rng = np.random.default_rng(0)
-    probability, positive = rng.random(60).round(1), rng.random(60) < 0.4
-    found = auroc(probability, positive, [str(run) for run in range(60)])
-    statistic = mannwhitneyu(probability[positive], probability[~positive]).statistic
-    assert found["value"] == pytest.approx(statistic / (positive.sum() * (~positive).sum()))
-    assert found["low"] < found["value"] < found["high"]
-    assert found["n"] == 60
-
-
-def test_the_interval_of_the_auroc_is_over_recipes() -> None:
-    """Ten equal runs a recipe tell no more than one: two recipes of either kind, one of them on the wrong side.
-
-    Of four recipes, draws that hold no right one of a kind, or no wrong one, reach 0 and 1: both ends of the interval.
-    """
-    probability, positive = np.repeat([0.9, 0.2, 0.1, 0.3], 10), np.repeat([True, True, False, False], 10)
-    found = auroc(probability, positive, np.repeat(["a", "b", "c", "d"], 10).tolist())
-    assert (found["value"], found["low"], found["high"]) == (0.75, 0.0, 1.0)
-    by_run = auroc(probability, positive, [str(run) for run in range(40)])
-    assert by_run["low"] > 0.5
+    forecast, composed = rng.random(14), np.concatenate([rng.random(6), 5 + rng.random(6), [0.0, 1.0]])
+    recipes = ["a"] * 6 + ["b"] * 6 + ["c"] * 2
+    found = rank_within(forecast, composed, recipes)
+    assert found is not None
+    within = [spearmanr(forecast[part], composed[part])[0] for part in (slice(0, 6), slice(6, 12))]
+    assert (found["value"], found["n"]) == (pytest.approx(np.mean(within)), 2)
+    assert rank_within(forecast[:4], composed[:4], ["a"] * 4) is None
 
 
 def test_share_by_hand() -> None:
@@ -74,101 +69,85 @@ def test_share_by_hand() -> None:
     assert np.isnan(share(0, 0)["value"])
 
 
-def test_all_seeds_of_a_recipe_are_held_out_together() -> None:
-    """Each fold is fitted on the runs of the other recipes, and on no other; a fold of one kind stays at a half."""
-    recipes = ["a", "b", "a", "c", "b", "c"]
-    x = np.arange(6.0)
-    positive = np.array([False, True, True, False, True, False])
-    probability = held_out(("x",), {"x": x}, positive, recipes)
-    for fold, rest in (([0, 2], [1, 3, 4, 5]), ([1, 4], [0, 2, 3, 5]), ([3, 5], [0, 1, 2, 4])):
-        fitted = fit_logistic(("x",), {"x": x[rest]}, positive[rest])
-        np.testing.assert_array_equal(probability[fold], fitted.probability({"x": x[fold]}))
-    assert len(set(probability)) == 6, "else the folds could not be told apart"
-    alone = held_out(("x",), {"x": x[:3]}, np.array([True, False, True]), ["a", "b", "a"])
-    assert alone.tolist() == [0.5, 0.5, 0.5]
+def row(composed: float, forecast: float | None, *, half: float = 0.1, fits: bool = True, recipe: str = "a") -> dict[str, Any]:
+    interval = {"low": None, "high": None} if forecast is None else {"low": forecast - half, "high": forecast + half}
+    return {"composed": composed, "forecast": forecast, "fits": fits, "recipe": recipe, **interval}
 
 
-def test_the_early_verdict_is_by_weights_that_never_saw_the_recipe() -> None:
-    """Were the features at every kept step those of the end, its AUROC would be that of the held-out verdict."""
-    rng = np.random.default_rng(0)
-    recipes = [TINY.override({"init.gamma": 0.4 + gamma / 10, "seed": seed}) for gamma in range(4) for seed in range(4)]
-    infers = rng.random(16) < 0.5
-    runs: list[Any] = []
-    for number, (recipe, yes) in enumerate(zip(recipes, infers, strict=True)):
-        shares = {"composes": Share(1, 2), "accuracy_iid": Share(1, 1), "inferential": rng.random()}
-        said = {"composition": "inferential" if yes else "memorizing", "exception": None}
-        runs.append(Mock(spec=Run, recipe=recipe, result=SimpleNamespace(run_id=str(number), **shares, **said)))
-    end = Observed(runs, {name: rng.random(16) + infers / 5 for name in (*COMPOSITION, *EXCEPTION)}, np.ones(16))
-
-    def read(some: Sequence[Run], step: int) -> Observed:
-        return end.where(np.array([run in some for run in runs]))
-
-    found = _grade_held_out(end, lambda line: None, read)
-    assert [row["auroc"] for row in found["early"]] == [found["heldout_auroc"]] * 5
-    seen = found["classifier"].composition.probability(end.features)
-    assert auroc(seen, infers, end.recipes)["value"] > found["heldout_auroc"]["value"] + 0.1, "else the test could not fail"
+def test_only_forecasts_for_fitted_models_are_graded() -> None:
+    found = grade([row(0.5, 0.45), row(0.9, 0.6), row(0.2, None), row(0.0, 1.0, fits=False)])
+    assert (found["fitted"], found["abstained"]) == (3, 1)
+    assert found["composed"] == pytest.approx(0.7)
+    assert found["coverage"]["value"] == 0.5
+    assert found["error"]["value"] == pytest.approx(0.175)
+    assert found["guess_error"]["value"] == pytest.approx(0.4)
+    assert grade([row(0.2, None)]) == {"fitted": 1, "abstained": 1}
+    alone = grade([row(0.5, 0.45)])
+    assert (alone["skill"], alone["guess_error"]) == (None, None)
 
 
-def test_what_the_recipe_says(run: Run) -> None:
-    found = {name: float(values[0]) for name, values in recipe_features([run]).items()}
-    recipe = run.recipe
-    assert found == {
-        "gamma": recipe.init.gamma,
-        "weight_decay": recipe.optimizer.weight_decay,
-        "log_lr": pytest.approx(np.log10(recipe.optimizer.lr)),
-        "post_norm": 0.0,
-        "n_layer": float(recipe.model.n_layer),
-        "steps": float(TINY.steps),
+def test_what_counts_as_fooled() -> None:
+    """More than a quarter, surely: a small forecast, one whose interval contains the truth, and an abstention do not."""
+    found = fooled([row(0.0, 0.9), row(0.0, 0.2), row(0.0, 0.3, half=0.4), row(0.0, None), row(0.0, 0.9, fits=False)])
+    assert (found["fitted"], found["abstained"], found["largest"]) == (4, 1, 0.9)
+    assert (found["fooled"]["value"], found["fooled"]["n"]) == (pytest.approx(1 / 3), 3)
+
+
+def test_the_worst_cases_are_those_of_graded_runs() -> None:
+    rows = [row(0.5, 0.45), row(0.9, 0.6), row(0.2, None), row(0.0, 1.0, fits=False)]
+    assert worst(rows) == [rows[1], rows[0]]
+
+
+def test_the_sweeps_hold_out_every_kind() -> None:
+    full = sweeps()
+    runs = {name: sweep.runs() for name, sweep in full.items()}
+    ids = [recipe.run_id for recipes in runs.values() for recipe in recipes]
+    assert len(ids) == len(set(ids))
+    graded = [recipe for name, recipes in runs.items() if name not in (*CRADLE, *WITHOUT_RULE) for recipe in recipes]
+    assert len(graded) > 250
+    for field in ("norm", "n_layer", "d_model", "n_head", "activation"):
+        assert {getattr(recipe.model, field) for recipe in graded} > {getattr(recipe.model, field) for recipe in runs["cradle"]}
+    assert {(r.model.norm, r.model.n_layer, r.model.d_model, r.task) for name in CRADLE for r in runs[name]} == {
+        ("pre", 2, 32, "composite")
     }
-
-
-def test_observed_in_any_order(finished_sweep: Path) -> None:
-    """Runs are read side by side, and each gets its own features."""
-    runs = [read_run(path) for path in sorted((finished_sweep / "runs").iterdir())]
-    together, alone = observe(runs), observe(runs[2:3])
-    for name, values in together.features.items():
-        assert values[2] == pytest.approx(alone.features[name][0], abs=1e-5), name
-    assert together.accuracy[2] == alone.accuracy[0]
-    assert len(set(together.recipes)) == 2
-    assert together.where(np.array([False, False, True, False])).runs == runs[2:3]
-
-
-def test_the_sweeps_hold_whole_recipes_of_both_norms() -> None:
-    full = sweeps(quick=False)
-    runs = [recipe for sweep in full.values() for recipe in sweep.runs()]
-    assert len(runs) == len({recipe.run_id for recipe in runs}) == 280
-    asked = [recipe for recipe in runs if recipe.load_task().variant == "heldout-both"]
-    assert len(asked) >= 200
-    assert {recipe.model.norm for recipe in asked} == {"pre", "post"}
-    assert {recipe.model.n_layer for recipe in asked} == {2, 3}
-    quick = [recipe for sweep in sweeps(quick=True).values() for recipe in sweep.runs()]
+    assert len({recipe.task for recipe in graded}) >= 7
+    for name in WITHOUT_RULE:
+        assert all(recipe.load_task().config.trained_as != "sum" for recipe in runs[name])
+    quick = [recipe for sweep in quick_trial().sweeps.values() for recipe in sweep.runs()]
     assert len(quick) == 4
-    assert not {recipe.run_id for recipe in quick} & {recipe.run_id for recipe in runs}, "the shipped weights know them"
+    assert not {recipe.run_id for recipe in quick} & set(ids)
 
 
-def test_a_quick_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The quick trial, on two runs that the shipped weights never saw: one that should infer, one not; planted circuits without
-    noise (with noise: test_planted).
-    """
-    trial = quick_trial()
-    trial = replace(
-        trial,
-        sweeps={name: Sweep(sweep.base, {**sweep.axes, "seed": QUICK_SEEDS[:1]}) for name, sweep in trial.sweeps.items()},
-        task=load_task("composite", **SMALL_COMPOSITE),
-        noises=(0.0,),
-        null_steps=60,  # the models below FIT are undecided after any number
-    )
+def test_runs_are_read_in_any_order(finished_sweep: Path) -> None:
+    """Runs of one kind are read side by side, and each gets its own forecast."""
+    runs = [read_run(path) for path in sorted((finished_sweep / "runs").iterdir())]
+    together, alone = read_runs("x", runs), read_runs("x", runs[2:3])
+    assert sorted(read.label for read in together) == sorted(run.result.run_id for run in runs)
+    [same] = [read for read in together if read.label == alone[0].label]
+    assert same.composed == alone[0].composed
+    assert same.forecast.accuracy == alone[0].forecast.accuracy
+    assert same.forecast.fidelity == pytest.approx(alone[0].forecast.fidelity, abs=0.01)
+    assert len({read.recipe for read in together}) == 2
+
+
+def test_a_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On two tiny runs, and planted circuits without noise; no foreign model is trained."""
+    base = quick_trial().sweeps["pre"].base.override({"steps": 30})
+    sweep = Sweep(base, {"init.gamma": (0.5,), "seed": (FIRST_SEED, FIRST_SEED + 1)})
+    trial = replace(quick_trial(), sweeps={"pre": sweep}, task=load_task("composite", **SMALL_COMPOSITE), noises=(0.0,))
+    assert isinstance(trial, Trial)
     run_trial(trial, tmp_path, tmp_path / "found.json")
-    assert "planted circuits" in capsys.readouterr().out
+    assert "planted circuits: 1.00 of" in capsys.readouterr().out
     found = json.loads((tmp_path / "found.json").read_text())
-    assert found["planted_accuracy"]["value"] == 1
-    assert found["planted_wrong"]["value"] == 0
-    assert found["null_undecided"]["value"] == 1
-    assert found["heldout_runs"] == 2
-    assert found["heldout_agreement"]["value"] == 1
-    for row in found["planted"]:
-        assert row["verdict"] in (row["truth"], "undecided")
-        if row["noise"] == 0 and row["circuit"] != "key_to_anchors_lookup":
-            assert row["verdict"] == row["truth"]
-    assert found["weights"]["composition"]["features"] == list(COMPOSITION)
-    assert 0.5 < SURE < 1
+    assert found["all"] == {"fitted": 0, "abstained": 0}
+    assert [row["name"] for row in found["rows"]] == ["cannot be told"] * 2
+    names = {row["circuit"]: row["name"] for row in found["planted"] if row["norm"] == "pre"}
+    assert names["key_to_anchors"] == "inferential"
+    assert names["pair_lookup"] == "memorizing"
+
+
+def test_too_few_runs_to_fit_widths(cli: Cli, finished_sweep: Path, tmp_path: Path) -> None:
+    shown = cli("probe", "fit", finished_sweep, "--out", tmp_path / "forecast.json")
+    assert shown.code == 2
+    assert "0 runs have a forecast; allowed: at least 10" in shown.err
+    assert not (tmp_path / "forecast.json").exists()
