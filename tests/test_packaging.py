@@ -55,14 +55,17 @@ def modules() -> set[str]:
     """Every module in the working tree, by its path in the package."""
     engine = {str(path.relative_to(ROOT)) for path in (ROOT / "anchorbench").rglob("*.py")}
     inside = {f"anchorbench/{kind}/{path.name}" for kind in ("tasks", "probes") for path in (ROOT / kind).glob("*.py")}
+    template = {f"anchorbench/{path.relative_to(ROOT / 'docs')}" for path in (ROOT / "docs" / "template").rglob("*.py")}
     assert len(engine) > 10
     assert len(inside) > 10
-    return engine | inside
+    assert len(template) > 10
+    return engine | inside | template
 
 
 def test_the_wheel_holds_every_module_once_and_nothing_else(wheel: Path) -> None:
     names = set(contents(wheel))
     assert {"anchorbench/tasks/composite.py", "anchorbench/probes/attention_flow.py"} <= names
+    assert {"anchorbench/py.typed", "anchorbench/template/pyproject.toml", "anchorbench/inspect/mechanism.json"} <= names
     assert {name for name in names if name.endswith(".py")} == modules()
     assert {name.split("/")[0] for name in names} == {"anchorbench", f"anchorbench-{anchorbench.__version__}.dist-info"}
 

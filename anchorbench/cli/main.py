@@ -212,6 +212,24 @@ def parts(
 
 
 @app.command()
+def new(
+    kind: Annotated[str, typer.Argument(help="task, probe, optimizer, schedule, model or penalty.")],
+    name: Annotated[str, typer.Argument(help="Its name: lower-case letters, digits and hyphens.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write, new or empty (default: NAME).")] = None,
+) -> None:
+    """Write a package with a task, probe or part of your own.
+
+    One module that works as it is, its test, and the entry point by which anchorbench finds it once it is installed.
+    """
+    from anchorbench.cli.new import write_skeleton
+    from anchorbench.files import visible
+
+    module = write_skeleton(kind, name, out or Path(name))
+    where = visible(module.parent)
+    typer.echo(f"{kind} {name}: {visible(module)}; install it (pip install -e {where}), test it (pytest {where}), then change it")
+
+
+@app.command()
 def report(
     sweep: Annotated[Path, typer.Argument(help="Output folder of a sweep.")],
     x: Annotated[str | None, typer.Option(help="Horizontal axis (default: gamma, if it varies).")] = None,
