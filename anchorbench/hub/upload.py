@@ -1,0 +1,25 @@
+"""The only module that uploads: a folder's files to the Hugging Face Hub."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from anchorbench import __version__
+
+
+def upload(folder: Path, names: Sequence[str], repo: str, kind: Literal["model", "dataset"]) -> str:
+    """Uploads the files `names` of `folder` to the Hub as `repo` ("OWNER/NAME"), which is created if needed; returns its URL.
+
+    The token is that of `hf auth login` or HF_TOKEN. Raises ValueError with one sentence if the network is unavailable or the token
+    lacks permission.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        api = HfApi(library_name="anchorbench", library_version=__version__)
+        address = api.create_repo(repo, repo_type=kind, exist_ok=True)
+        api.upload_folder(repo_id=repo, repo_type=kind, folder_path=folder, allow_patterns=list(names))
+    except Exception as error:  # network, token or name: each underlying library raises its own types
+        what = " ".join(str(error).split())
+        raise ValueError(f"{repo!r} cannot be pushed to the Hub: {what or type(error).__name__}") from None
+    return str(address)
