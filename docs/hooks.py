@@ -6,6 +6,7 @@ called index.html beside a README.md, which needs that name itself, is called pa
 
 import json
 import os
+import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,9 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[1]
 INCLUDED = ("CONTRIBUTING.md", "CHANGELOG.md", "tasks/README.md", "leaderboard/README.md", "leaderboard/table.md")
 LINK = re.compile(r"(\[[^\]]*\])\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)")
-"""A link to a file: its text, its target, and the place on that page."""
+"""A link to a file: its text, its target, and the place on that page. A link to a folder without README.md becomes its text."""
+FIELDS = re.compile(r"<!-- fields of (\S+) -->")
+"""Where a page wants a table of the fields of a pydantic model."""
 ALSO = (
     "anchorbench.sweeps.make.Runs",
     "anchorbench.sweeps.run_folder.Run",
@@ -63,7 +66,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Makes links between files of the repository links between pages of the site; a link to a folder is left as its text."""
+    """Makes links between files of the repository links between pages of the site, and fills in the tables of fields."""
     here = page.file.src_uri
     path = f"docs/{here}" if (ROOT / "docs" / here).exists() else here
 
@@ -73,7 +76,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return text[1:-1]
         return f"{text}({os.path.relpath(uri_of(target), Path(here).parent)}{place})" if (ROOT / target).is_file() else link[0]
 
-    return LINK.sub(moved, markdown)
+    return FIELDS.sub(lambda model: "\n".join(fields_table(pkgutil.resolve_name(model[1]))), LINK.sub(moved, markdown))
 
 
 def target_of(path: str, link: str) -> str:
@@ -92,21 +95,20 @@ def python_page() -> str:
     import anchorbench
     from anchorbench.probes import list_probes
 
-    def entry(place: str, heading: str) -> str:
-        return f"::: {place}\n    options:\n      heading: {heading}\n      toc_label: {heading}\n"
+    def entry(thing: Any, heading: str) -> str:
+        return f"::: {thing.__module__}.{thing.__qualname__}\n    options: {{heading: {heading}, toc_label: {heading}}}\n"
 
-    public = (getattr(anchorbench, name) for name in anchorbench.__all__)
     own = [probe for probe in list_probes(on_request=True).values() if probe.__module__.startswith("anchorbench.")]
     lines = [
         "# Python",
         "What `import anchorbench` offers, then the objects that these return, and the probes. Everything is typed, and bad",
         "input raises a `ValueError` with one sentence.\n",
         "## Public names\n",
-        *(entry(f"{each.__module__}.{each.__qualname__}", f"anchorbench.{each.__name__}") for each in public),
+        *(entry(getattr(anchorbench, name), f"anchorbench.{name}") for name in anchorbench.__all__),
         "## Results, recipes and files\n",
-        *(entry(place, place) for place in ALSO),
+        *(entry(pkgutil.resolve_name(place), place) for place in ALSO),
         "## Probes\n",
-        *(entry(f"{probe.__module__}.{probe.__name__}", f"anchorbench.probes.{probe.__name__}") for probe in own),
+        *(entry(probe, f"anchorbench.probes.{probe.__name__}") for probe in own),
     ]
     return "\n".join(lines)
 
@@ -118,6 +120,7 @@ def cli_page() -> str:
     command = typer.main.get_command(app)
     context = typer.Context(command, **command.context_settings)
     page = typer.cli.get_docs_for_click(obj=command, ctx=context, name="anchorbench", title="Command line")
+    page = re.sub(r"^Example: (.+)$", r"Example: `\1`", page, flags=re.MULTILINE)
     page = re.sub(r"\*\*Commands\*\*:\n\n(\* .*\n)+", "", page)  # their sections follow; here, typer cuts sentences short
     return page.replace("anchorbench probe one [OPTIONS] NAME", "anchorbench probe NAME [OPTIONS]").replace(
         "probe one", "probe NAME"
@@ -173,6 +176,6 @@ def fields_table(model: Any) -> Iterator[str]:
         default = field.get_default(call_default_factory=True)
         part = isinstance(default, BaseModel)
         allowed = "a part" if part else type_in_words(properties[name])
-        usual = default.kind if part else json.dumps(default)
-        cells = (f"`{name}`", allowed, f"`{usual}`", " ".join((field.description or "").split()))
+        usual = "none" if field.is_required() else f"`{default.kind if part else json.dumps(default)}`"
+        cells = (f"`{name}`", allowed, usual, " ".join((field.description or "").split()))
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -13,8 +13,12 @@ from conftest import ROOT
 
 import anchorbench
 from anchorbench.cli.main import app
+from anchorbench.hub.card import Manifest
+from anchorbench.machine import Machine
 from anchorbench.probes import list_probes
 from anchorbench.recipe import Recipe
+from anchorbench.sweeps.run_folder import Result
+from anchorbench.train.trajectory import TrajectoryPoint
 
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if "ledger" not in path.parts)
@@ -65,6 +69,14 @@ def test_every_field_of_a_recipe_is_in_the_reference(site: Path) -> None:
             assert f"<td><code>{field}</code></td>" in page
     for bound in ("at most 100,000,000", "above 0, at most 100"):
         assert bound in page
+
+
+def test_the_fields_of_files_are_in_the_reference(site: Path) -> None:
+    page = text_of(site, "reference/files")
+    assert "fields of" not in page
+    for model in (Result, Machine, TrajectoryPoint, Manifest):
+        for field in model.model_fields:
+            assert f"<td><code>{field}</code></td>" in page
 
 
 def test_every_public_name_and_probe_is_in_the_reference(site: Path) -> None:

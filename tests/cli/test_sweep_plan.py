@@ -16,15 +16,14 @@ from conftest import RUNS, TINY, Cli, require_one_sentence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anchorbench.cli.costs import TIMED_STEPS, bytes_on_disk
+from anchorbench.cli.costs import TIMED_STEPS
 from anchorbench.cli.plan import load_sweep, parse_axis
 from anchorbench.files import MAX_YAML_BYTES
 from anchorbench.presets import PRESETS
 from anchorbench.recipe import Recipe
 from anchorbench.sweeps.locate import FIRST, locate
 from anchorbench.sweeps.run_folder import Run
-from anchorbench.sweeps.runner import STACK_MEMBERS, Sweep, SweepFolder, run_sweep, stacks
-from anchorbench.train.execution import Execution
+from anchorbench.sweeps.runner import STACK_MEMBERS, Sweep, SweepFolder, stacks
 from anchorbench.train.memory import memory_of_member
 from anchorbench.train.stack import Stack
 
@@ -245,26 +244,6 @@ def test_hours_are_told_as_hours(cli: Cli, write: Write, tmp_path: Path, monkeyp
     set_clock(monkeypatch, iter([0, 5 * 650]))  # 650 s a step, 3900 s for six
     shown = cli("sweep", "plan", write("preset: laptop"), "--out", tmp_path / "out")
     assert "estimated time: 1 h 5 min" in shown.out
-
-
-def test_a_long_sweep_says_beforehand_what_it_takes(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anchorbench.cli.run.LONG", 4 * BASE.steps)
-    set_clock(monkeypatch, iter([0, 50]))  # 10 s a step
-    shown = cli("run", "--gamma", "0.5,0.7", "--seeds", "2", "--keep-steps", "2,4", "--out", tmp_path / "out")
-    assert shown.code == 0
-    (said,) = re.findall(r"^about 1 min 0 s on this machine, and (\S+) MB of disk; nothing is downloaded$", shown.out, re.MULTILINE)
-    files = [path for path in (tmp_path / "out" / "runs").rglob("*") if path.is_file()]
-    assert float(said) == pytest.approx(sum(path.stat().st_size for path in files) / 1e6, abs=0.1)
-    again = cli("run", "--gamma", "0.5,0.7", "--seeds", "2", "--keep-steps", "2,4", "--out", tmp_path / "out")
-    assert "on this machine" not in again.out
-
-
-def test_the_disk_that_a_run_takes_is_close_to_what_is_said(tmp_path: Path) -> None:
-    """With weights that outweigh all else, and one kept step."""
-    wide = BASE.override({"model.d_model": 64, "model.d_head": 64, "model.d_ff": 256})
-    (run,) = run_sweep(sweep := Sweep(wide, {"seed": (0,)}), SweepFolder(tmp_path, sweep), how=Execution(keep_steps=[3]))
-    written = sum(path.stat().st_size for path in run.path.iterdir())
-    assert bytes_on_disk([wide], kept=1) == pytest.approx(written, rel=0.05)
 
 
 def test_alike_stacks_are_timed_once(cli: Cli, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
