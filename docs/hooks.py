@@ -176,6 +176,6 @@ def fields_table(model: Any) -> Iterator[str]:
         default = field.get_default(call_default_factory=True)
         part = isinstance(default, BaseModel)
         allowed = "a part" if part else type_in_words(properties[name])
-        usual = "none" if field.is_required() else f"`{default.kind if part else json.dumps(default)}`"
+        usual = "required" if field.is_required() else f"`{default.kind if part else json.dumps(default)}`"
         cells = (f"`{name}`", allowed, usual, " ".join((field.description or "").split()))
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -1,5 +1,6 @@
 """The docs site builds without a warning and without a network, the references are complete, the tutorials run as they stand."""
 
+import json
 import os
 import re
 import subprocess
@@ -15,10 +16,12 @@ import anchorbench
 from anchorbench.cli.main import app
 from anchorbench.hub.card import Manifest
 from anchorbench.machine import Machine
+from anchorbench.model.counts import parameters
 from anchorbench.probes import list_probes
 from anchorbench.recipe import Recipe
 from anchorbench.sweeps.run_folder import Result
 from anchorbench.train.trajectory import TrajectoryPoint
+from anchorbench.verdict import FEW, FIT, MOST
 
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if "ledger" not in path.parts)
@@ -100,6 +103,23 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", page.read_text()):
         path = (page.parent / target).resolve()
         assert path.exists() or path in generated, target
+
+
+def test_the_figures_of_the_page_about_verdicts() -> None:
+    """Those that the README states too are recomputed by test_readme.py; here they must be the README's."""
+    page, readme = (" ".join(path.read_text().split()) for path in (DOCS / "verdicts.md", ROOT / "README.md"))
+    found = json.loads((DOCS / "validation.json").read_text())
+    agree, guess = found["heldout_agreement"], found["baseline_agreement"]
+    assert f"agrees with behaviour in {agree['value']:.0%} of {agree['n']} held-out runs" in page
+    assert f"a guess from the recipe alone agrees in {guess['value']:.0%}" in page
+    ((runs, composing, memorizing),) = re.findall(r"of the board's (\d+) runs .*? (\d+) compose an .*? (\d+) memorize", readme)
+    assert f"of {runs} runs of the board that fit `conflict-control` and answer the mirror symmetrically" in page
+    assert f"{composing} compose an ordinary held-out pair, and {memorizing} memorize" in page
+    for threshold in (f"below {FIT:.0%} accuracy", f"above {MOST:.0%}", f"below {FEW:.0%}"):
+        assert threshold in page
+    task, model = anchorbench.load_task("composite"), Recipe().model
+    assert f"1 of {round(1 / task.chance)} answers" in page
+    assert f"about {round(parameters(model, task.vocab_size, task.seq_len), -3):,} weights" in page
 
 
 # --- The tutorials
