@@ -166,16 +166,15 @@ fields](../parts.md). An unknown field is refused with the one that was probably
 
 def fields_table(model: Any) -> Iterator[str]:
     """One row per field: type with bounds, default, meaning."""
-    from pydantic import BaseModel
-
     from anchorbench.leaderboard.schema import type_in_words
+    from anchorbench.parts import Config
 
     yield "| field | allowed | default | meaning |\n|---|---|---|---|"
     properties = model.model_json_schema()["properties"]
     for name, field in (each for each in model.model_fields.items() if each[0] != "kind"):
         default = field.get_default(call_default_factory=True)
-        part = isinstance(default, BaseModel)
-        allowed = "a part" if part else type_in_words(properties[name])
-        usual = "required" if field.is_required() else f"`{default.kind if part else json.dumps(default)}`"
+        part = default if isinstance(default, Config) else None
+        allowed = type_in_words(properties[name]) if part is None else "a part"
+        usual = "required" if field.is_required() else f"`{json.dumps(default) if part is None else part.kind}`"
         cells = (f"`{name}`", allowed, usual, " ".join((field.description or "").split()))
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

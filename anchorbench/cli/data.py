@@ -65,7 +65,9 @@ def push(
     from anchorbench.files import visible
     from anchorbench.hub.datasets import push as push_data
     from anchorbench.hub.datasets import uploads
+    from anchorbench.hub.upload import require_repo
 
+    require_repo(repo)
     if not dry_run:
         typer.echo(f"uploaded: {visible(push_data(folder, repo))}")
         return

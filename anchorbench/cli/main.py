@@ -174,9 +174,10 @@ def push(
 
     from anchorbench.files import visible
     from anchorbench.hub.models import export as export_run
-    from anchorbench.hub.upload import upload
+    from anchorbench.hub.upload import require_repo, upload
     from anchorbench.sweeps.run_folder import read_run
 
+    require_repo(repo)
     with tempfile.TemporaryDirectory() as temporary:
         folder = export_run(read_run(run_dir), Path(temporary, "checkpoint"))
         files = sorted(folder.iterdir())

@@ -154,7 +154,12 @@ def test_a_run_that_is_missing_or_refused_is_one_sentence(cli: Cli, hub, run: Ru
     missing = cli("push", tmp_path / "none", "me/it")
     monkeypatch.setattr(hub, "error", OSError("no token"))
     refused = cli("push", run.path, "me/it")
-    for outcome, said in ((missing, "missing"), (refused, "'me/it' cannot be pushed to the Hub: no token")):
+    nameless = cli("push", run.path, "../it", "--dry-run")
+    for outcome, said in (
+        (missing, "missing"),
+        (refused, "'me/it' cannot be pushed to the Hub: no token"),
+        (nameless, "'../it' cannot be pushed to the Hub: allowed: OWNER/NAME"),
+    ):
         assert (outcome.code, outcome.out) == (2, "")
         require_one_sentence(outcome.err)
         assert said in outcome.err
