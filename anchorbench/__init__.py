@@ -4,12 +4,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from anchorbench.inspect.classify import classify
+    from anchorbench.inspect.mechanism import mechanism
     from anchorbench.show.figures import plot_flow, plot_phase
     from anchorbench.sweeps.make import sweep
     from anchorbench.sweeps.run_folder import load_results
     from anchorbench.task import Answers, Examples, Task, list_tasks, load_task
 
-__all__ = ["Answers", "Examples", "Task", "classify", "list_tasks", "load_results", "load_task", "plot_flow", "plot_phase", "sweep"]
+__all__ = [
+    "Answers",
+    "Examples",
+    "Task",
+    "classify",
+    "list_tasks",
+    "load_results",
+    "load_task",
+    "mechanism",
+    "plot_flow",
+    "plot_phase",
+    "sweep",
+]
 __version__ = "0.1.0"
 
 
@@ -21,6 +34,7 @@ def __getattr__(name: str) -> Any:
 
     homes = {
         "classify": "anchorbench.inspect.classify",
+        "mechanism": "anchorbench.inspect.mechanism",
         "load_results": "anchorbench.sweeps.run_folder",
         "plot_flow": "anchorbench.show.figures",
         "plot_phase": "anchorbench.show.figures",

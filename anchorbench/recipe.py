@@ -67,12 +67,17 @@ class Recipe(Plain):
     model_config = ConfigDict(defer_build=True)  # parts are loaded when the first recipe is created
 
     task: str = "composite"
+    """Name of the task."""
     variant: str | None = None
+    """Variant of the task (default: its first)."""
     task_config: dict[str, Any] = {}
     """Fields of the task's config that differ from the variant's."""
     model: Annotated[ModelConfig, _MODEL] = Field(default_factory=_MODEL.default)
+    """The model's structure."""
     init: Annotated[InitConfig, _INIT] = Field(default_factory=_INIT.default)
+    """How weights are initialized."""
     optimizer: Annotated[OptimizerConfig, _OPTIMIZER] = Field(default_factory=_OPTIMIZER.default)
+    """Optimizer, learning rate and schedule, weight decay, clipping."""
     estimator: Annotated[Config, _ESTIMATOR] = Field(default_factory=_ESTIMATOR.default)
     """The gradient estimate that the optimizer uses: by default, the gradient of the step's batch."""
     penalties: Annotated[list[Annotated[Config, _PENALTY]], Field(max_length=10)] = []
@@ -82,7 +87,9 @@ class Recipe(Plain):
     growth: Annotated[list[Annotated[GrowthConfig, _GROWTH]], Field(max_length=10)] = []
     """Events that enlarge the model; `model` is the initial one."""
     batch: int = Field(default=128, ge=1, le=1_000_000)
+    """Sequences per step."""
     steps: int = Field(default=1800, ge=1, le=MAX_STEPS)
+    """Training steps."""
     stop: Literal["end", "settled"] = "end"
     """Whether a run may stop early once its verdict is settled (by the rule in anchorbench.train.evaluation)."""
     precision: Literal["fp32", "bf16", "tf32"] = "fp32"

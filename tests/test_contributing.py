@@ -1,4 +1,4 @@
-"""The examples of CONTRIBUTING.md, as another package's, which is found by its entry points and held to our own tests."""
+"""The examples of CONTRIBUTING.md are those of docs/template: another package, found by its entry points, held to our own tests."""
 
 import ast
 import os
@@ -18,10 +18,8 @@ from anchorbench.parts import REGISTRIES
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 BLOCKS: list[tuple[str, str]] = re.findall(r"```python\n# (.+?)\n(.*?)```", TEXT, re.DOTALL)
 """Where each block goes, and the block."""
-FILES = {where: code for where, code in BLOCKS if not where.startswith("tests/")}
-ENTRY_POINTS: dict[str, dict[str, str]] = tomllib.loads(re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)[0])["project"][
-    "entry-points"
-]
+TEMPLATE = ROOT / "docs" / "template"
+ENTRY_POINTS: dict[str, dict[str, str]] = tomllib.loads((TEMPLATE / "pyproject.toml").read_text())["project"]["entry-points"]
 
 OTHERS = ("probe", "kind", "squared_relu", "golden_cases")
 """Words in the names of further tests that are run."""
@@ -30,13 +28,10 @@ PATTERNS = ("train/test_part*.py", "model/test_variants.py", "tasks/test_task*.p
 
 
 def write_package(folder: Path) -> None:
-    """The files as an installed distribution, with its entry points."""
-    package, info = folder / "my_parts", folder / "my_parts-1.0.dist-info"
-    package.mkdir(parents=True)
+    """The template as an installed distribution, with its entry points."""
+    shutil.copytree(TEMPLATE / "my_parts", folder / "my_parts", ignore=shutil.ignore_patterns("__pycache__"))
+    info = folder / "my_parts-1.0.dist-info"
     info.mkdir()
-    (package / "__init__.py").touch()
-    for where, code in FILES.items():
-        (package / Path(where).name).write_text(code)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-parts\nVersion: 1.0\n")
     groups = (f"[{group}]\n" + "".join(f"{name} = {of}\n" for name, of in names.items()) for group, names in ENTRY_POINTS.items())
     (info / "entry_points.txt").write_text("\n".join(groups))
@@ -46,8 +41,6 @@ def write_tests(folder: Path) -> None:
     """Our tests with the rows, references and tests of the examples."""
     shutil.copytree(ROOT / "tests", folder, ignore=shutil.ignore_patterns("__pycache__"))
     for where, code in BLOCKS:
-        if not where.startswith("tests/"):
-            continue
         name, _, table = where.removeprefix("tests/").partition(", in ")
         text = (folder / name).read_text()
         if table:
@@ -93,30 +86,13 @@ def test_the_examples_pass_our_tests_as_another_package(tmp_path: Path) -> None:
         assert f"::{passed} PASSED" in done.stdout, done.stdout
 
 
-def test_the_examples_are_written_as_the_rest(tmp_path: Path) -> None:
-    for where, code in FILES.items():
-        path = tmp_path / where
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"# {where}\n{code}")
-        assert (ROOT / where).parent.is_dir()
-        assert not (ROOT / where).exists()
-    for arguments in (["check"], ["format", "--check"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "ruff", *arguments, "--no-cache", "--config", str(ROOT / "pyproject.toml"), str(tmp_path)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-
-
 def test_every_group_is_named() -> None:
     groups = {registry._group for registry in REGISTRIES.values()} | {"anchorbench.tasks", "anchorbench.probes"}
     assert {name for name in groups if name in TEXT} == groups
     assert set(ENTRY_POINTS) <= groups
-    assert {of.split(":")[0].removeprefix("my_parts.") for names in ENTRY_POINTS.values() for of in names.values()} == {
-        Path(where).stem for where in FILES
-    }
+    files = {path.stem for path in (TEMPLATE / "my_parts").glob("[a-z]*.py")}
+    assert {of.split(":")[0].removeprefix("my_parts.") for names in ENTRY_POINTS.values() for of in names.values()} == files
+    assert {name for name in files if f"docs/template/my_parts/{name}.py" in TEXT} == files
 
 
 # --- Where things live

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 import sys
 import tomllib
@@ -9,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import trove_classifiers
 from conftest import ROOT
 
 import anchorbench
@@ -55,14 +57,17 @@ def modules() -> set[str]:
     """Every module in the working tree, by its path in the package."""
     engine = {str(path.relative_to(ROOT)) for path in (ROOT / "anchorbench").rglob("*.py")}
     inside = {f"anchorbench/{kind}/{path.name}" for kind in ("tasks", "probes") for path in (ROOT / kind).glob("*.py")}
+    template = {f"anchorbench/{path.relative_to(ROOT / 'docs')}" for path in (ROOT / "docs" / "template").rglob("*.py")}
     assert len(engine) > 10
     assert len(inside) > 10
-    return engine | inside
+    assert len(template) > 10
+    return engine | inside | template
 
 
 def test_the_wheel_holds_every_module_once_and_nothing_else(wheel: Path) -> None:
     names = set(contents(wheel))
     assert {"anchorbench/tasks/composite.py", "anchorbench/probes/attention_flow.py"} <= names
+    assert {"anchorbench/py.typed", "anchorbench/template/pyproject.toml", "anchorbench/inspect/mechanism.json"} <= names
     assert {name for name in names if name.endswith(".py")} == modules()
     assert {name.split("/")[0] for name in names} == {"anchorbench", f"anchorbench-{anchorbench.__version__}.dist-info"}
 
@@ -79,6 +84,12 @@ def test_the_wheel_says_what_it_is(wheel: Path) -> None:
     metadata = files[f"{info}/METADATA"].decode()
     assert "Name: anchorbench\n" in metadata
     assert "License-Expression: Apache-2.0\n" in metadata
+    assert metadata.count("Project-URL: Paper") == 3
+    for extra in ("docs", "test"):
+        assert f"Provides-Extra: {extra}\n" in metadata
+    stated = set(re.findall(r"^Classifier: (.+)$", metadata, re.MULTILINE))
+    assert "Typing :: Typed" in stated
+    assert stated <= trove_classifiers.classifiers
     assert "anchorbench = anchorbench.__main__:main" in files[f"{info}/entry_points.txt"].decode()
     assert f"{info}/licenses/LICENSE" in files
     with (ROOT / "pyproject.toml").open("rb") as file:
@@ -119,6 +130,16 @@ def test_the_sdist_builds_the_same_wheel(wheel: Path, sdist: Path, tmp_path: Pat
     ):
         assert (folder / name).read_bytes() == (ROOT / name).read_bytes()
     assert not [path for path in folder.rglob("*") if path.name in EVERYWHERE]
+
+
+def test_everything_that_the_image_copies_is_in_its_context() -> None:
+    """The Dockerfile installs from a copy of the repository; `.ci/docker` builds it where there is a Docker daemon."""
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    (install,) = (line for line in lines if line.startswith("RUN pip install"))
+    assert "COPY . /src" in lines
+    assert "-c /src/constraints.txt /src" in install
+    left_out = (ROOT / ".dockerignore").read_text().split()
+    assert not {"constraints.txt", "pyproject.toml", "hatch_build.py", "anchorbench", "tasks", "probes", "docs"} & set(left_out)
 
 
 def test_an_unknown_public_name_is_an_attribute_error() -> None:

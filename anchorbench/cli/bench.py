@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 app = typer.Typer(no_args_is_help=True, help="Measure speed on this machine.")
-JsonFile = Annotated[Path | None, typer.Option("--json", help="JSON file to write the measurements to.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="JSON file to write the measurements to; default: none.")]
 
 
 @app.command()

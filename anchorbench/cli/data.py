@@ -12,7 +12,7 @@ app = typer.Typer(no_args_is_help=True, help="Tasks as Hugging Face datasets: bu
 def build(
     task: Annotated[str, typer.Argument(help="TASK (all its variants), TASK-VARIANT, or all.")],
     out: Annotated[Path, typer.Option(help="Folder to write, new or empty.")],
-    size: Annotated[int | None, typer.Option(help="Examples per split (default: the paper's sizes).")] = None,
+    size: Annotated[int | None, typer.Option(help="Examples per split; default: the paper's sizes.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
 ) -> None:
     """Write tasks as a Hugging Face data set.
@@ -65,7 +65,9 @@ def push(
     from anchorbench.files import visible
     from anchorbench.hub.datasets import push as push_data
     from anchorbench.hub.datasets import uploads
+    from anchorbench.hub.upload import require_repo
 
+    require_repo(repo)
     if not dry_run:
         typer.echo(f"uploaded: {visible(push_data(folder, repo))}")
         return

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from anchorbench.cli.options import Device, Threads, use
+
 if TYPE_CHECKING:
     from anchorbench.leaderboard.entry import Entry
 
@@ -15,7 +17,9 @@ EntryFile = Annotated[Path, typer.Argument(help="An entry: one JSON file.")]
 @app.command()
 def run(
     recipe: Annotated[Path, typer.Argument(help="YAML: name, description, and fields of a recipe.")],
-    out: Annotated[Path | None, typer.Option(help="Output folder (default: anchorbench-out/leaderboard/RECIPE).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder; default: anchorbench-out/leaderboard/RECIPE.")] = None,
+    threads: Threads = None,
+    device: Device = None,
 ) -> None:
     """Train a recipe on its track's suite; write entry.json.
 
@@ -24,6 +28,7 @@ def run(
     from anchorbench.files import visible
     from anchorbench.leaderboard.submit import run_entry
 
+    use(threads, device)
     folder = out if out is not None else Path("anchorbench-out/leaderboard") / recipe.stem
 
     def report(task: str, message: str) -> None:
@@ -61,8 +66,10 @@ def validate(entries: Annotated[list[Path], typer.Argument(help="Entries: JSON f
 def verify(
     entry: EntryFile,
     members: Annotated[int, typer.Option(help="Number of runs to retrain.")] = 3,
-    seed: Annotated[int | None, typer.Option(help="Seed for drawing the runs (default: random).")] = None,
-    out: Annotated[Path | None, typer.Option(help="Output folder (default: a temporary one).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed for drawing the runs; default: random.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder; default: a temporary one.")] = None,
+    threads: Threads = None,
+    device: Device = None,
 ) -> None:
     """Retrain a random part of an entry.
 
@@ -74,6 +81,7 @@ def verify(
     from anchorbench.leaderboard.check import read_entry
     from anchorbench.leaderboard.submit import verify as verify_entry
 
+    use(threads, device)
     claim = read_entry(entry)
     drawn_by = secrets.randbelow(2**31) if seed is None else seed
     with tempfile.TemporaryDirectory() as temporary:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from anchorbench.cli import bench, data, leaderboard, probe, sweep
+from anchorbench.cli.examples import add_examples
 from anchorbench.cli.interruption import INTERRUPTED, SENTENCE
 from anchorbench.cli.options import (
     AsJson,
@@ -58,17 +59,21 @@ def _callback(
 @app.command()
 def run(
     task: Annotated[str, typer.Option(help="Task to train on.")] = "composite",
-    variant: Annotated[str | None, typer.Option(help="Its variant: heldout-both, conflict, conflict-control, ...")] = None,
+    variant: Annotated[str | None, typer.Option(help="Its variant, such as conflict; default: the task's first.")] = None,
     preset: Annotated[str, typer.Option(help="laptop, paper-neurips or paper-pami.")] = "laptop",
-    gamma: Annotated[str | None, typer.Option(help="Initialization rates, separated by commas.")] = None,
-    norm: Annotated[str | None, typer.Option(help="Where LayerNorm sits: pre, post, or pre,post.")] = None,
-    seeds: Annotated[int | None, typer.Option(help="Seeds per condition (default: 4; 3 in the papers' presets).")] = None,
-    steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay.")] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="fp32, bf16, tf32 (GPUs), or auto (laptop): the fastest on this machine.")
+    gamma: Annotated[
+        str | None, typer.Option(help="Initialization rates, by commas; laptop default: 0.34,0.4,0.5,0.6,0.7.")
     ] = None,
-    axis: Annotated[list[str] | None, typer.Option(help="Another axis, as FIELD=VALUE,...: model.n_layer=2,3.")] = None,
+    norm: Annotated[str | None, typer.Option(help="Where LayerNorm sits: pre, post, or pre,post; laptop default: pre.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Number of seeds per condition; laptop default: 4.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps; laptop default: 2500.")] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="Weight decay per step and unit of learning rate; laptop default: 0.")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, bf16, tf32 (GPUs), or auto: the fastest on this machine; laptop default: auto.")
+    ] = None,
+    axis: Annotated[list[str] | None, typer.Option(help="Another axis, such as model.n_layer=2,3; default: none.")] = None,
     keep_steps: KeepSteps = None,
     strict_bits: StrictBits = False,
     memory: Memory = None,
@@ -112,18 +117,20 @@ def classify(
     json: AsJson = False,
     figures: FigureFile = None,
     probes: Annotated[bool, typer.Option("--probes", help="Also read every probe: scores, with controls.")] = False,
+    threads: Threads = None,
 ) -> None:
     """Say what a model answers, and why.
 
     Its behaviour, and the forecast of it from trained sequences alone.
     """
+    use(threads)
     probe.examine(model, task, None, as_json=json, figures=figures, with_probes=probes or figures is not None)
 
 
 @app.command()
 def check(
     run_dir: Annotated[Path, typer.Argument(help="Folder of a finished run: OUT/runs/RUN_ID.")],
-    steps: Annotated[int, typer.Option(help="Retrain at most this many steps.")] = 500,
+    steps: Annotated[int, typer.Option(help="Maximum number of training steps to repeat.")] = 500,
 ) -> None:
     """Check bit for bit that a run follows from its recipe.
 
@@ -144,7 +151,7 @@ def check(
 def export(
     run_dir: Annotated[Path, typer.Argument(help="Folder of a finished run: OUT/runs/RUN_ID.")],
     out_dir: Annotated[Path, typer.Argument(help="Folder to write the checkpoint to.")],
-    step: Annotated[int | None, typer.Option(help="An intermediate step that was kept.")] = None,
+    step: Annotated[int | None, typer.Option(help="An intermediate step that was kept; default: the end of training.")] = None,
 ) -> None:
     """Write a run as a Hugging Face checkpoint.
 
@@ -156,6 +163,37 @@ def export(
 
     path = export_run(read_run(run_dir), out_dir, step)
     typer.echo(f"checkpoint: {visible(path)}")
+
+
+@app.command()
+def push(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of a finished run: OUT/runs/RUN_ID.")],
+    repo: Annotated[str, typer.Argument(help="OWNER/NAME on the Hub.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the model card and list the files; upload nothing.")] = False,
+) -> None:
+    """Upload a run to the Hugging Face Hub, with a model card.
+
+    As a checkpoint, like `export`. The token is that of `hf auth login`, or HF_TOKEN.
+    """
+    import tempfile
+
+    from anchorbench.files import visible
+    from anchorbench.hub.models import export as export_run
+    from anchorbench.hub.upload import require_repo, upload
+    from anchorbench.sweeps.run_folder import read_run
+
+    require_repo(repo)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = export_run(read_run(run_dir), Path(temporary, "checkpoint"))
+        files = sorted(folder.iterdir())
+        if not dry_run:
+            typer.echo(f"uploaded: {visible(upload(folder, [file.name for file in files], repo, 'model'))}")
+            return
+        typer.echo((folder / "README.md").read_text())
+        for file in files:
+            typer.echo(f"{file.stat().st_size:>14,}  {file.name}")
+        total = sum(file.stat().st_size for file in files)
+        typer.echo(f"{total:>14,}  bytes in {len(files)} files would be uploaded to {visible(repo)}; nothing was")
 
 
 @app.command()
@@ -201,7 +239,7 @@ def tasks(
 def parts(
     part: Annotated[str | None, typer.Argument(help="Part of a training recipe (default: list all).")] = None,
     kind: Annotated[str | None, typer.Argument(help="Kind to explain (default: list the part's kinds).")] = None,
-    out: Annotated[Path | None, typer.Option(help="Markdown file to write with all kinds explained.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Markdown file to write with all kinds explained; default: print.")] = None,
 ) -> None:
     """List the parts of a training recipe, or explain one.
 
@@ -218,11 +256,29 @@ def parts(
 
 
 @app.command()
+def new(
+    kind: Annotated[str, typer.Argument(help="task, probe, optimizer, schedule, model or penalty.")],
+    name: Annotated[str, typer.Argument(help="Its name: lower-case letters, digits and hyphens.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write, new or empty (default: NAME).")] = None,
+) -> None:
+    """Write a package with a task, probe or part of your own.
+
+    One module that works as it is, its test, and the entry point by which anchorbench finds it once it is installed.
+    """
+    from anchorbench.cli.new import write_skeleton
+    from anchorbench.files import visible
+
+    module = write_skeleton(kind, name, out or Path(name))
+    where = visible(module.parent)
+    typer.echo(f"{kind} {name}: {visible(module)}; install it (pip install -e {where}), test it (pytest {where}), then change it")
+
+
+@app.command()
 def report(
     sweep: Annotated[Path, typer.Argument(help="Output folder of a sweep.")],
-    x: Annotated[str | None, typer.Option(help="Horizontal axis (default: gamma, if it varies).")] = None,
-    y: Annotated[str | None, typer.Option(help="Vertical axis.")] = None,
-    panels: Annotated[str | None, typer.Option(help="Axis of small multiples.")] = None,
+    x: Annotated[str | None, typer.Option(help="Horizontal axis; default: gamma, if it varies.")] = None,
+    y: Annotated[str | None, typer.Option(help="Vertical axis; default: the next field that varies.")] = None,
+    panels: Annotated[str | None, typer.Option(help="Axis of small multiples; default: none.")] = None,
     out: Annotated[Path | None, typer.Option(help="File to write (default: SWEEP/report.html).")] = None,
 ) -> None:
     """Write one HTML page about a sweep.
@@ -246,6 +302,8 @@ def reproduce(
     runs: Annotated[Path, typer.Option(help="Folder in which trained runs are kept: what is there is not trained again.")] = Path(
         "anchorbench-out/claims"
     ),
+    threads: Threads = None,
+    device: Device = None,
 ) -> None:
     """Test published claims and write the ledger.
 
@@ -253,7 +311,7 @@ def reproduce(
     """
     from anchorbench.cli.reproduce import reproduce as run_claims
 
-    use(None)
+    use(threads, device)
     run_claims(name, scale, out, runs)
 
 
@@ -261,6 +319,8 @@ def reproduce(
 def ways(
     runs: Annotated[Path, typer.Argument(help="Folder of the runs; missing ones are trained.")],
     out: Annotated[Path, typer.Option(help="Folder of the table: ways.json and ways.md.")] = Path("docs"),
+    threads: Threads = None,
+    device: Device = None,
 ) -> None:
     """Compare every training part with its control.
 
@@ -271,13 +331,14 @@ def ways(
 
     data, page = out / "ways.json", out / "ways.md"
     require_place(data, "--out")
-    use(None)
+    use(threads, device)
     write(study(runs, typer.echo), data, page)
     typer.echo(f"table: {visible(page)}")
 
 
 for group in (sweep, probe, data, bench, leaderboard):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
+add_examples(app)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from anchorbench.train.execution import Execution
 
 KeepSteps = Annotated[
-    str | None, typer.Option(help="Intermediate steps at which weights and optimizer state are kept, separated by commas.")
+    str | None, typer.Option(help="Steps at which weights and optimizer state are kept, separated by commas; default: none.")
 ]
 StrictBits = Annotated[
     bool,
@@ -26,9 +26,9 @@ Memory = Annotated[float | None, typer.Option(help="GiB that training may use; d
 Formats = Annotated[str, typer.Option("--figures", help="Formats of the figures, separated by commas: pdf, svg, png.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print runs, stacks, memory and an estimate of the time; train nothing.")]
 ModelName = Annotated[str, typer.Argument(help="A run folder, a checkpoint folder or a Hub id.", metavar="DIR|HF_ID")]
-TaskName = Annotated[str | None, typer.Option(help="TASK or TASK-VARIANT, if the model does not record it.")]
+TaskName = Annotated[str | None, typer.Option(help="TASK or TASK-VARIANT; default: what the model records.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-FigureFile = Annotated[Path | None, typer.Option("--figures", help="File for the page of figures: .pdf, .svg or .png.")]
+FigureFile = Annotated[Path | None, typer.Option("--figures", help="File to draw to: .pdf, .svg or .png; default: none.")]
 
 
 def use(threads: int | None, device: str | None = None) -> None:

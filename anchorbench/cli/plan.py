@@ -1,7 +1,6 @@
 """`anchorbench sweep`: sweeps from YAML, planned before anything starts, or narrowed down to a boundary."""
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,13 +11,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from anchorbench.cli.costs import TIMED_STEPS, bytes_on_disk, costs
 from anchorbench.files import parse_yaml, read_yaml, write_atomically
 from anchorbench.presets import PRESETS
-from anchorbench.recipe import SEEDS, Recipe, flatten
+from anchorbench.recipe import SEEDS, flatten
 from anchorbench.sweeps.run_folder import Run, write_tables
 from anchorbench.sweeps.runner import MAX_RUNS, Sweep, SweepFolder, run_sweep, stacks
 
-TIMED_STEPS = 5
 INFERS = {"inferential": True, "memorizing": False, "symmetric": False}
 """The two sides of a boundary; runs with other verdicts are undecided."""
 
@@ -79,7 +78,6 @@ def _values(path: Any, values: Any) -> tuple[Any, ...]:
 def plan(sweep: Sweep, out: Path, memory: float | None) -> None:
     """Prints runs, stacks, memory, and an estimate of the time from a few steps of each kind of stack; trains nothing."""
     from anchorbench.train.memory import memory_of_member
-    from anchorbench.train.stack import Stack, structure
 
     console = Console(markup=False, highlight=False)
     recipes = sweep.runs()
@@ -90,33 +88,25 @@ def plan(sweep: Sweep, out: Path, memory: float | None) -> None:
     headers = ("stacks", "members", "layers", "width", "batch", "steps", "memory", "ms/step", "time")
     table = Table(*headers, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))  # fits 80 columns
     total = 0.0
-    kinds: dict[tuple[Any, ...], list[list[Recipe]]] = {}
-    for stack in planned:
-        kinds.setdefault((*structure(stack[0]), len(stack)), []).append(stack)
-    for alike in kinds.values():
-        recipe, members = alike[0][0], len(alike[0])
-        trained = Stack(alike[0])
-        trained.advance()
-        start = time.perf_counter()
-        for _ in range(TIMED_STEPS):
-            trained.advance()
-        each = (time.perf_counter() - start) / TIMED_STEPS
-        grown = recipe.macs_per_step() / recipe.override({"growth": []}).macs_per_step()  # the initial model is timed
-        seconds = each * grown * recipe.steps * len(alike)
-        total += seconds
+    for cost in costs(planned):
+        recipe = cost.recipe
+        total += cost.seconds
+        shape = (cost.stacks, cost.members, recipe.model.n_layer, recipe.model.d_model, recipe.batch, recipe.steps)
         table.add_row(
-            *(str(n) for n in (len(alike), members, recipe.model.n_layer, recipe.model.d_model, recipe.batch, recipe.steps)),
-            f"{memory_of_member(recipe) * members / 2**20:.0f} MiB",
-            f"{1000 * each / members:.2f}",
-            _duration(seconds),
+            *map(str, shape),
+            f"{memory_of_member(recipe) * cost.members / 2**20:.0f} MiB",
+            f"{1000 * cost.step / cost.members:.2f}",
+            duration(cost.seconds),
         )
     console.print(table)
     console.print(
-        f"estimated time: {_duration(total)}, from {TIMED_STEPS} timed steps per kind of stack; evaluation adds a few per cent"
+        f"estimated time: {duration(total)}, from {TIMED_STEPS} timed steps per kind of stack; evaluation adds a few per cent"
     )
+    disk = bytes_on_disk([recipe for stack in planned for recipe in stack], kept=0)
+    console.print(f"disk: {disk / 1e6:.1f} MB, without --keep-steps; nothing is downloaded")
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     hours, rest = divmod(round(seconds), 3600)
     return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
 

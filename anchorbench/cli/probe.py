@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from anchorbench.cli.options import AsJson, FigureFile, ModelName, TaskName
+from anchorbench.cli.options import AsJson, Device, FigureFile, ModelName, TaskName, Threads, use
 
 
 class ProbeGroup(typer.core.TyperGroup):
@@ -21,16 +21,43 @@ app = typer.Typer(no_args_is_help=True, cls=ProbeGroup, help="Probes: anchorbenc
 
 
 @app.command(hidden=True)
-def one(name: str, model: ModelName, task: TaskName = None, json: AsJson = False, figures: FigureFile = None) -> None:
+def one(
+    name: Annotated[str, typer.Argument(help="Name of the probe: anchorbench probe list.")],
+    model: ModelName,
+    task: TaskName = None,
+    json: AsJson = False,
+    figures: FigureFile = None,
+    threads: Threads = None,
+) -> None:
     """Scores of one probe, with control and interval."""
+    use(threads)
     examine(model, task, name, as_json=json, figures=figures)
+
+
+@app.command(name="list")
+def list_all() -> None:
+    """List the probes, and what each asks of a model."""
+    from anchorbench.probes import ON_REQUEST, list_probes
+
+    for name, probe in list_probes(on_request=True).items():
+        typer.echo(f"{name:<20} {_question(probe)}")
+    named = ", ".join(probe.__name__ for probe in ON_REQUEST)
+    typer.echo(f"`anchorbench classify --probes` runs all but {named}, which take seconds and need a run of this package.")
+
+
+def _question(probe: Any) -> str:
+    """The first sentence of a probe's module, without the probe's name."""
+    text = " ".join((sys.modules[probe.__module__].__doc__ or "").split("\n\n")[0].split())
+    return text.partition(": ")[2] or text
 
 
 @app.command()
 def validate(
-    json_file: Annotated[Path | None, typer.Option("--json", help="File to write all figures to.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="JSON file to write all figures to; default: none.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Test the shipped widths on four runs, instead of 360.")] = False,
     out: Annotated[Path, typer.Option(help="Folder of the runs; finished ones are kept.")] = Path("anchorbench-out/validation"),
+    threads: Threads = None,
+    device: Device = None,
 ) -> None:
     """Grade the forecast on kinds of models that it was not fitted on.
 
@@ -39,6 +66,7 @@ def validate(
     from anchorbench.cli.validation import run_trial
     from anchorbench.inspect.validation import full_trial, quick_trial
 
+    use(threads, device)
     run_trial(quick_trial() if quick else full_trial(), out, json_file)
 
 

@@ -13,15 +13,20 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from anchorbench.cli.plan import parse_axis
+from anchorbench.cli.costs import bytes_on_disk, costs
+from anchorbench.cli.plan import duration, parse_axis
 from anchorbench.files import visible
+from anchorbench.recipe import Recipe
 from anchorbench.show.canvas import draw_all
 from anchorbench.sweeps import make
 from anchorbench.sweeps.run_folder import Run
 from anchorbench.sweeps.runner import Progress as Event
-from anchorbench.sweeps.runner import Sweep, SweepFolder, run_sweep
+from anchorbench.sweeps.runner import Sweep, SweepFolder, run_sweep, stacks
 from anchorbench.sweeps.summary import Condition, Mean, clearest, conditions
 from anchorbench.train.execution import Execution
+
+LONG = 5_000
+"""Steps, summed over runs, from which on a sweep says beforehand what it takes: fewer take seconds."""
 
 
 def make_sweep(*, gamma: str | None, norm: str | None, axes: Sequence[str] = (), **options: Any) -> Sweep:
@@ -74,11 +79,20 @@ def run_and_show(
         already = f", {len(finished)} of them finished" if finished else ""
         rounded = ", in bf16" if sweep.base.precision == "bf16" else ""
         console.print(f"{sweep.base.task}, variant {sweep.base.variant}: {len(recipes)} runs{already}{rounded}")
+        if not finished and sum(recipe.steps for recipe in recipes) >= LONG:
+            _say_costs(recipes, console, how)
         runs = _train_with_progress(sweep, folder, len(recipes) - len(finished), console, how)
     show(runs, console)
     console.print(f"{time.perf_counter() - start:.0f} s. Results: {visible(out / 'results.jsonl')}", soft_wrap=True)
     _draw(runs, out, figures, console)
     return runs
+
+
+def _say_costs(recipes: list[Recipe], console: Console, how: Execution) -> None:
+    """Prints what training them will take."""
+    seconds = sum(cost.seconds for cost in costs(stacks(recipes, how.memory)))
+    disk = bytes_on_disk(recipes, len(how.keep_steps)) / 1e6
+    console.print(f"about {duration(seconds)} on this machine, and {disk:.1f} MB of disk; nothing is downloaded", highlight=False)
 
 
 def _draw(runs: list[Run], out: Path, formats: Sequence[str], console: Console) -> None:

@@ -9,7 +9,7 @@ from anchorbench.cli.options import Device, Formats, KeepSteps, Memory, StrictBi
 
 app = typer.Typer(no_args_is_help=True, help="Sweeps over any fields of a recipe, described in a YAML file.")
 RecipeFile = Annotated[Path, typer.Argument(help="YAML: preset, fields that differ from it, and axes.")]
-Axes = Annotated[list[str] | None, typer.Option("--axis", help="Another axis, as FIELD=VALUE,...: init.gamma=0.4,0.5.")]
+Axes = Annotated[list[str] | None, typer.Option("--axis", help="Another axis, such as init.gamma=0.4,0.5; default: none.")]
 
 
 def _folder(recipe: Path, end: str = "") -> Path:
@@ -58,11 +58,13 @@ def run(
 @app.command()
 def locate(
     recipe: RecipeFile,
-    low: Annotated[float, typer.Option(help="One end of the range.")],
+    low: Annotated[float, typer.Option(help="One end of the range, in units of the field.")],
     high: Annotated[float, typer.Option(help="The other end.")],
     along: Annotated[str, typer.Option(help="The recipe's field.")] = "init.gamma",
-    width: Annotated[float, typer.Option(help="Width of the 95% interval to reach.")] = 0.04,
+    width: Annotated[float, typer.Option(help="Width of the 95% interval to reach, in units of the field.")] = 0.04,
     seeds: Annotated[int, typer.Option(help="Maximum number of runs at either end.")] = 8,
+    threads: Threads = None,
+    device: Device = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; default: anchorbench-out/RECIPE-boundary.")] = None,
 ) -> None:
     """Find where solutions turn inferential, with few runs.
@@ -71,5 +73,6 @@ def locate(
     """
     from anchorbench.cli.plan import load_sweep, locate_and_show
 
+    use(threads, device)
     folder = out or _folder(recipe, "-boundary")
     locate_and_show(load_sweep(recipe, ()), along, low, high, width=width, seeds=seeds, out=folder)

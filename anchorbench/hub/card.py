@@ -97,6 +97,9 @@ def card(command: str, built: list[Built], *, one_tokenizer: bool) -> str:
         [
             b.task.full_name,
             *(f"{b.manifest.examples[split]:,}" if split in b.manifest.examples else "-" for split in SPLITS),
+            str(b.task.seq_len),
+            str(b.task.vocab_size),
+            f"{b.task.chance:.3g}",
             f"`{b.manifest.fingerprint}`",
         ]
         for b in built
@@ -127,7 +130,18 @@ assert tokenizer(data[0]["text"])["input_ids"] == data[0]["tokens"]
 
 {_table(["column", "type", "meaning"], [[f"`{name}`", _type(columns[name]), _meaning(name)] for name in columns])}
 
-{_table(["config", *SPLITS, "fingerprint"], sizes)}
+{_table(["config", *SPLITS, "tokens", "vocabulary", "chance", "fingerprint"], sizes)}
+
+## How to train on it
+
+- Train on the split `train` alone. The model reads `tokens` and predicts `label` at the last position.
+- Trainers that shift labels themselves, such as Hugging Face's `Trainer`, get `[*tokens, label]` as input, and as labels -100
+  everywhere but at the end. The model then needs room for one token more than the table's `tokens`.
+- All sequences of a config have the same length. There is no BOS, EOS or padding token, and the vocabulary needs no id beyond the
+  table's `vocabulary`.
+- `chance` is the accuracy of guessing uniformly among the possible answers; on `iid` it tells whether a model has learned anything.
+- An answer to an `ood` example is composed if it equals `foil_inferential`. A model composes if most of its answers are, and has
+  memorized if few are although it is right on `iid`: `anchorbench classify DIR --task CONFIG` gives the verdict, with its interval.
 
 ## How it was generated
 

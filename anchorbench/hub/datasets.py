@@ -24,6 +24,7 @@ from anchorbench import __version__
 from anchorbench.catalogue import find_tasks
 from anchorbench.files import new_folder, open_plain, parse_yaml, read_bytes, read_json
 from anchorbench.hub.card import Built, Manifest, card, data_files, features
+from anchorbench.hub.upload import upload
 from anchorbench.recipe import MAX_EXAMPLES
 from anchorbench.task import NO_ANSWER, SPLITS, Answers, Examples, Split, Task, first_sentence, list_tasks, load_task
 
@@ -329,14 +330,4 @@ def push(folder: Path, repo: str) -> str:
 
     Raises ValueError with one sentence if the data are wrong, the network is unavailable or the token lacks permission.
     """
-    from huggingface_hub import HfApi
-
-    names = [file.relative_to(folder).as_posix() for file in uploads(folder)]
-    try:
-        api = HfApi(library_name="anchorbench", library_version=__version__)
-        address = api.create_repo(repo, repo_type="dataset", exist_ok=True)
-        api.upload_folder(repo_id=repo, repo_type="dataset", folder_path=folder, allow_patterns=names)
-    except Exception as error:  # network, token or name: each underlying library raises its own types
-        what = " ".join(str(error).split())
-        raise ValueError(f"{repo!r} cannot be pushed to the Hub: {what or type(error).__name__}") from None
-    return str(address)
+    return upload(folder, [file.relative_to(folder).as_posix() for file in uploads(folder)], repo, "dataset")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from anchorbench.files import new_folder, read_json
 from anchorbench.hub.checkpoint import CONFIG, fetch, load_checkpoint, plain_session
+from anchorbench.hub.model_card import model_card
 from anchorbench.model.gpt import GPT, is_gpt, new_model
 from anchorbench.sweeps.run_folder import DamagedRunError, Run, read_run
 from anchorbench.task import Task
@@ -95,7 +96,7 @@ def export(run: Run, out: Path, step: int | None = None) -> Path:
 
     Raises ValueError with one sentence if `out` is a non-empty folder or the model config has no Hugging Face counterpart.
     """
-    card = json.dumps(
+    about = json.dumps(
         {"run_id": run.result.run_id, "verdict": run.result.verdict, "recipe": run.recipe.model_dump(mode="json")}, indent=1
     )
     try:
@@ -105,7 +106,8 @@ def export(run: Run, out: Path, step: int | None = None) -> Path:
                 model.save_pretrained(folder)
             _name_parent_architecture(folder / "config.json")
             tokenizer(run.recipe.load_task()).save_pretrained(folder)
-            (folder / "anchorbench.json").write_text(card + "\n")
+            (folder / "anchorbench.json").write_text(about + "\n")
+            (folder / "README.md").write_text(model_card(run, step))
     except SafetensorError as error:
         raise ValueError(f"{out} cannot be written: {error}") from None
     return out

@@ -347,7 +347,7 @@ class Flow(Plain):
     row: int = Field(ge=0, lt=200)
     """Index of the run's row."""
     attention: tuple[tuple[tuple[Percent, ...], ...], ...]
-    """[layer][reader][source], sources up to the reader: percent, heads averaged."""
+    """`[layer][reader][source]`, sources up to the reader: percent, heads averaged."""
 
 
 class Machine(Plain):

@@ -101,16 +101,15 @@ def readme() -> str:
         definition = content if model is Entry else content["$defs"][model.__name__]
         lines += ["", f"### {title}", "", *([note, ""] if note else []), "| field | type | meaning |", "|---|---|---|"]
         for field, form in definition["properties"].items():
-            lines.append(
-                f"| `{field}` | {_type(form).replace('|', chr(92) + '|')} | {form['description'].replace('|', chr(92) + '|')} |"
-            )
+            cells = (f"`{field}`", type_in_words(form), form["description"])
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _type(form: dict[str, Any]) -> str:
+def type_in_words(form: dict[str, Any]) -> str:
     """A field's type and bounds in words."""
     if "anyOf" in form:
-        return " or ".join(map(_type, form["anyOf"]))
+        return " or ".join(map(type_in_words, form["anyOf"]))
     if "$ref" in form:
         name = str(form["$ref"]).rpartition("/")[2]
         return "[hits, n]" if name == "Share" else name
@@ -118,9 +117,9 @@ def _type(form: dict[str, Any]) -> str:
         return " or ".join(f"`{json.dumps(value)}`" for value in form.get("enum", [form.get("const")]))
     if form.get("type") == "array":
         if "prefixItems" in form:
-            fixed = {_type(item) for item in form["prefixItems"]}
+            fixed = {type_in_words(item) for item in form["prefixItems"]}
             return "[hits, n]" if fixed == {"integer"} else f"list of {len(form['prefixItems'])}: {' or '.join(sorted(fixed))}"
-        return f"list of {_type(form['items'])}" + (f", at most {form['maxItems']}" if "maxItems" in form else "")
+        return f"list of {type_in_words(form['items'])}" + (f", at most {form['maxItems']}" if "maxItems" in form else "")
     bounds = [f"{words} {form[key]:,}" for key, words in BOUNDS.items() if key in form]
     if "maxLength" in form:
         bounds.append(f"{form.get('minLength', 0)} to {form['maxLength']} characters")

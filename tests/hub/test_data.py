@@ -113,6 +113,10 @@ def test_the_card_says_how_it_was_made(everything):
     assert card.data.license == "apache-2.0"
     assert {config["config_name"] for config in card.data.to_dict()["configs"]} == {f"{name}-{variant}" for name, variant in TASKS}
     assert "anchorbench data build all --out DIR --size 40 --seed 3" in card.text
+    task = load_task("composite", "conflict")
+    assert f"| composite-conflict | 40 | 40 | 40 | 9 | 120 | 0.0125 | `{task.fingerprint}` |" in card.text
+    for said in ("`[*tokens, label]`", "no BOS, EOS or padding token", "composed if it equals `foil_inferential`"):
+        assert said in card.text
     for task in find_tasks("all"):
         assert f"`{task.fingerprint}`" in card.text
     for info in card.data.to_dict()["dataset_info"]:

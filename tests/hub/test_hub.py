@@ -106,6 +106,7 @@ def test_a_checkpoint_holds_what_it_needs_and_neither_code_nor_pickle(member, tm
         "config.json",
         "generation_config.json",
         "model.safetensors",
+        "README.md",
         "anchorbench.json",
         "tokenizer.json",
         "tokenizer_config.json",

@@ -1,5 +1,6 @@
-"""Data sets that are pushed: what is uploaded, and one sentence for what is not."""
+"""Data sets and runs that are pushed: what is uploaded, and one sentence for what is not."""
 
+import re
 from pathlib import Path
 
 import huggingface_hub
@@ -8,6 +9,8 @@ from cells import change
 from conftest import Cli, require_one_sentence
 
 from anchorbench.hub import datasets as data
+from anchorbench.hub.models import export
+from anchorbench.sweeps.run_folder import Run
 
 SIZE = 40
 
@@ -24,7 +27,7 @@ class FakeHub:
 
     def create_repo(self, repo: str, **options: object) -> str:
         self.calls.append((repo, options))
-        return f"https://huggingface.co/datasets/{repo}"
+        return f"https://huggingface.co/{options['repo_type']}s/{repo}"
 
     def upload_folder(self, **options: object) -> None:
         self.calls.append(("upload", options))
@@ -118,3 +121,62 @@ def test_without_network_push_is_one_sentence(cli: Cli, tmp_path, repo):
     assert outcome.code == 2
     assert "cannot be pushed to the Hub" in outcome.err
     require_one_sentence(outcome.err)
+
+
+# --- Runs
+
+RUN_FILES = [
+    *("README.md", "anchorbench.json", "config.json", "generation_config.json", "model.safetensors"),
+    *("tokenizer.json", "tokenizer_config.json"),
+]
+
+
+def test_dry_run_of_a_run_shows_its_card_and_files(cli: Cli, hub, run: Run) -> None:
+    outcome = cli("push", run.path, "me/it", "--dry-run")
+    assert (outcome.code, outcome.err) == (0, "")
+    card, _, listed = outcome.out.rpartition("```\n\n")
+    assert [line.split()[1] for line in listed.splitlines()[:-1]] == RUN_FILES
+    assert f"{len(RUN_FILES)} files would be uploaded to me/it; nothing was" in listed
+    assert card.startswith("---\n")
+    assert hub.calls == []
+
+
+def test_push_of_a_run(cli: Cli, hub, run: Run) -> None:
+    outcome = cli("push", run.path, "me/it")
+    assert (outcome.code, outcome.out) == (0, "uploaded: https://huggingface.co/models/me/it\n")
+    (repo, created), (_, uploaded) = hub.calls
+    assert (repo, created) == ("me/it", {"repo_type": "model", "exist_ok": True})
+    assert (uploaded["repo_type"], uploaded["allow_patterns"]) == ("model", RUN_FILES)
+    assert not Path(str(uploaded["folder_path"])).exists()  # nothing is left on this machine
+
+
+def test_a_run_that_is_missing_or_refused_is_one_sentence(cli: Cli, hub, run: Run, tmp_path, monkeypatch) -> None:
+    missing = cli("push", tmp_path / "none", "me/it")
+    monkeypatch.setattr(hub, "error", OSError("no token"))
+    refused = cli("push", run.path, "me/it")
+    nameless = cli("push", run.path, "../it", "--dry-run")
+    for outcome, said in (
+        (missing, "missing"),
+        (refused, "'me/it' cannot be pushed to the Hub: no token"),
+        (nameless, "'../it' cannot be pushed to the Hub: allowed: OWNER/NAME"),
+    ):
+        assert (outcome.code, outcome.out) == (2, "")
+        require_one_sentence(outcome.err)
+        assert said in outcome.err
+
+
+def test_the_card_of_a_run_says_what_it_is(run: Run, tmp_path: Path) -> None:
+    card = huggingface_hub.ModelCard.load(export(run, tmp_path / "out") / "README.md")
+    assert card.data.library_name == "transformers"
+    found = {result.metric_name: result.metric_value for result in card.data.eval_results}
+    assert found["accuracy_iid"] == round(run.result.accuracy_iid.value, 4)
+    assert f"Its verdict: **{run.result.verdict}**" in card.text
+    assert f"Run `{run.result.run_id}`" in card.text
+    assert f"| {run.result.accuracy_train.value:.3f} |" in card.text
+
+
+def test_the_code_of_its_card_runs(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = export(run, tmp_path / "out")
+    (code,) = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
+    exec(code.replace('"..."', repr(str(out))), {})  # noqa: S102 - our own card
+    assert capsys.readouterr().out.strip() in {token.word for token in run.recipe.load_task().vocabulary}
