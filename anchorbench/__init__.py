@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from anchorbench.inspect.classify import classify
-    from anchorbench.inspect.mechanism import mechanism
+    from anchorbench.inspect.forecast import forecast
     from anchorbench.show.figures import plot_flow, plot_phase
     from anchorbench.sweeps.make import sweep
     from anchorbench.sweeps.run_folder import load_results
@@ -15,10 +15,10 @@ __all__ = [
     "Examples",
     "Task",
     "classify",
+    "forecast",
     "list_tasks",
     "load_results",
     "load_task",
-    "mechanism",
     "plot_flow",
     "plot_phase",
     "sweep",
@@ -34,7 +34,7 @@ def __getattr__(name: str) -> Any:
 
     homes = {
         "classify": "anchorbench.inspect.classify",
-        "mechanism": "anchorbench.inspect.mechanism",
+        "forecast": "anchorbench.inspect.forecast",
         "load_results": "anchorbench.sweeps.run_folder",
         "plot_flow": "anchorbench.show.figures",
         "plot_phase": "anchorbench.show.figures",

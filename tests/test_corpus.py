@@ -23,7 +23,7 @@ from anchorbench.cli.plan import load_sweep, parse_axis
 from anchorbench.files import visible
 from anchorbench.hub import datasets as data
 from anchorbench.hub.models import export, load_member, load_model
-from anchorbench.inspect.mechanism import WEIGHTS, load_classifier
+from anchorbench.inspect.forecast import WIDTHS, load_widths
 from anchorbench.leaderboard.check import read_entry, read_recipe
 from anchorbench.leaderboard.submit import Origin, _origin
 from anchorbench.presets import PRESETS
@@ -223,9 +223,9 @@ def test_data_card(tmp_path: Path) -> None:
     run_all(path, changed, lambda: data.verify(tmp_path / "set"))
 
 
-def test_classifier(tmp_path: Path) -> None:
-    path = Path(shutil.copy(WEIGHTS, tmp_path / "mechanism.json"))
-    run_all(path, corpus.changed(path.read_bytes(), 120 * TIMES // 3), lambda: load_classifier(path))
+def test_widths(tmp_path: Path) -> None:
+    path = Path(shutil.copy(WIDTHS, tmp_path / "forecast.json"))
+    run_all(path, corpus.changed(path.read_bytes(), 120 * TIMES // 3), lambda: load_widths(path))
 
 
 def test_origin(tmp_path: Path) -> None:

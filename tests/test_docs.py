@@ -137,7 +137,7 @@ SMALLER = {
 }
 """What the tests train for fewer steps than readers do."""
 OUTCOMES = {
-    "index.md": [r"composite, heldout-both: means over seeds", r"mechanism", r"underfit Share\(hits="],
+    "index.md": [r"composite, heldout-both: means over seeds", r"forecast", r"underfit Share\(hits="],
     "tutorials/task.md": [r"2 passed", r"my-task, default: means over seeds"],
     "tutorials/trainer.md": [r"20,?\d* rows|500 rows|1,500 rows", r"underfit Share\(hits="],
     "tutorials/training.md": [

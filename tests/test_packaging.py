@@ -67,7 +67,7 @@ def modules() -> set[str]:
 def test_the_wheel_holds_every_module_once_and_nothing_else(wheel: Path) -> None:
     names = set(contents(wheel))
     assert {"anchorbench/tasks/composite.py", "anchorbench/probes/attention_flow.py"} <= names
-    assert {"anchorbench/py.typed", "anchorbench/template/pyproject.toml", "anchorbench/inspect/mechanism.json"} <= names
+    assert {"anchorbench/py.typed", "anchorbench/template/pyproject.toml", "anchorbench/inspect/forecast.json"} <= names
     assert {name for name in names if name.endswith(".py")} == modules()
     assert {name.split("/")[0] for name in names} == {"anchorbench", f"anchorbench-{anchorbench.__version__}.dist-info"}
 

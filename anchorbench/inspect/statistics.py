@@ -12,6 +12,7 @@ from anchorbench.intervals import wilson
 
 RESAMPLES = 2000
 """Bootstrap resamples of the recipes."""
+CLOSE = 0.01
 RANKED = 5
 """Least number of runs of a recipe whose ranks are compared."""
 Figure = dict[str, float]
@@ -29,8 +30,13 @@ def coverage(low: Numbers, high: Numbers, composed: Numbers, recipes: Sequence[s
     return _over_recipes(((low <= composed) & (composed <= high)) * 1.0, np.ones(len(composed)), recipes, lambda ratio: ratio)
 
 
-def skill(forecast: Numbers, guess: Numbers, composed: Numbers, recipes: Sequence[str]) -> Figure:
-    """1 - the forecast's squared error relative to that of `guess`: 1 is perfect, 0 no better than the guess."""
+def skill(forecast: Numbers, guess: Numbers, composed: Numbers, recipes: Sequence[str]) -> Figure | None:
+    """1 - the forecast's squared error relative to that of `guess`: 1 is perfect, 0 no better than the guess.
+
+    None where the guess errs by less than 0.01 in the mean square: there is nothing to gain.
+    """
+    if np.mean((guess - composed) ** 2) < CLOSE**2:
+        return None
     return _over_recipes((forecast - composed) ** 2, (guess - composed) ** 2, recipes, lambda ratio: 1 - ratio)
 
 

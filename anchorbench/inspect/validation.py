@@ -5,8 +5,8 @@ from the most faithful site to the mean over sites, when some sweeps had been re
 with errors, have had other seeds since then.
 
 - The width of the interval is fitted on `CRADLE` alone: pre-LN, two layers, width 32, AdamW, `composite`.
-- Every other sweep is a holdout. A run is graded if it fits, at the end of training, and apart from that at the steps that were
-  kept. Runs whose forecast abstains are counted, not graded.
+- Every other sweep is a holdout. A run is graded if it fits, at the end of training, and apart from that at step `EARLY`. Runs whose
+  forecast abstains are counted, not graded.
 - Coverage of the 90% interval should be 85% to 95%, and the mean absolute error at most 0.12, over all holdouts with a rule.
 - Skill is over a guess that knows the recipe's outcome: the mean of its other seeds. It should be positive, with an interval above
   zero, within pre-LN and within post-LN.
@@ -50,8 +50,8 @@ FIRST_SEED = 100
 CRADLE = ("cradle", "cradle-decay")
 """The sweeps on which the widths are fitted."""
 WITHOUT_RULE = ("no-rule", "other-rule")
-KEEP_STEPS = (150, 300, 600)
-"""Steps at which weights are kept and graded too."""
+EARLY = 600
+"""Step at which weights are kept and graded too."""
 MEMBERS = 8
 """Members read at once."""
 
@@ -319,11 +319,11 @@ def validate(out: Path, report: Callable[[str], None], trial: Trial) -> dict[str
             if event.message:
                 report(event.message)
 
-        runs = run_sweep(sweep, SweepFolder(out / name, sweep), say, Execution(keep_steps=() if trial.shipped else KEEP_STEPS))
+        runs = run_sweep(sweep, SweepFolder(out / name, sweep), say, Execution(keep_steps=() if trial.shipped else (EARLY,)))
         first = first or [run for run in runs if run.result.task_fingerprint == runs[0].result.task_fingerprint]
         reads += read_runs(name, runs)
         if not trial.shipped and name not in (*CRADLE, *WITHOUT_RULE):
-            early += [read for step in KEEP_STEPS for read in read_runs(name, runs, step)]
+            early += read_runs(name, runs, EARLY)
     reads += read_foreign(out, trial, report)
     widths = load_widths() if trial.shipped else fit([read for read in reads if read.holdout in CRADLE])
     rows, early_rows = ([row_of(read, widths) for read in each] for each in (reads, early))

@@ -12,7 +12,7 @@ from anchorbench import load_task
 from anchorbench.inspect.forecast import Found, Share, Widths, fit_widths, forecast, forecasts, load_widths
 from anchorbench.inspect.foreign import KINDS, train_foreign
 from anchorbench.inspect.open_model import Site, StackModel, open_model, side_by_side
-from anchorbench.inspect.planted import key_to_anchors, pair_lookup
+from anchorbench.inspect.planted import key_to_anchors, key_to_anchors_lookup, pair_lookup
 from anchorbench.inspect.recombine import find_sites, find_squares, recombined_answers
 from anchorbench.task import SPLITS, list_tasks
 
@@ -95,11 +95,12 @@ def test_planted_circuits(norm: str) -> None:
     both = side_by_side([key_to_anchors(SMALL, norm, seed) for seed in range(2)])  # pyright: ignore[reportArgumentType]
     found = forecasts(both, SMALL)
     assert [each.name for each in found] == ["inferential"] * 2
-    assert all(each.share is not None and each.share.value > 0.95 for each in found)
-    assert all(each.fidelity > 0.95 for each in found)
-    memorizing = forecast(pair_lookup(SMALL, norm, 0), SMALL)  # pyright: ignore[reportArgumentType]
-    assert memorizing.name in ("memorizing", "cannot be told")
-    assert memorizing.share is None or memorizing.share.value < 0.1
+    assert all(each.share is not None and each.share.value >= 0.9 for each in found)
+    assert all(each.fidelity > 0.5 for each in found)
+    for plant in (pair_lookup, key_to_anchors_lookup):
+        memorizing = forecast(plant(SMALL, norm, 0), SMALL)  # pyright: ignore[reportArgumentType]
+        assert (memorizing.name, memorizing.fidelity) == ("memorizing", 1)
+        assert memorizing.groups == {"(3,4)": 0, "(4,3)": 0}
 
 
 def test_the_controls_compose_nothing() -> None:
@@ -145,18 +146,14 @@ def test_the_name_follows_from_the_interval(low: float, high: float, name: str) 
 def test_widths_cover_nine_in_ten() -> None:
     """Errors of .3 (1 - fidelity) and of half the disagreement: the 90% quantile is found."""
     rng = np.random.default_rng(0)
-    found = [Found(*rng.random(2), fidelity=rng.random()) for _ in range(400)]
-    composed = [
-        each.share + rng.choice([-1, 1]) * rng.random() * (0.3 * (1 - each.fidelity) + 0.5 * each.disagreement) for each in found
-    ]
+    found = [Found(0.5, rng.random(), fidelity=rng.random()) for _ in range(400)]
+    most = [0.3 * (1 - each.fidelity) + 0.2 * each.disagreement for each in found]
+    composed = [0.5 + rng.choice([-1, 1]) * rng.random() * error for error in most]
     widths = fit_widths(found, composed)
-    inside = [
-        (share := widths.around(each)).low <= truth <= share.high or not 0 <= truth <= 1
-        for each, truth in zip(found, composed, strict=True)
-    ]
-    assert np.mean(inside) == pytest.approx(0.9, abs=0.03)
+    inside = [widths.around(each).low <= truth <= widths.around(each).high for each, truth in zip(found, composed, strict=True)]
+    assert np.mean(inside) == pytest.approx(0.9, abs=0.02)
     assert widths.infidelity == pytest.approx(0.27, abs=0.05)
-    assert widths.disagreement == pytest.approx(0.45, abs=0.08)
+    assert widths.disagreement == pytest.approx(0.18, abs=0.05)
     with pytest.raises(ValueError, match=r"^9 runs have a forecast; allowed: at least 10"):
         fit_widths(found[:9], composed[:9])
 
@@ -182,10 +179,8 @@ def test_how_an_exception_is_read() -> None:
 
 
 def test_what_cannot_be_forecast_says_why() -> None:
-    model = random_gpt(seq_len=SMALL.seq_len, vocab_size=SMALL.vocab_size)
     with pytest.raises(ValueError, match=r"^task identity-\S+ holds nothing out"):
-        task = load_task("identity", **SMALL_COMPOSITE)
-        forecast(model, task)
+        forecast(random_gpt(vocab_size=120, seq_len=9), load_task("identity"))
     shallow = random_gpt(seq_len=SMALL.seq_len, vocab_size=SMALL.vocab_size, n_layer=1)
     with pytest.raises(ValueError, match=r"^recombination needs a model of two layers or more; this has 1$"):
         forecast(shallow, SMALL)

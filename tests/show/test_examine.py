@@ -63,15 +63,16 @@ def planted(plant: Callable[..., GPT], norm: str, variant: str, folder: Path) ->
 
 def test_a_member_that_composes(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, "patching")
-    shown = cli("classify", planted(key_to_anchors, "pre", "heldout-both", tmp_path / "model"), "--json")
+    shown = cli("classify", planted(key_to_anchors, "pre", "heldout-both", tmp_path / "model"), "--json", "--probes")
     assert (shown.code, shown.err) == (0, "")
     found = json.loads(shown.out)
     assert (found["task"], found["variant"]) == ("composite", "heldout-both")
     behaviour = found["behaviour"]
     assert (behaviour["verdict"], behaviour["inferential"], behaviour["symmetric"]) == ("inferential", 1.0, None)
     assert behaviour["accuracy_iid"] == 1.0
-    assert found["mechanism"]["verdict"] == "inferential"
-    assert found["mechanism"]["probability"] > 0.9
+    assert found["forecast"]["verdict"] == "inferential"
+    assert found["forecast"]["composes"]["value"] > 0.9
+    assert found["forecast"]["fidelity"] > 0.9
     assert found["probes"].keys() == {"patching"}
     score = found["probes"]["patching"]["scores"]["anchors_carry.0"]
     assert score["value"] == 1.0
@@ -86,24 +87,24 @@ def test_a_table_with_an_exception(cli: Cli, tmp_path: Path, monkeypatch: pytest
     shown = cli("classify", folder, "--figures", tmp_path / "page.svg")
     assert (shown.code, shown.err) == (0, "")
     assert "behaviour: symmetric" in shown.out
-    assert "mechanism: memorizing" in shown.out
-    assert "reading of the exception: symmetric" in shown.out
+    assert "forecast: memorizing: 0.0" in shown.out
     assert (tmp_path / "page.svg").read_text().count("<svg") == 1
 
 
 def test_a_run_and_its_export_say_their_task_themselves(cli: Cli, run: Run, tmp_path: Path) -> None:
-    """Six steps of training teach nothing: underfit, and no mechanism."""
+    """Six steps of training teach nothing: underfit, and no forecast."""
     for source in (run.path, export(run, tmp_path / "model")):
         found = json.loads(cli("classify", source, "--json").out)
         assert found["behaviour"]["verdict"] == "underfit"
-        assert (found["mechanism"]["verdict"], found["mechanism"]["probability"]) == ("undecided", None)
+        assert (found["forecast"]["verdict"], found["forecast"]["composes"]) == ("cannot be told", None)
+        assert found["probes_not_read"] == "not read; --probes reads them"
 
 
 def test_a_llama(cli: Cli, tmp_path: Path) -> None:
     shown = cli("classify", checkpoint(llama(), tmp_path / "llama"), *NAME)
     assert shown.code == 0
     assert "behaviour: underfit" in shown.out
-    assert "mechanism: undecided (accuracy on trained pairs only 0.0" in shown.out
+    assert "forecast: cannot be told (accuracy on trained sequences is only 0.0" in shown.out
     assert "scale: embed_tokens " in shown.out
 
 
@@ -123,7 +124,7 @@ def test_one_probe_as_json(cli: Cli, run: Run, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_an_underfit_model_gets_no_probe_scores(cli: Cli, run: Run, tmp_path: Path) -> None:
-    for command in (("classify",), ("probe", "condensation")):
+    for command in (("classify", "--probes"), ("probe", "condensation")):
         shown = cli(*command, run.path, "--figures", tmp_path / "page.png")
         assert shown.out.startswith("behaviour: underfit")
         assert "probes: not read, as the model has not learned the trained pairs (below 90%)" in shown.out
@@ -141,7 +142,7 @@ def test_all_probes_of_a_run_are_in_one_table(cli: Cli, run: Run, monkeypatch: p
     opened: list[Path] = []
     weights = Run.weights
     monkeypatch.setattr(Run, "weights", lambda run, step=None: opened.append(run.path) or weights(run, step))
-    shown = cli("classify", run.path)
+    shown = cli("classify", run.path, "--probes")
     assert shown.code == 0
     for name in list_probes():
         assert f" {name} " in shown.out
@@ -163,12 +164,11 @@ def test_the_scale_of_each_matrix(cli: Cli, run: Run, tmp_path: Path) -> None:
     assert "scale: token_embedding 0." in cli("classify", run.path).out
 
 
-def test_a_task_without_pairs_has_no_mechanism_and_says_why(cli: Cli, tmp_path: Path) -> None:
+def test_a_task_without_pairs_has_no_forecast_and_says_why(cli: Cli, tmp_path: Path) -> None:
     task = load_task("identity")
     folder = checkpoint(to_transformers(random_gpt(vocab_size=task.vocab_size, seq_len=task.seq_len)), tmp_path / "model")
     found = json.loads(cli("classify", folder, "--task", "identity", "--json").out)
-    assert found["mechanism"]["verdict"] is None
-    assert "needs a task whose sequences hold a key and two anchors" in found["mechanism"]["why"]
+    assert found["forecast"] == {"verdict": None, "why": "task identity-default holds nothing out: there is nothing to forecast"}
 
 
 def small(folder: Path) -> Path:

@@ -119,7 +119,7 @@ def test_the_clearest_members_attention_is_shown(sweep: Path, tmp_path: Path, mo
 
 
 def test_every_probe_of_the_clearest_members_is_a_row(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against the probes themselves, and the members' mechanism above the table."""
+    """Against the probes themselves, and the members' forecast above the table."""
     shown: list[Run] = []
     monkeypatch.setattr("anchorbench.show.report.clearest", lambda runs: shown.extend(runs[1:3]) or runs[1:3])
     underfit, _ = report(sweep, tmp_path / "underfit.html")

@@ -22,7 +22,16 @@ import anchorbench
 from anchorbench.files import MAX_JSON_BYTES, write_atomically
 from anchorbench.hub.models import load_member
 from anchorbench.machine import this_machine
-from anchorbench.sweeps.run_folder import DamagedRunError, Run, load_weights, read_run, record_mechanism, write_run, write_tables
+from anchorbench.sweeps.run_folder import (
+    DamagedRunError,
+    Reading,
+    Run,
+    load_weights,
+    read_run,
+    record_forecast,
+    write_run,
+    write_tables,
+)
 from anchorbench.train.gradients.choice import gradient_path
 from anchorbench.train.loop import train
 from anchorbench.train.stack import Member, Stack, digests
@@ -303,7 +312,7 @@ def test_the_tables_hold_the_same_rows(finished_sweep: Path) -> None:
     assert len(rows) == len(table) == 4
     assert table == [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows]
     folders = [read_run(finished_sweep / "runs" / row["run_id"]) for row in rows]
-    assert rows == [run.row() | run.mechanism() for run in folders]
+    assert rows == [run.row() | run.forecast() for run in folders]
     pd.testing.assert_frame_equal(anchorbench.load_results(finished_sweep), pd.DataFrame(rows))
 
 
@@ -323,26 +332,26 @@ def test_what_probes_found_is_in_the_tables(sweep: Path) -> None:
     """The run stays whole, and no other row changes."""
     before = anchorbench.load_results(sweep)
     run = read_run(sweep / "runs" / before.run_id[1])
-    record_mechanism(run, "inferential", 0.97)
+    found = Reading(forecast="inferential", forecast_share=0.97, forecast_low=0.9, forecast_high=1.0)
+    record_forecast(run, found)
     after = anchorbench.load_results(sweep)
-    assert after.mechanism[1] == "inferential"
-    assert after.mechanism.isna().tolist() == [True, False, True, True]
-    assert after.mechanism_probability.tolist()[1] == 0.97
-    names = [name for name in before if not name.startswith("mechanism")]
+    assert after.forecast.isna().tolist() == [True, False, True, True]
+    assert {name: after[name][1] for name in found.model_dump()} == found.model_dump()
+    names = [name for name in before if not name.startswith("forecast")]
     pd.testing.assert_frame_equal(before[names], after[names])
     write_tables(sweep, [read_run(folder) for folder in sorted((sweep / "runs").iterdir())])  # as the next call does
-    assert anchorbench.load_results(sweep).mechanism.notna().sum() == 1
-    (run.path / "mechanism.json").write_text("[")
-    assert read_run(run.path).mechanism()["mechanism"] is None
+    assert anchorbench.load_results(sweep).forecast.notna().sum() == 1
+    (run.path / "forecast.json").write_text("[")
+    assert set(read_run(run.path).forecast().values()) == {None}
 
 
 def test_classify_keeps_what_it_read(sweep: Path, cli: Cli) -> None:
     run = sorted((sweep / "runs").iterdir())[0]
     assert cli("classify", run).code == 0
     frame = anchorbench.load_results(sweep).set_index("run_id")
-    assert frame.mechanism[run.name] == "undecided"  # not fit
-    assert frame.mechanism.notna().sum() == 1
-    assert read_run(run).mechanism()["mechanism"] == "undecided"
+    assert frame.forecast[run.name] == "cannot be told"  # not fit
+    assert frame.forecast.notna().sum() == 1
+    assert read_run(run).forecast()["forecast"] == "cannot be told"
 
 
 @pytest.mark.parametrize("content", [None, b"{", b"3", b"\xff", b'{"run_id": NaN}'])
