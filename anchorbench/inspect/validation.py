@@ -5,8 +5,8 @@ from the most faithful site to the mean over sites, when some sweeps had been re
 with errors, have had other seeds since then.
 
 - The width of the interval is fitted on `CRADLE` alone: pre-LN, two layers, width 32, AdamW, `composite`.
-- Every other sweep is a holdout. A run is graded if it fits, at the end of training, and apart from that at step `EARLY`. Runs whose
-  forecast abstains are counted, not graded.
+- Every other sweep is a holdout. A run is graded if it fits, at the end of training, and apart from that at step `EARLY`. Runs
+  whose forecast abstains are counted, not graded.
 - Coverage of the 90% interval should be 85% to 95%, and the mean absolute error at most 0.12, over all holdouts with a rule.
 - Skill is over a guess that knows the recipe's outcome: the mean of its other seeds. It should be positive, with an interval above
   zero, within pre-LN and within post-LN.
