@@ -35,7 +35,7 @@ ALLOWED = {
     ("show/report.py", "read_bytes"): "a figure that was just drawn",
     ("show/ledger.py", "open"): "a figure that was just drawn",
     ("sweeps/run_folder.py", "load_file"): "after `require_plain`",
-    ("sweeps/runner.py", "safe_open"): "after `require_plain`",
+    ("sweeps/folder.py", "safe_open"): "after `require_plain`",
     ("registry.py", "load"): "an entry point of an installed package",
     ("train/checkpoint.py", "safe_open"): "after `require_plain`",
 }

@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -193,8 +193,11 @@ def load_weights(path: Path) -> dict[str, Any]:
         raise DamagedRunError(str(error)) from None
 
 
-def write_run(folder: Path, member: Any) -> None:
-    """Writes a trained member (`anchorbench.train.stack.Member`) to `folder`, replacing what was there."""
+def write_run(folder: Path, member: Any, confirm: Callable[[], None] = lambda: None) -> None:
+    """Writes a trained member (`anchorbench.train.stack.Member`) to `folder`, replacing what was there.
+
+    `confirm` is called when all is ready, just before it takes its place; if it raises an error, nothing is left behind.
+    """
     from safetensors.torch import save
 
     behaviour, recipe = member.behaviour, member.recipe
@@ -223,6 +226,7 @@ def write_run(folder: Path, member: Any) -> None:
     with new_folder(folder, marker="digests.json", replace=True) as temporary:
         for name, content in files.items():
             (temporary / name).write_bytes(content)
+        confirm()
 
 
 def read_run(folder: Path) -> Run:

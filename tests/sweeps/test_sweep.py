@@ -10,8 +10,9 @@ import pytest
 from conftest import RUNS, SWEEP, TINY, Cli, WiderRecipe, bytes_of, require_one_sentence
 from processes import child, environment
 
+from anchorbench.sweeps.plan import STACK_MEMBERS, stacks
 from anchorbench.sweeps.run_folder import DamagedRunError, read_run
-from anchorbench.sweeps.runner import STACK_MEMBERS, Sweep, SweepFolder, run_sweep, stacks
+from anchorbench.sweeps.runner import Sweep, SweepFolder, run_sweep
 from anchorbench.sweeps.summary import conditions
 from anchorbench.train.memory import memory_of_member
 from anchorbench.train.stack import Stack, structure
