@@ -8,7 +8,10 @@ import typer
 from anchorbench.cli.options import Device, Formats, KeepSteps, Memory, StrictBits, Threads, execution, in_bytes, steps_of, use
 
 app = typer.Typer(no_args_is_help=True, help="Sweeps over any fields of a recipe, described in a YAML file.")
-RecipeFile = Annotated[Path, typer.Argument(help="YAML: preset, fields that differ from it, and axes.")]
+RecipeFile = Annotated[
+    Path,
+    typer.Argument(help="YAML: preset, fields that differ from it, axes (zip pairs them), and blocks of further fields and axes."),
+]
 Axes = Annotated[list[str] | None, typer.Option("--axis", help="Another axis, as FIELD=VALUE,...: init.gamma=0.4,0.5.")]
 
 
@@ -95,18 +98,32 @@ def run(
     keep_steps: KeepSteps = None,
     strict_bits: StrictBits = False,
     fail_fast: FailFast = False,
+    workers: Workers = None,
+    on: Annotated[
+        str | None,
+        typer.Option(help="Engine: slurm[:OPTION=VALUE,...], options of sbatch and limit=N tasks at once; or ray[:ADDRESS]."),
+    ] = None,
     figures: Formats = "png",
     out: Annotated[Path | None, typer.Option(help="Output folder; default: anchorbench-out/RECIPE, after the file's name.")] = None,
 ) -> None:
     """Train a sweep; finished runs are kept.
 
-    Workers may join (sweep work OUT), and anyone may look (sweep status OUT). Failures are listed.
+    Workers may join (sweep work OUT), and anyone may look (sweep status OUT). Failures are listed. With --on, the sweep is planned
+    for --workers and --device (cpu or cuda), and trained by SLURM or Ray.
     """
     from anchorbench.cli.plan import load_sweep, make_cut
     from anchorbench.cli.run import run_and_show
+    from anchorbench.cli.work import run_on
     from anchorbench.show.canvas import parse_formats
 
     formats = parse_formats(figures)
+    if on is not None:
+        sweep, folder = load_sweep(recipe, axis or ()), out or _folder(recipe)
+        cut = make_cut(sweep, workers or 1, in_bytes(memory), device, steps_of(keep_steps))
+        run_on(on, sweep, folder, cut, threads)
+        return
+    if workers is not None:
+        raise ValueError("--workers is given without --on; allowed: with an engine, or as sweep plan --workers")
     use(threads, device)
     sweep = load_sweep(recipe, axis or ())
     how = execution(memory, keep_steps, strict_bits=strict_bits, fail_fast=fail_fast)

@@ -14,8 +14,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from anchorbench.cli.plan import duration
+from anchorbench.cli.plan import duration, write_and_show
 from anchorbench.files import visible
+from anchorbench.sweeps.grid import Sweep
+from anchorbench.sweeps.plan import Cut
 from anchorbench.sweeps.runner import Progress
 from anchorbench.sweeps.status import StackStatus, status
 from anchorbench.sweeps.work import Worked, Worker
@@ -52,6 +54,23 @@ def work(out: Path, stack: int | None, attempt: int | None, how: Execution) -> N
         typer.echo("asked to stop: the state is saved, and the next worker resumes from it")
         sys.exit(PAUSED)
     sys.exit(_told(worked, asked=stack))
+
+
+def run_on(engine: str, sweep: Sweep, out: Path, cut: Cut, threads: int | None) -> None:
+    """Plans a sweep and has an engine train it. Raises ValueError with one sentence for an unknown engine or option."""
+    from anchorbench.sweeps.engines import ray, slurm
+
+    name, _, options = engine.partition(":")
+    if name not in ("slurm", "ray"):
+        raise ValueError(f"--on is {engine[:50]!r}; allowed: slurm or ray")
+    parsed = slurm.parse_options(options) if name == "slurm" else {}
+    if not write_and_show(sweep, out, cut).stacks:
+        typer.echo("all runs are finished; nothing is trained")
+    elif name == "slurm":
+        typer.echo(visible(slurm.submit(out, parsed)))
+        typer.echo(f"progress: anchorbench sweep status {visible(out)}")
+    else:
+        ray.run(out, options or None, lambda sentence: typer.echo(visible(sentence)), threads or 1)
 
 
 def _told(worked: Worked, asked: int | None) -> int:
