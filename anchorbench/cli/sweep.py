@@ -89,6 +89,31 @@ def status(out: PlanFolder) -> None:
 
 
 @app.command()
+def reindex(out: Annotated[Path, typer.Argument(help="Output folder of a sweep.", metavar="DIR")]) -> None:
+    """Write the index of a folder anew, from its run folders.
+
+    Damaged runs are named and left out: the next call of the sweep retrains them.
+    """
+    from anchorbench.cli.work import reindex as write_index
+
+    write_index(out)
+
+
+@app.command()
+def check(
+    out: Annotated[Path, typer.Argument(help="Output folder of a sweep.", metavar="DIR")],
+    sample: Annotated[int | None, typer.Option(min=1, help="Check only this many runs, drawn at random.")] = None,
+) -> None:
+    """Check that every file of every run is as it was written.
+
+    Exits with 1 if runs are damaged; sweep reindex then leaves them out.
+    """
+    from anchorbench.cli.work import check as check_runs
+
+    check_runs(out, sample)
+
+
+@app.command()
 def run(
     recipe: RecipeFile,
     axis: Axes = None,

@@ -1,6 +1,7 @@
 """`anchorbench sweep work` and `sweep status`: one worker of a plan, and how far all of them are."""
 
 import os
+import random
 import signal
 import sys
 import threading
@@ -17,7 +18,9 @@ from rich.table import Table
 from anchorbench.cli.plan import duration, write_and_show
 from anchorbench.files import visible
 from anchorbench.sweeps.grid import Sweep
+from anchorbench.sweeps.index import Index
 from anchorbench.sweeps.plan import Cut
+from anchorbench.sweeps.run_folder import DamagedRunError, Run, read_run
 from anchorbench.sweeps.runner import Progress
 from anchorbench.sweeps.status import StackStatus, status
 from anchorbench.sweeps.work import Worked, Worker
@@ -54,6 +57,52 @@ def work(out: Path, stack: int | None, attempt: int | None, how: Execution) -> N
         typer.echo("asked to stop: the state is saved, and the next worker resumes from it")
         sys.exit(PAUSED)
     sys.exit(_told(worked, asked=stack))
+
+
+def reindex(out: Path) -> None:
+    """Writes the index of a folder anew."""
+    runs, problems = _read_all(_run_folders(out))
+    index = Index(out)
+    index.clear()
+    index.add(runs)
+    for problem in problems:
+        typer.echo(f"left out: {visible(problem)}")
+    typer.echo(f"index: {len(runs)} runs")
+
+
+def check(out: Path, sample: int | None) -> None:
+    """Reads runs whole; exits with 1 if some are damaged."""
+    folders = _run_folders(out)
+    if sample is not None and sample < len(folders):
+        folders = random.SystemRandom().sample(folders, sample)
+    runs, problems = _read_all(folders)
+    for problem in problems:
+        typer.echo(f"damaged: {visible(problem)}")
+    typer.echo(f"{len(runs)} of {len(folders)} runs are whole")
+    if problems:
+        typer.echo(f"to have the others trained again: anchorbench sweep reindex {visible(out)}, and then the sweep")
+        sys.exit(1)
+
+
+def _run_folders(out: Path) -> list[Path]:
+    if not (out / "runs").is_dir():
+        raise ValueError(f"{out} holds no runs; allowed: the output folder of a sweep")
+    return sorted((out / "runs").glob("[!.]*"))
+
+
+def _read_all(folders: list[Path]) -> tuple[list[Run], list[str]]:
+    """The runs that are whole, and one message per damaged one."""
+    runs: list[Run] = []
+    problems: list[str] = []
+    for folder in folders:
+        try:
+            run = read_run(folder)
+            if not folder.name == run.recipe.run_id == run.result.run_id:
+                raise DamagedRunError(f"{folder} holds another run's recipe")
+            runs.append(run)
+        except DamagedRunError as problem:
+            problems.append(str(problem))
+    return runs, problems
 
 
 def run_on(engine: str, sweep: Sweep, out: Path, cut: Cut, threads: int | None) -> None:

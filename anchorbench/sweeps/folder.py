@@ -13,14 +13,16 @@ from typing import Any
 from anchorbench.files import read_json, remove, require_plain, write_atomically
 from anchorbench.recipe import SCHEMA, Recipe, parse_recipe
 from anchorbench.sweeps.grid import Sweep
+from anchorbench.sweeps.index import Index
 from anchorbench.sweeps.lock import STALE, nobody_inside
-from anchorbench.sweeps.run_folder import DamagedRunError, Run, read_run
+from anchorbench.sweeps.run_folder import DamagedRunError, Run, read_run, write_tables
 from anchorbench.train.checkpoint import CheckpointState
 
 LEFTOVERS = (
     "runs/.*.*",
     "checkpoints/.*.safetensors.*",
     "failed/.*.json.*",
+    "index/.*.parquet.*",
     ".plan.json.*",
     ".sweep.json.*",
     ".results.*.*",
@@ -33,11 +35,12 @@ LEFTOVERS = (
 
 
 class SweepFolder:
-    """An output folder: `sweep.json` identifies its sweep, `runs/` holds one folder per run, the tables are derived."""
+    """An output folder: `sweep.json` identifies its sweep, `runs/` holds one folder per run, the index and tables are derived."""
 
     def __init__(self, out: Path, sweep: Sweep) -> None:
         """Opens or creates the folder. Raises ValueError if it is of another recipe, holds other files, or cannot be written."""
         self.out = out
+        self.index = Index(out)
         marker = out / "sweep.json"
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -96,6 +99,17 @@ class SweepFolder:
                 # Tables and figures are written without a lock: a recent temporary file may still be in use.
                 if path.parent != self.out or abs((now or 0.0) - path.stat().st_mtime) > STALE:
                     remove(path)
+            if now is not None:
+                self.index.merge()
+
+    def finish(self, runs: Sequence[Run]) -> None:
+        """Cleans up after these runs are finished, completes the index, and writes the tables of all runs in the folder."""
+        done = {run.result.run_id for run in runs}
+        self.remove_checkpoints(done)
+        others = self.others(done)
+        self.index.add([*runs, *others])
+        self.remove_leftovers()
+        write_tables(self.out, [*runs, *others])
 
     def require_free(self, recipes: Sequence[Recipe]) -> None:
         """Raises ValueError, before training, if anything other than a folder occupies the path of one of the runs."""
@@ -106,24 +120,32 @@ class SweepFolder:
     def others(self, known: set[str]) -> list[Run]:
         """Finished runs in the folder that are not `known`, from earlier calls with other axes."""
         runs: list[Run] = []
-        for path in sorted((self.out / "runs").iterdir()):
-            if path.name not in known and not path.name.startswith("."):
+        for name in sorted({path.name for path in (self.out / "runs").iterdir()} - known):
+            if not name.startswith("."):
                 with suppress(DamagedRunError):
-                    run = read_run(path)
-                    if run.recipe.run_id == path.name:
+                    run = self.index.run(name) or read_run(self.out / "runs" / name)
+                    if run.recipe.run_id == name:
                         runs.append(run)
         return runs
 
     def finished(self, recipes: Sequence[Recipe], keep_steps: Sequence[int] = ()) -> tuple[list[Run], list[str]]:
-        """Finished runs among `recipes` that also kept the weights at `keep_steps`, and one message per damaged folder."""
+        """Finished runs among `recipes` that also kept the weights at `keep_steps`, and one message per damaged folder.
+
+        Only folders that are not in the index are read.
+        """
         runs: list[Run] = []
         problems: list[str] = []
+        self.index.refresh()
         for recipe in recipes:
-            if self.path(recipe).exists():
+            path = self.path(recipe)
+            there = (path / "digests.json").exists()
+            if there or path.exists():
                 try:
-                    run = read_run(self.path(recipe))
-                    if run.recipe != recipe or run.result.run_id != recipe.run_id:
-                        raise DamagedRunError(f"{self.path(recipe)} holds another run's recipe")
+                    run = self.index.run(recipe.run_id, recipe) if there else None
+                    if run is None:
+                        run = read_run(self.path(recipe))
+                        if run.recipe != recipe or run.result.run_id != recipe.run_id:
+                            raise DamagedRunError(f"{self.path(recipe)} holds another run's recipe")
                     if {step for step in keep_steps if step < run.result.steps_trained} <= set(run.result.kept_steps):
                         runs.append(run)
                 except DamagedRunError as problem:

@@ -14,7 +14,7 @@ from anchorbench.sweeps.folder import SweepFolder, checkpoint_runs
 from anchorbench.sweeps.grid import Sweep
 from anchorbench.sweeps.lock import StackLock
 from anchorbench.sweeps.plan import read_plan, stacks
-from anchorbench.sweeps.run_folder import Run, write_run, write_tables
+from anchorbench.sweeps.run_folder import Run, write_run
 from anchorbench.train.execution import Execution
 from anchorbench.train.gradients.choice import suits_native
 from anchorbench.train.gradients.compiled import announce
@@ -88,9 +88,7 @@ def run_sweep(
             runs, _ = folder.finished([recipe for recipe in missing if recipe.run_id not in done], how.keep_steps)
             done |= {run.result.run_id: run for run in runs}
     ordered = [done[recipe.run_id] for recipe in recipes if recipe.run_id in done]
-    folder.remove_checkpoints(set(done))
-    folder.remove_leftovers()
-    write_tables(folder.out, [*ordered, *folder.others(set(done))])
+    folder.finish(ordered)
     if len(ordered) < len(recipes):
         raise FailedStacksError(reasons, len(recipes) - len(ordered), ordered)
     return ordered
@@ -160,6 +158,7 @@ def train_stack(
                 done = {run.result.run_id for run in finished}
                 mine = [recipe for recipe in mine if recipe.run_id not in done]
                 checkpoint = folder.checkpoint(mine)
+            folder.index.forget(recipe.run_id for recipe in mine)
             try:
                 trained = _train(mine, folder, report, how, checkpoint, lock, warn)
             except FencedError:
@@ -174,6 +173,7 @@ def train_stack(
                 finished, _ = folder.finished([recipe for recipe in stack if recipe.run_id in set(lock.owner.runs)], how.keep_steps)
                 return Trained(finished, busy, reason)
             finished = [*finished, *trained]
+            folder.index.add(finished)
         forget(folder.out, name)
     return Trained(finished, busy)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from anchorbench.sweeps.failures import failures, has_failed
 from anchorbench.sweeps.folder import SweepFolder
 from anchorbench.sweeps.plan import Plan, read_plan
-from anchorbench.sweeps.run_folder import write_tables
 from anchorbench.sweeps.runner import Progress, train_stack, warner
 from anchorbench.train.execution import Execution
 
@@ -93,8 +92,4 @@ class Worker:
     def _complete(self) -> None:
         """Writes the tables and cleans up if this was the last stack."""
         if all(map(self._is_finished, range(self.stacks))):
-            runs, _ = self._folder.finished(self._sweep.runs())
-            done = {run.result.run_id for run in runs}
-            self._folder.remove_checkpoints(done)
-            self._folder.remove_leftovers()
-            write_tables(self._folder.out, [*runs, *self._folder.others(done)])
+            self._folder.finish(self._folder.finished(self._sweep.runs())[0])

@@ -44,7 +44,8 @@ MOMENTS = [
     ("rich.progress.Progress.stop", 1),
     ("anchorbench.sweeps.lock.StackLock.release", 1),
     ("anchorbench.sweeps.runner.SweepFolder.remove_checkpoints", 1),
-    ("anchorbench.sweeps.runner.write_tables", 1),
+    ("anchorbench.sweeps.index.Index._save", 1),
+    ("anchorbench.sweeps.folder.write_tables", 1),
     ("anchorbench.cli.run.show", 1),
     *DRAWING,
 ]

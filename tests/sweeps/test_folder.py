@@ -197,6 +197,7 @@ HALF_WRITTEN = {
     ".report.html.1a2b3c4d",
     ".boundary.json.1a2b3c4d",
     ".plan.json.1a2b3c4d",
+    "index/.0-1a2b3c4d.parquet.1a2b3c4d",
     "failed/.0123456789abcdef.json.1a2b3c4d",
 }
 OWN = {".notes", ".git/config", ".results", "phase.of.last.week.png", "runs/.keep", "runs/notes.txt", "checkpoints/mine.pt"}

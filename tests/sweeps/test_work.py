@@ -17,6 +17,7 @@ from anchorbench.sweeps import runner
 from anchorbench.sweeps.failures import FailedStacksError, failures
 from anchorbench.sweeps.folder import SweepFolder
 from anchorbench.sweeps.grid import Sweep
+from anchorbench.sweeps.index import Index
 from anchorbench.sweeps.lock import StackLock
 from anchorbench.sweeps.plan import Cut, Plan, read_plan, write_plan
 from anchorbench.sweeps.run_folder import read_run, write_run
@@ -131,6 +132,7 @@ def test_a_plan_leaves_out_what_is_finished_and_mends_what_is_damaged(out: Path,
     Worker(out).train(0)
     one, other = read_plan(out).stacks[0].runs
     (out / "runs" / one / "weights.safetensors").write_bytes(b"damaged")
+    Index(out).clear()
     larger = Sweep(BASE, {**SWEEP.axes, "seed": (0, 1, 2, 3, 4)})
     plan = write_plan(larger, SweepFolder(out, larger), CUT)
     planned = {run for stack in plan.stacks for run in stack.runs}
