@@ -20,9 +20,8 @@ from anchorbench.files import MAX_YAML_BYTES
 from anchorbench.presets import PRESETS
 from anchorbench.recipe import Recipe
 from anchorbench.sweeps.locate import FIRST, locate
-from anchorbench.sweeps.plan import STACK_MEMBERS, stacks
+from anchorbench.sweeps.plan import STACK_MEMBERS, Sweep, SweepFolder, stacks
 from anchorbench.sweeps.run_folder import Run
-from anchorbench.sweeps.runner import Sweep, SweepFolder
 from anchorbench.train.memory import memory_of_member
 from anchorbench.train.stack import Stack
 
