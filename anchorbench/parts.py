@@ -5,6 +5,7 @@ A recipe names a part by its kind and fields; without a kind, it is the default 
 """
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, SerializationInfo
@@ -108,9 +109,14 @@ def _kind(config: Any) -> Any:
     return config["kind"] if isinstance(config, Mapping) else config.kind
 
 
+@cache
+def _defaults(kind: type[BaseModel]) -> dict[str, Any]:
+    return {name: field.get_default(call_default_factory=True) for name, field in kind.model_fields.items()}
+
+
 def changes(model: BaseModel, *, mode: str = "json") -> dict[str, Any]:
     """The fields that differ from their defaults, as plain data; a part of a non-default kind includes its kind."""
-    defaults = {name: field.get_default(call_default_factory=True) for name, field in type(model).model_fields.items()}
+    defaults = _defaults(type(model))
     changed = {name for name, usual in defaults.items() if getattr(model, name) != usual}
     found = model.model_dump(mode=mode, include=changed)
     for name in changed:

@@ -166,8 +166,12 @@ class Recipe(Plain):
         return self._task
 
     @cached_property
+    def _of_any_seed(self) -> Task:
+        return load_task(self.task, self.variant, **self.task_config)
+
+    @cached_property
     def _task(self) -> Task:
-        return load_task(self.task, self.variant, **self.task_config).for_seed(self.seed)
+        return self._of_any_seed.for_seed(self.seed)
 
     def macs_per_step(self) -> int:
         """Matmul MACs of one member's training step, including all passes of its estimator and penalties, averaged over its
@@ -201,12 +205,12 @@ class Recipe(Plain):
         variant by name. Recipes that describe the same training in different words have the same canonical form.
         """
         content = changes(self)
-        variant = load_task(self.task, self.variant)
-        chosen, usual = (
-            task.config.model_dump(mode="json") for task in (load_task(self.task, self.variant, **self.task_config), variant)
-        )
-        content |= {"task": self.task, "variant": variant.variant}
-        content["task_config"] = {field: value for field, value in chosen.items() if value != usual[field]}
+        content |= {"task": self.task, "variant": self._of_any_seed.variant, "task_config": {}}
+        if self.task_config:
+            chosen, usual = (
+                each.config.model_dump(mode="json") for each in (self._of_any_seed, load_task(self.task, self.variant))
+            )
+            content["task_config"] = {field: value for field, value in chosen.items() if value != usual[field]}
         for stream in SEEDS[1:]:
             if content.get(stream) == self.seed:
                 del content[stream]

@@ -28,8 +28,9 @@ from anchorbench.leaderboard.check import read_entry, read_recipe
 from anchorbench.leaderboard.submit import Origin, _origin
 from anchorbench.presets import PRESETS
 from anchorbench.show.examine import _task_of as task_of
+from anchorbench.sweeps.folder import SweepFolder, checkpoint_runs
+from anchorbench.sweeps.grid import Sweep
 from anchorbench.sweeps.run_folder import read_run
-from anchorbench.sweeps.runner import Sweep, SweepFolder, checkpoint_runs
 from anchorbench.train import checkpoint
 from anchorbench.train.checkpoint import _digest, resume
 from anchorbench.train.stack import Stack

@@ -25,6 +25,8 @@ ALLOWED = {
     ("hub/datasets.py", "loads"): "of text that we made",
     ("leaderboard/check.py", "model_validate_json"): "of what `parse_json` and `parse_yaml` understood, for JSON's strict types",
     ("show/html.py", "read_text"): "templates of the package",
+    ("sweeps/index.py", "read_table"): "of what `open_plain` opened",
+    ("sweeps/index.py", "model_validate_json"): "text of a column of a part of limited size, for speed",
     ("sweeps/lock.py", "model_validate_json"): "a lock is smaller than MAX_BYTES, and a plain file",
     ("sweeps/lock.py", "open"): "the same",
     ("sweeps/lock.py", "read_bytes"): "the same, and /proc",
@@ -35,7 +37,7 @@ ALLOWED = {
     ("show/report.py", "read_bytes"): "a figure that was just drawn",
     ("show/ledger.py", "open"): "a figure that was just drawn",
     ("sweeps/run_folder.py", "load_file"): "after `require_plain`",
-    ("sweeps/runner.py", "safe_open"): "after `require_plain`",
+    ("sweeps/folder.py", "safe_open"): "after `require_plain`",
     ("registry.py", "load"): "an entry point of an installed package",
     ("train/checkpoint.py", "safe_open"): "after `require_plain`",
 }

@@ -45,6 +45,23 @@ def scale(json_file: JsonFile = None) -> None:
 
 
 @app.command()
+def store(
+    runs: Annotated[str, typer.Option(help="Numbers of runs, separated by commas.")] = "100,1000", json_file: JsonFile = None
+) -> None:
+    """Seconds to plan, write, look up and load sweeps.
+
+    Their runs are copies of one that is trained.
+    """
+    from anchorbench.bench.store import bench_store
+    from anchorbench.sweeps.grid import MAX_RUNS
+
+    sizes = [part.strip() for part in runs.split(",")]
+    if not all(size.isdecimal() and len(size) < 10 and 0 < int(size) <= MAX_RUNS for size in sizes):
+        raise ValueError(f"runs is {runs[:100]!r}; allowed: numbers from 1 to {MAX_RUNS}, separated by commas")
+    _measure(lambda console: bench_store(console, [int(size) for size in sizes]), json_file)
+
+
+@app.command()
 def gpu(json_file: JsonFile = None) -> None:
     """Correctness and speed on a GPU, in a few minutes.
 

@@ -42,11 +42,11 @@ def use(threads: int | None, device: str | None = None) -> None:
     torch.set_num_threads(threads or usable_cores())
 
 
-def execution(memory: float | None, keep_steps: str | None, *, strict_bits: bool) -> "Execution":
+def execution(memory: float | None, keep_steps: str | None, *, strict_bits: bool, fail_fast: bool = False) -> "Execution":
     """How a sweep is trained. Raises ValueError with one sentence for an invalid value."""
     from anchorbench.train.execution import Execution
 
-    return Execution(memory=in_bytes(memory), keep_steps=_steps(keep_steps), strict_bits=strict_bits)
+    return Execution(memory=in_bytes(memory), keep_steps=steps_of(keep_steps), strict_bits=strict_bits, fail_fast=fail_fast)
 
 
 def in_bytes(gib: float | None) -> float | None:
@@ -56,7 +56,8 @@ def in_bytes(gib: float | None) -> float | None:
     return None if gib is None else gib * 2**30
 
 
-def _steps(text: str | None) -> list[int]:
+def steps_of(text: str | None) -> list[int]:
+    """Steps separated by commas. Raises ValueError with one sentence for anything else."""
     try:
         return [] if text is None else [int(step) for step in text.split(",")]
     except ValueError:

@@ -12,25 +12,34 @@ from rich.console import Console
 from rich.table import Table
 
 from anchorbench.cli.costs import TIMED_STEPS, bytes_on_disk, costs
-from anchorbench.files import parse_yaml, read_yaml, write_atomically
+from anchorbench.files import parse_yaml, read_yaml, visible, write_atomically
 from anchorbench.presets import PRESETS
 from anchorbench.recipe import SEEDS, flatten
+from anchorbench.sweeps.folder import SweepFolder
+from anchorbench.sweeps.grid import MAX_RUNS, Axes, Sweep
+from anchorbench.sweeps.plan import Cut, Plan, plan_path, stacks, write_plan
 from anchorbench.sweeps.run_folder import Run, write_tables
-from anchorbench.sweeps.runner import MAX_RUNS, Sweep, SweepFolder, run_sweep, stacks
+from anchorbench.sweeps.runner import run_sweep
 
 INFERS = {"inferential": True, "memorizing": False, "symmetric": False}
 """The two sides of a boundary; runs with other verdicts are undecided."""
 
 
 def load_sweep(path: Path, axes: Sequence[str]) -> Sweep:
-    """A sweep from a YAML file: `preset`, fields of a recipe that differ from it, and `axes`; `axes` replace or add to those.
+    """A sweep from a YAML file: `preset`, fields of a recipe that differ from it, `axes` and `blocks`; `axes` replace or add.
 
         preset: laptop
         optimizer: {weight_decay: 0.1}
-        axes: {init.gamma: [0.5, 0.7], model.n_layer: [2, 3], seed: 8}
+        axes:
+          init.gamma: [0.5, 0.7]
+          zip: {model.d_model: [32, 64], model.d_ff: [64, 128]}         # paired: 32 with 64, and 64 with 128
+          seed: 8
+        blocks:                                                         # each adds fields and axes to those above
+          - optimizer: {kind: lion}
+          - {optimizer: {kind: sgd}, axes: {optimizer.momentum: [0, 0.9]}}
 
-    A number for `seed` (or `init_seed`, `data_seed`, `order_seed`, `noise_seed`) means that many seeds. Raises ValueError with one
-    sentence for anything invalid.
+    A number for `seed` (or `init_seed`, `data_seed`, `order_seed`, `noise_seed`) means that many seeds. The runs are those of all
+    blocks. Raises ValueError with one sentence for anything invalid.
     """
     content = read_yaml(path)
     if not isinstance(content, dict):
@@ -38,11 +47,8 @@ def load_sweep(path: Path, axes: Sequence[str]) -> Sweep:
     preset = content.pop("preset", "laptop")
     if not isinstance(preset, str) or preset not in PRESETS:
         raise ValueError(f"unknown preset {preset!r}; allowed: {', '.join(PRESETS)}")
-    chosen = content.pop("axes", {})
-    if not isinstance(chosen, dict):
-        raise ValueError(f"axes is {chosen!r}; allowed: a mapping of a recipe's fields to their values")
-    if dotted := [key for key in content if "." in str(key)]:  # could give a field twice, together with its section
-        raise ValueError(f"{path} has the field {dotted[0]!r}; allowed: sections, such as optimizer: {{lr: 0.001}}")
+    chosen, blocks = _axes(content.pop("axes", {})), content.pop("blocks", [])
+    _require_sections(path, content)
     base = PRESETS[preset]
     if content.get("task", base.task) != base.task:
         base = base.override({"variant": None, "task_config": {}, "task": content["task"]})
@@ -51,9 +57,47 @@ def load_sweep(path: Path, axes: Sequence[str]) -> Sweep:
     given = dict(map(parse_axis, axes))
     if len(given) < len(axes):
         raise ValueError(f"--axis is given as {', '.join(axes)}; allowed: each field once")
-    sweep = Sweep(base, {**{path: _values(path, values) for path, values in chosen.items()}, **given})
+    sweep = Sweep(base, {**chosen, **given}, _blocks(path, blocks))
+    if twice := [field for field in given for block in sweep.blocks if field in ",".join(block).split(",")]:
+        raise ValueError(f"--axis is {twice[0]}, which blocks of {path} set; allowed: other fields")
     sweep.runs()
     return sweep
+
+
+def _axes(chosen: Any) -> Axes:
+    if not isinstance(chosen, dict):
+        raise ValueError(f"axes is {chosen!r}; allowed: a mapping of a recipe's fields to their values")
+    found: Axes = {}
+    for path, values in chosen.items():
+        found |= _paired(values) if path == "zip" else {path: _values(path, values)}
+    return found
+
+
+def _paired(chosen: Any) -> Axes:
+    """One axis of several fields."""
+    if not isinstance(chosen, dict) or len(chosen) < 2:
+        raise ValueError(f"zip is {chosen!r}; allowed: a mapping of at least two of a recipe's fields to their values")
+    columns = {path: _values(path, values) for path, values in chosen.items()}
+    if len(set(map(len, columns.values()))) > 1:
+        lengths = ", ".join(f"{len(values)} of {path}" for path, values in columns.items())
+        raise ValueError(f"zip has {lengths}; allowed: as many values of each field")
+    return {",".join(columns): tuple(zip(*columns.values(), strict=True))}
+
+
+def _blocks(path: Path, blocks: Any) -> tuple[Axes, ...]:
+    if not isinstance(blocks, list) or not all(isinstance(block, dict) and block for block in blocks):
+        raise ValueError(f"blocks is {blocks!r}; allowed: a list of mappings, of fields and axes each")
+    found: list[Axes] = []
+    for block in blocks:
+        axes = _axes(block.pop("axes", {}))
+        _require_sections(path, block)
+        found.append({**{field: (value,) for field, value in flatten(block).items()}, **axes})
+    return tuple(found)
+
+
+def _require_sections(path: Path, content: dict[Any, Any]) -> None:
+    if dotted := [key for key in content if "." in str(key)]:  # could give a field twice, together with its section
+        raise ValueError(f"{path} has the field {dotted[0]!r}; allowed: sections, such as optimizer: {{lr: 0.001}}")
 
 
 def parse_axis(text: str) -> tuple[str, tuple[Any, ...]]:
@@ -104,6 +148,30 @@ def plan(sweep: Sweep, out: Path, memory: float | None) -> None:
     )
     disk = bytes_on_disk([recipe for stack in planned for recipe in stack], kept=0)
     console.print(f"disk: {disk / 1e6:.1f} MB, without --keep-steps; nothing is downloaded")
+
+
+def make_cut(sweep: Sweep, workers: int, memory: float | None, device: str | None, keep_steps: Sequence[int]) -> Cut:
+    """What a plan is cut for. Raises ValueError with one sentence for an invalid value."""
+    require_steps(sweep, keep_steps)
+    if device not in (None, "cpu", "cuda"):
+        raise ValueError(f"device is {device[:50]!r}; allowed: cpu or cuda, the kind of the workers' device")
+    return Cut(workers=workers, memory=memory, device=device, keep_steps=sorted(set(keep_steps)))
+
+
+def require_steps(sweep: Sweep, keep_steps: Sequence[int]) -> None:
+    """Raises ValueError with one sentence for a step that cannot be kept."""
+    for step in keep_steps:
+        if not 0 < step < sweep.base.steps:
+            raise ValueError(f"keep-steps has {step}; allowed: steps between 1 and {sweep.base.steps - 1}")
+
+
+def write_and_show(sweep: Sweep, out: Path, cut: Cut) -> Plan:
+    """Writes the plan of a sweep to `out` and says what is in it."""
+    written = write_plan(sweep, SweepFolder(out, sweep), cut)
+    sizes = [len(stack.runs) for stack in written.stacks]
+    stacks_of = f"{len(sizes)} stack{'s' * (len(sizes) != 1)}" + (f" of {min(sizes)} to {max(sizes)}" if sizes else "")
+    typer.echo(f"plan: {visible(plan_path(out))}: {sum(sizes)} of {len(sweep.runs())} runs in {stacks_of}")
+    return written
 
 
 def duration(seconds: float) -> str:

@@ -14,11 +14,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from anchorbench.cli.costs import bytes_on_disk, costs
-from anchorbench.cli.plan import duration, parse_axis
+from anchorbench.cli.plan import duration, parse_axis, require_steps
 from anchorbench.files import visible
 from anchorbench.recipe import Recipe
 from anchorbench.show.canvas import draw_all
 from anchorbench.sweeps import make
+from anchorbench.sweeps.failures import FailedStacksError
+from anchorbench.sweeps.plan import Cut, PlanInUseError, write_plan
 from anchorbench.sweeps.run_folder import Run
 from anchorbench.sweeps.runner import Progress as Event
 from anchorbench.sweeps.runner import Sweep, SweepFolder, run_sweep, stacks
@@ -59,15 +61,15 @@ def run_and_show(
     out: Path,
     how: Execution,
     figures: Sequence[str] = ("png",),
+    cut: Cut | None = None,
 ) -> list[Run]:
     """Trains the missing runs of the sweep in `out`, then prints the table and writes the figures in these formats.
 
-    A figure that cannot be drawn gives one sentence at the end; the results are already written.
+    With `cut`, a plan is written first, unless workers are training by another. A figure that cannot be drawn gives one sentence at
+    the end; the results are already written.
     """
     console = Console(markup=False)  # paths may contain brackets
-    for step in how.keep_steps:
-        if not 0 < step < sweep.base.steps:
-            raise ValueError(f"keep-steps has {step}; allowed: steps between 1 and {sweep.base.steps - 1}")
+    require_steps(sweep, how.keep_steps)
     folder = SweepFolder(out, sweep)
     recipes = sweep.runs()
     finished, _ = folder.finished(recipes, how.keep_steps)
@@ -76,12 +78,20 @@ def run_and_show(
         console.print(f"All {len(recipes)} runs are finished; nothing is trained.")
         runs = run_sweep(sweep, folder, how=how)
     else:
+        if cut is not None:
+            with suppress(PlanInUseError):
+                write_plan(sweep, folder, cut)
         already = f", {len(finished)} of them finished" if finished else ""
         rounded = ", in bf16" if sweep.base.precision == "bf16" else ""
         console.print(f"{sweep.base.task}, variant {sweep.base.variant}: {len(recipes)} runs{already}{rounded}")
         if not finished and sum(recipe.steps for recipe in recipes) >= LONG:
             _say_costs(recipes, console, how)
-        runs = _train_with_progress(sweep, folder, len(recipes) - len(finished), console, how)
+        try:
+            runs = _train_with_progress(sweep, folder, len(recipes) - len(finished), console, how)
+        except FailedStacksError as failed:
+            if failed.runs:
+                show(failed.runs, console)
+            raise
     show(runs, console)
     console.print(f"{time.perf_counter() - start:.0f} s. Results: {visible(out / 'results.jsonl')}", soft_wrap=True)
     _draw(runs, out, figures, console)

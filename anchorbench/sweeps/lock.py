@@ -1,7 +1,8 @@
-"""A lock on a run, so that two processes on one output folder never train it twice.
+"""A lock on a stack, so that two processes on one output folder never train a run twice.
 
-A lock is a small JSON file, created exclusively, that names its owner. While a process holds any locks, one heartbeat thread
-touches all of them. The lock of a dead owner is taken over. An owner is dead
+A lock is a small JSON file, created exclusively, that names its owner and the runs of the stack. While a process holds any locks,
+one heartbeat thread touches all of them. A lock is taken over by a higher attempt at the same stack, numbered by a coordinator
+that knows that the lower one has ended or is cut off (SLURM, Kubernetes, Ray); and if its owner is dead. An owner is dead
 
 - on the same machine, if its process has ended, or its pid now belongs to another process. A process known to be alive keeps its
   lock even without a heartbeat: it may be hanging or suspended, or the laptop may have slept;
@@ -11,7 +12,8 @@ touches all of them. The lock of a dead owner is taken over. An owner is dead
 
 Locks change hands only under a guard that the system releases when its holder dies (`flock`), one per folder of locks. On a
 file system without flock, two processes could take over the same dead lock at the same instant; if a clock jumps, another machine
-could take over a live lock before its next heartbeat. `still_mine` tells the owner that it lost the lock.
+could take over a live lock before its next heartbeat. `still_mine` tells an owner that it lost the lock: it is asked before
+anything final is written.
 """
 
 import errno
@@ -19,7 +21,7 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,7 +34,7 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 HEARTBEAT = 10.0
-MAX_BYTES = 2**12
+MAX_BYTES = 2**16
 STALE = 120.0
 """Twelve missed heartbeats: longer than a network file system may cache file times (a minute)."""
 NO_FLOCK = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
@@ -52,24 +54,37 @@ class Owner(BaseModel):
     token: str
     """Random, unique to this lock."""
     started: datetime
+    machine: str = ""
+    """Name of the machine, to show."""
+    attempt: int = Field(default=0, ge=0, lt=2**31)
+    runs: tuple[str, ...] = ()
+    """Ids of the runs that nobody else may train."""
 
 
 @dataclass(frozen=True, eq=False)
-class RunLock:
+class StackLock:
     """A lock held by this process until `release` or the end of its `with` block."""
 
     path: Path
     owner: Owner
 
     @classmethod
-    def acquire(cls, path: Path) -> "RunLock | None":
-        """Acquires the lock at `path`, creating its folder; None if a living owner holds it. Raises OSError if it is unwritable."""
+    def acquire(cls, path: Path, runs: Sequence[str] = (), attempt: int | None = None) -> "StackLock | None":
+        """Acquires the lock at `path`, creating its folder, on those of `runs` that no other lock in the folder covers.
+
+        None if a living owner of no lower attempt holds it, or all runs are covered. Raises OSError if it is unwritable.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
-        pid = os.getpid()
-        owner = Owner(pid=pid, born=_born(pid), host=_host(), token=secrets.token_hex(16), started=datetime.now(UTC))
         with _guard(path.parent) as now:
-            if _held(path, now):
+            before, held = _look(path, now)
+            earlier = 0 if before is None else before.attempt
+            if held and (before is None or attempt is None or attempt <= earlier):
                 return None
+            covered = _covered(path, now) if runs else set[str]()
+            free = [run for run in runs if run not in covered]
+            if runs and not free:
+                return None
+            owner = _me(free, max(attempt or 0, earlier))
             path.unlink(missing_ok=True)
             try:
                 with path.open("x") as file:
@@ -99,7 +114,7 @@ class RunLock:
                 if self.still_mine():
                     self.path.unlink()
 
-    def __enter__(self) -> "RunLock":
+    def __enter__(self) -> "StackLock":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -140,16 +155,47 @@ def nobody_inside(folder: Path) -> Generator[float | None]:
         yield None if any(path.exists() for path in locks) else now
 
 
+def living(folder: Path) -> dict[str, Owner]:
+    """The living owners of the locks in `folder`, by the lock's name; those whose file names no owner are left out."""
+    found: dict[str, Owner] = {}
+    if folder.is_dir():
+        with _guard(folder) as now:
+            for path in folder.glob("[!.]*"):
+                owner, held = _look(path, now)
+                if owner is not None and held:
+                    found[path.name] = owner
+    return found
+
+
+def _covered(path: Path, now: float) -> set[str]:
+    """The runs of all other living locks in the folder."""
+    looks = (_look(other, now) for other in path.parent.glob("[!.]*") if other != path)
+    return {run for owner, held in looks if owner is not None and held for run in owner.runs}
+
+
+def _me(runs: Sequence[str], attempt: int) -> Owner:
+    pid, token, started = os.getpid(), secrets.token_hex(16), datetime.now(UTC)
+    name = socket.gethostname()
+    return Owner(
+        pid=pid, born=_born(pid), host=_host(), token=token, started=started, machine=name, attempt=attempt, runs=tuple(runs)
+    )
+
+
 def _held(path: Path, now: float) -> bool:
+    return _look(path, now)[1]
+
+
+def _look(path: Path, now: float) -> tuple[Owner | None, bool]:
+    """The owner that the file names, if any, and whether it holds the lock."""
     if not path.is_file():  # opening a pipe would block
-        return False
+        return None, False
     try:
         with path.open("rb") as file:
             owner, touched = _parse(file.read(MAX_BYTES)), os.fstat(file.fileno()).st_mtime
     except FileNotFoundError:
-        return False
+        return None, False
     alive = None if owner is None else _alive(owner)
-    return abs(now - touched) <= STALE if alive is None else alive
+    return owner, abs(now - touched) <= STALE if alive is None else alive
 
 
 def _parse(content: bytes) -> Owner | None:
@@ -195,11 +241,11 @@ class _Heart:
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
-        self._locks: set[RunLock] = set()
+        self._locks: set[StackLock] = set()
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
 
-    def add(self, lock: RunLock) -> None:
+    def add(self, lock: StackLock) -> None:
         with self._mutex:
             self._locks.add(lock)
             if self._thread is None or not self._thread.is_alive():  # threads do not survive a fork
@@ -207,7 +253,7 @@ class _Heart:
                 self._thread = threading.Thread(target=self._beat, args=(self._stop,), name="anchorbench heartbeat", daemon=True)
                 self._thread.start()
 
-    def remove(self, lock: RunLock) -> None:
+    def remove(self, lock: StackLock) -> None:
         with self._mutex:
             self._locks.discard(lock)
             if self._locks or self._thread is None:

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anchorbench.presets import AXES, PRESETS
+from anchorbench.sweeps.folder import SweepFolder
+from anchorbench.sweeps.grid import MAX_RUNS, Sweep
 from anchorbench.sweeps.run_folder import Run, load_results
-from anchorbench.sweeps.runner import MAX_RUNS, Progress, Sweep, SweepFolder, run_sweep
+from anchorbench.sweeps.runner import Progress, run_sweep
 from anchorbench.sweeps.summary import clearest
 from anchorbench.train.execution import Execution
 

@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -159,6 +159,7 @@ class Run(BaseModel):
     def trajectory(self) -> list[dict[str, Any]]:
         """The evaluations during training, one dictionary per step. Raises DamagedRunError if the file does not hold them."""
         path = self.path / "trajectory.jsonl"
+        require_whole(self.path, path.name)
         try:
             lines = read_bytes(path, most=MAX_TRAJECTORY_BYTES).splitlines()
             content = [parse_json(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
@@ -170,11 +171,15 @@ class Run(BaseModel):
 
     def weights(self, step: int | None = None) -> dict[str, Any]:
         """Name -> tensor, without the member axis; at an intermediate step if given. Raises ValueError if it was not kept."""
-        return load_weights(self.path / ("weights.safetensors" if step is None else kept_name(self._kept(step))))
+        return self._tensors("weights.safetensors" if step is None else kept_name(self._kept(step)))
 
     def state(self, step: int) -> dict[str, Any]:
         """The training state at an intermediate step: `optimizer.exp_avg`, ... -> row. Raises as `weights` does."""
-        return load_weights(self.path / state_name(self._kept(step)))
+        return self._tensors(state_name(self._kept(step)))
+
+    def _tensors(self, name: str) -> dict[str, Any]:
+        require_whole(self.path, name)
+        return load_weights(self.path / name)
 
     def _kept(self, step: int) -> int:
         if step not in self.result.kept_steps:
@@ -207,8 +212,11 @@ def load_weights(path: Path) -> dict[str, Any]:
         raise DamagedRunError(str(error)) from None
 
 
-def write_run(folder: Path, member: Any) -> None:
-    """Writes a trained member (`anchorbench.train.stack.Member`) to `folder`, replacing what was there."""
+def write_run(folder: Path, member: Any, confirm: Callable[[], None] = lambda: None) -> None:
+    """Writes a trained member (`anchorbench.train.stack.Member`) to `folder`, replacing what was there.
+
+    `confirm` is called when all is ready, just before it takes its place; if it raises an error, nothing is left behind.
+    """
     from safetensors.torch import save
 
     behaviour, recipe = member.behaviour, member.recipe
@@ -237,6 +245,7 @@ def write_run(folder: Path, member: Any) -> None:
     with new_folder(folder, marker="digests.json", replace=True) as temporary:
         for name, content in files.items():
             (temporary / name).write_bytes(content)
+        confirm()
 
 
 def read_run(folder: Path) -> Run:
@@ -260,15 +269,29 @@ def _read_run(folder: Path) -> Run:
     except ValidationError as error:
         raise DamagedRunError(f"{folder / 'result.json'} is damaged: {first_sentence(error)}") from None
     for name in (*_FILES, *(of(step) for step in result.kept_steps for of in (kept_name, state_name))):
-        with open_plain(folder / name) as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if not isinstance(digests, dict) or digests.get(name) != digest:
-            raise DamagedRunError(f"{folder / name} is damaged: its digest is not the one recorded when it was written")
+        _require_digest(folder, name, digests)
     try:
         recipe = parse_recipe(read_json(folder / "recipe.json"))
     except ValueError as error:  # intact, but written by a version with other fields
         raise DamagedRunError(f"{folder / 'recipe.json'} is damaged: {error}") from None
     return Run(path=folder, recipe=recipe, result=result)
+
+
+def require_whole(folder: Path, name: str) -> None:
+    """Raises DamagedRunError if a file of a run does not have the digest recorded when it was written."""
+    try:
+        _require_digest(folder, name, read_json(folder / "digests.json"))
+    except DamagedRunError:
+        raise
+    except ValueError as error:
+        raise DamagedRunError(str(error)) from None
+
+
+def _require_digest(folder: Path, name: str, digests: Any) -> None:
+    with open_plain(folder / name) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not isinstance(digests, dict) or digests.get(name) != digest:
+        raise DamagedRunError(f"{folder / name} is damaged: its digest is not the one recorded when it was written")
 
 
 NAMED_FIELDS = {

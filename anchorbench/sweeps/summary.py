@@ -75,7 +75,8 @@ class Condition:
 def conditions(runs: Iterable[Run]) -> list[Condition]:
     """Groups runs by everything in which they differ except seeds, ordered by gamma within the other axes."""
     flat = [(run, flatten(run.recipe.model_dump())) for run in runs]
-    varying = [path for path in flat[0][1] if path not in SEEDS and len({str(fields.get(path)) for _, fields in flat}) > 1]
+    every = dict.fromkeys(path for _, fields in flat for path in fields if path not in SEEDS)
+    varying = [path for path in every if len({str(fields.get(path)) for _, fields in flat}) > 1]
     paths = [*(path for path in varying if path != "init.gamma"), "init.gamma"]
     grouped: dict[str, tuple[dict[str, Any], list[Run]]] = {}
     for run, fields in flat:

@@ -16,5 +16,7 @@ class Execution:
     """Intermediate steps at which weights and optimizer state are kept."""
     strict_bits: bool = False
     """Whether training restarts, rather than resumes, on a machine where its bits may differ."""
+    fail_fast: bool = False
+    """Whether a sweep ends with the first stack that fails, rather than train the others first."""
     checkpoint_seconds: float = field(default_factory=lambda: CHECKPOINT_SECONDS)
     """Time between two checkpoints of a stack."""

@@ -11,6 +11,10 @@ from anchorbench.train.execution import Execution
 from anchorbench.train.stack import Member, Stack
 
 
+class PausedError(Exception):
+    """Raised by `progress` to stop training, which resumes from here: the state is saved before it is passed on."""
+
+
 def train(
     recipes: Sequence[Recipe],
     progress: Callable[[int], None] = lambda step: None,
@@ -23,9 +27,10 @@ def train(
     """Trains the recipes as one stack and returns its members in the same order.
 
     `progress` is called with the number of steps done, after every step or every few steps, `finished` with each member as soon as
-    it has ended. With `checkpoint`, the state is saved there regularly, and training resumes from it, unless it is damaged or lacks
-    one of the steps to be kept. `warn` is called with a sentence about damage, a state that cannot be saved, and training resumed
-    on a machine where its bits may differ. Raises ValueError if the recipes differ in structure.
+    it has ended; `progress` may raise PausedError. With `checkpoint`, the state is saved there regularly, and training resumes from
+    it, unless it is damaged or lacks one of the steps to be kept. `warn` is called with a sentence about damage, a state that
+    cannot be saved, and training resumed on a machine where its bits may differ. Raises ValueError if the recipes differ in
+    structure.
     """
     how = how or Execution()
     keep_steps = how.keep_steps
@@ -40,6 +45,13 @@ def train(
             done[member.recipe.run_id] = member
             finished(member)
 
+    def save() -> None:
+        if checkpoint is not None:
+            try:
+                checkpoints.save(stack, checkpoint)
+            except OSError as error:
+                warn(f"training continues without checkpoints: {checkpoint.parent} cannot be written ({error.strerror or error})")
+
     while stack.step < recipes[0].steps:
         start = time.perf_counter()
         losses = stack.advance(next(step for step in stops if step > stack.step))
@@ -49,7 +61,11 @@ def train(
             stack.evaluate(losses)
         spent = (time.perf_counter() - start) / stack.requested
         stack.seconds = [seconds + spent for seconds in stack.seconds]
-        progress(stack.step)
+        try:
+            progress(stack.step)
+        except PausedError:
+            save()
+            raise
         if stack.step in evaluate_at and stack.step < recipes[0].steps:
             settled = [member for member in range(stack.requested) if stack.settled(member)]
             if settled:
@@ -60,10 +76,7 @@ def train(
                     break
                 stack = stack.subset(left)
         if checkpoint is not None and time.perf_counter() - saved > how.checkpoint_seconds:
-            try:
-                checkpoints.save(stack, checkpoint)
-            except OSError as error:
-                warn(f"training continues without checkpoints: {checkpoint.parent} cannot be written ({error.strerror or error})")
+            save()
             saved = time.perf_counter()
     else:
         end(stack.members())

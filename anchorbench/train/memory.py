@@ -90,8 +90,10 @@ def _slurm(environ: Mapping[str, str]) -> Iterator[int]:
                 yield granted * 2**20 - taken
 
 
-def memory_of_member(recipe: Recipe) -> float:
+def memory_of_member(recipe: Recipe, *, native: bool | None = None) -> float:
     """Bytes that one member adds to a stack: parameters, gradients, state of the parts, the step's arrays, and training data.
+
+    `native`: whether the compiled step trains it (default: as on this machine).
 
     Computed from shapes, without allocating: parts create their state with `new_zeros`, as `zeros_like` of a meta tensor imports
     sympy. A quarter is added for temporary memory of operations.
@@ -105,7 +107,7 @@ def memory_of_member(recipe: Recipe) -> float:
     width = 2 if recipe.precision == "bf16" else 4
     length = models[shape.kind].positions(shape, task.seq_len)
     step = width * (size + recipe.passes * step_elements(shape, recipe.batch, task.vocab_size, length))
-    if gradient_path(recipe) == "native":  # its arrays are per thread, not per member
+    if native or (native is None and gradient_path(recipe) == "native"):  # its arrays are per thread, not per member
         step = 0
     # Data as sampled and as int16; the order of a block of steps; evaluation sets with the foils of each example.
     data = 10 * recipe.data_size * (task.seq_len + 1) + 8 * ORDER_BLOCK * recipe.batch

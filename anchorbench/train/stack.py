@@ -72,11 +72,10 @@ class Member:
 
 
 def structure(recipe: Recipe) -> tuple[Any, ...]:
-    """What the members of one stack must have in common."""
+    """What the members of one stack must have in common. The gradient path follows from it and the machine that trains."""
     task = recipe.load_task()
     evaluated = (task.name, task.splits, min(recipe.data_size, evaluation.FINAL_SIZE))  # evaluation sets of one size
     way = (
-        gradient_path(recipe),
         *(part.structure for part in (recipe.model, recipe.optimizer, recipe.estimator, recipe.noise)),
         *(part.structure for part in (*recipe.penalties, *recipe.growth)),
     )

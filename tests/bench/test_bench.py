@@ -1,9 +1,12 @@
 """The speed table: what is timed is right, and every task is in it."""
 
 import io
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Cli, require_one_sentence
 from rich.console import Console
 
 from anchorbench import list_tasks, load_task
@@ -45,3 +48,19 @@ def test_the_table_has_every_task(width):
         assert f" {name} " in text
     assert "50,000 in batches of 50: 1 times the plain loop" in text
     assert "1,000,000,000 1,000,000 at once: 20000 times" in text
+
+
+def test_the_store_is_measured_at_every_size(cli: Cli, tmp_path: Path) -> None:
+    done = cli("bench", "store", "--runs", "2,3", "--json", tmp_path / "store.json")
+    assert (done.code, done.err) == (0, "")
+    rows = json.loads((tmp_path / "store.json").read_text())
+    assert [row.pop("runs") for row in rows] == [2, 3]
+    assert all(0 < seconds < 600 for row in rows for seconds in row.values())
+
+
+@pytest.mark.parametrize("runs", ["0", "-1", "x", "1,", "1e3", "²", "9" * 30])
+def test_sizes_that_make_no_sense_are_one_sentence(cli: Cli, runs: str) -> None:
+    refused = cli("bench", "store", "--runs", runs)
+    assert refused.code == 2
+    require_one_sentence(refused.err)
+    assert "allowed: numbers from 1 to 100000" in refused.err

@@ -4,13 +4,13 @@ import random
 import sys
 from pathlib import Path
 
-from anchorbench.sweeps.lock import RunLock
+from anchorbench.sweeps.lock import StackLock
 
 folder, dead, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 rng, taken = random.Random(seed), 0  # noqa: S311 - no secret
 while taken < 30:
     name = f"{rng.randrange(3)}"
-    lock = RunLock.acquire(folder / f"{name}.lock")
+    lock = StackLock.acquire(folder / f"{name}.lock")
     if lock is None:
         continue
     taken += 1

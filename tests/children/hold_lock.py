@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-from anchorbench.sweeps.lock import RunLock
+from anchorbench.sweeps.lock import StackLock
 
-lock = RunLock.acquire(Path(sys.argv[1]))
+lock = StackLock.acquire(Path(sys.argv[1]))
 sys.stdout.write(lock.owner.model_dump_json() + "\n")
 sys.stdout.flush()
 sys.stdin.read()

@@ -13,6 +13,7 @@ import anchorbench.machine
 from anchorbench import presets, recipe
 from anchorbench.cli import main as cli
 from anchorbench.cli import run  # noqa: F401 - here, so that it is imported once
+from anchorbench.sweeps import folder
 from anchorbench.sweeps import runner as sweep
 
 tiny, names, root, arguments = json.loads(sys.argv[1])
@@ -40,7 +41,7 @@ INJECT = {
     "killed with no marker": lambda: stop_at(os, "fsync", 1, signal.SIGKILL),
     "killed after one run": lambda: stop_at(sweep, "write_run", 1, signal.SIGKILL, first=False),
     "killed while writing a run": lambda: stop_at(Path, "rename", 2, signal.SIGKILL),
-    "killed before the tables": lambda: stop_at(sweep, "write_tables", 1, signal.SIGKILL),
+    "killed before the tables": lambda: stop_at(folder, "write_tables", 1, signal.SIGKILL),
 }
 for name in names:
     child = os.fork()

@@ -13,6 +13,7 @@ import traceback
 from pathlib import Path
 
 from anchorbench import recipe
+from anchorbench.sweeps import folder, plan
 from anchorbench.sweeps import runner as sweeps
 from anchorbench.train import checkpoint, evaluation, execution
 from anchorbench.train import stack as train
@@ -119,7 +120,7 @@ def once(out, *hooks, **constants):
     left = sorted(str(path.relative_to(root / out)) for path in (root / out).rglob("*") if path.is_file())
     steps = {}
     for path in (root / out / "checkpoints").glob("*.safetensors"):
-        run_ids = sweeps.checkpoint_runs(path)
+        run_ids = folder.checkpoint_runs(path)
         stack = [one for run_id in run_ids for one in sweep.runs() if one.run_id == run_id]
         steps[path.name] = checkpoint.resume(stack, path).step
     return code, left, steps
@@ -153,13 +154,13 @@ def while_saving(out, moment):
 
 
 def logged(name):
-    hook(sweeps, "write_run", lambda folder, member: note(f"{name} {member.recipe.run_id}"))
+    hook(sweeps, "write_run", lambda _, member, confirm: note(f"{name} {member.recipe.run_id}"))
 
 
 def at_once(out):
     """Two processes, each of which goes on from its first step only when the other has come to its own."""
     ends = {"one": os.pipe(), "other": os.pipe()}
-    sweeps.STACK_MEMBERS = 2
+    plan.STACK_MEMBERS = 2
 
     def job(name, other):
         logged(name)
@@ -173,7 +174,7 @@ def at_once(out):
 
     pids = [fork(lambda: job("one", "other")), fork(lambda: job("other", "one"))]
     codes = [wait(pid) for pid in pids]
-    sweeps.STACK_MEMBERS = 8
+    plan.STACK_MEMBERS = 8
     return codes
 
 

@@ -15,7 +15,7 @@ from trainings import quickly
 from anchorbench.claim import SCALES, Experiment, Measure, Panel, Scale, Verdict, above, claims
 from anchorbench.claims import arms
 from anchorbench.claims.arms import Arms, ClaimOnArms, Found
-from anchorbench.sweeps.lock import RunLock
+from anchorbench.sweeps.lock import StackLock
 from anchorbench.task import load_task
 
 ON_ARMS = sorted(name for name, claim in claims.all.items() if issubclass(claim, ClaimOnArms))
@@ -103,7 +103,7 @@ def test_another_process_is_said(tmp_path: Path) -> None:
     toy.run()
     folder = tmp_path / "less-data"
     shutil.rmtree(folder / "runs" / recipe.run_id)
-    lock = RunLock.acquire(folder / "locks" / recipe.run_id)
+    lock = StackLock.acquire(folder / "locks" / "another", [recipe.run_id])
     assert lock is not None
     with lock, pytest.raises(ValueError, match=r"another process trains in .*less-data; allowed: one at a time in a folder"):
         toy.run()

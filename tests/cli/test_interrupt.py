@@ -19,7 +19,7 @@ from processes import child, environment
 
 from anchorbench import __main__ as program
 from anchorbench.sweeps import lock as lock_module
-from anchorbench.sweeps.lock import RunLock
+from anchorbench.sweeps.lock import StackLock
 from anchorbench.sweeps.run_folder import read_run
 
 RUN = ("run", "--precision", "fp32", "--gamma", "0.5", "--seeds", "2")
@@ -28,9 +28,9 @@ MOMENTS = [
     ("anchorbench.cli.run.make_sweep", 1),
     ("anchorbench.sweeps.runner.SweepFolder.__init__", 1),
     ("anchorbench.sweeps.runner.SweepFolder.finished", 2),
-    ("anchorbench.sweeps.runner.write_atomically", 1),
+    ("anchorbench.sweeps.folder.write_atomically", 1),
     ("anchorbench.sweeps.runner.stacks", 1),
-    ("anchorbench.sweeps.lock.RunLock.acquire", 2),
+    ("anchorbench.sweeps.lock.StackLock.acquire", 1),
     ("anchorbench.sweeps.lock._born", 1),
     ("anchorbench.train.stack.Stack.__init__", 1),
     ("anchorbench.train.stack.Stack.advance", 3),
@@ -42,9 +42,10 @@ MOMENTS = [
     ("os.fsync", 12),
     ("rich.progress.Progress.update", 3),
     ("rich.progress.Progress.stop", 1),
-    ("anchorbench.sweeps.lock.RunLock.release", 1),
+    ("anchorbench.sweeps.lock.StackLock.release", 1),
     ("anchorbench.sweeps.runner.SweepFolder.remove_checkpoints", 1),
-    ("anchorbench.sweeps.runner.write_tables", 1),
+    ("anchorbench.sweeps.index.Index._save", 1),
+    ("anchorbench.sweeps.folder.write_tables", 1),
     ("anchorbench.cli.run.show", 1),
     *DRAWING,
 ]
@@ -104,10 +105,10 @@ def test_an_interruption_at_any_moment_is_one_sentence_and_costs_nothing(
     assert left == {"locks/.guard"}
     for held in list(lock_module._heart._locks):  # as if the process had ended: it was interrupted while it gave this one back
         held.release()
-    for run in found:
-        lock = RunLock.acquire(out / "locks" / run)
-        assert lock is not None
-        lock.release()
+    lock = StackLock.acquire(out / "locks" / "another", sorted(found))
+    assert lock is not None
+    assert lock.owner.runs == tuple(sorted(found))
+    lock.release()
 
 
 @pytest.mark.parametrize(

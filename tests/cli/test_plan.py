@@ -7,8 +7,9 @@ from conftest import TINY, Cli, require_one_sentence
 
 from anchorbench.cli.plan import load_sweep
 from anchorbench.presets import PRESETS
+from anchorbench.sweeps.grid import Sweep
+from anchorbench.sweeps.plan import stacks
 from anchorbench.sweeps.run_folder import read_run
-from anchorbench.sweeps.runner import Sweep, stacks
 from anchorbench.sweeps.summary import conditions
 
 BAD = {

@@ -21,8 +21,8 @@ from anchorbench.files import MAX_YAML_BYTES
 from anchorbench.presets import PRESETS
 from anchorbench.recipe import Recipe
 from anchorbench.sweeps.locate import FIRST, locate
+from anchorbench.sweeps.plan import STACK_MEMBERS, Sweep, SweepFolder, stacks
 from anchorbench.sweeps.run_folder import Run
-from anchorbench.sweeps.runner import STACK_MEMBERS, Sweep, SweepFolder, stacks
 from anchorbench.train.memory import memory_of_member
 from anchorbench.train.stack import Stack
 
@@ -390,7 +390,7 @@ def test_a_gpu_takes_large_stacks_and_its_own_memory(monkeypatch: pytest.MonkeyP
 
 
 def test_stacks_take_60_percent_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anchorbench.sweeps.runner.free_memory", lambda: 2.1 * EACH[0] / 0.6)
+    monkeypatch.setattr("anchorbench.sweeps.plan.free_memory", lambda: 2.1 * EACH[0] / 0.6)
     assert [len(stack) for stack in stacks(POOL[0][:6])] == [2, 2, 2]
 
 

@@ -11,9 +11,11 @@ import pytest
 from conftest import TINY, patch_training
 
 from anchorbench.sweeps import runner as module
-from anchorbench.sweeps.lock import STALE, RunLock
+from anchorbench.sweeps.failures import FailedStacksError
+from anchorbench.sweeps.folder import LEFTOVERS
+from anchorbench.sweeps.lock import STALE, StackLock
 from anchorbench.sweeps.run_folder import DamagedRunError, read_run
-from anchorbench.sweeps.runner import LEFTOVERS, Progress, Sweep, SweepFolder, run_sweep
+from anchorbench.sweeps.runner import Progress, Sweep, SweepFolder, run_sweep
 from anchorbench.train.stack import Member
 
 TWO_STACKS = Sweep(TINY.override({"variant": "heldout-both"}), {"model.norm": ("pre", "post"), "seed": (0, 1)})
@@ -164,12 +166,15 @@ def test_one_run_that_cannot_be_written_costs_no_other(
     out = tmp_path / "out"
     real = module.write_run
 
-    def write_run(folder: Path, member: Member) -> None:
+    def write_run(folder: Path, member: Member, confirm: Callable[[], None]) -> None:
         if folder.name == RECIPES[0].run_id:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(folder, member)
+        real(folder, member, confirm)
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(FailedStacksError, match=r"1 stack failed, and 1 run is missing: .*No space left"),
+    ):
         patch.setattr(module, "write_run", write_run)
         finish(out)
     assert read_run(out / "runs" / RECIPES[1].run_id).result.run_id == RECIPES[1].run_id
@@ -191,6 +196,9 @@ HALF_WRITTEN = {
     ".attention_flow.svg.1a2b3c4d",
     ".report.html.1a2b3c4d",
     ".boundary.json.1a2b3c4d",
+    ".plan.json.1a2b3c4d",
+    "index/.0-1a2b3c4d.parquet.1a2b3c4d",
+    "failed/.0123456789abcdef.json.1a2b3c4d",
 }
 OWN = {".notes", ".git/config", ".results", "phase.of.last.week.png", "runs/.keep", "runs/notes.txt", "checkpoints/mine.pt"}
 
@@ -214,7 +222,7 @@ def left(out: Path, names: set[str]) -> set[str]:
 @pytest.mark.parametrize("age", [STALE + 60, -STALE - 60])
 def test_what_kills_left_behind_is_removed_and_nothing_else(out: Path, age: float) -> None:
     litter(out, age)
-    lock = RunLock.acquire(out / "locks" / "of-another-sweep")
+    lock = StackLock.acquire(out / "locks" / "of-another-sweep")
     assert lock is not None
     lock.release()
     lock.path.write_text(lock.owner.model_copy(update={"born": "long ago"}).model_dump_json())
@@ -226,7 +234,7 @@ def test_what_kills_left_behind_is_removed_and_nothing_else(out: Path, age: floa
 
 def test_nothing_is_removed_while_somebody_trains(out: Path) -> None:
     litter(out, STALE + 60)
-    lock = RunLock.acquire(out / "locks" / "another's")
+    lock = StackLock.acquire(out / "locks" / "another's")
     assert lock is not None
     with lock:
         finish(out)

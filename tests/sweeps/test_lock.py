@@ -17,7 +17,7 @@ import pytest
 from processes import child, environment
 
 from anchorbench.sweeps import lock as module
-from anchorbench.sweeps.lock import HEARTBEAT, STALE, Owner, RunLock, nobody_inside
+from anchorbench.sweeps.lock import HEARTBEAT, STALE, Owner, StackLock, living, nobody_inside
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def holder(path):
 
 def forge(path, *, age=0.0, **changes):
     """Rewrites the lock as another owner's whose last heartbeat is `age` seconds old; what is not changed is of this process."""
-    own = RunLock.acquire(path.with_name("own.lock"))
+    own = StackLock.acquire(path.with_name("own.lock"))
     own.release()
     path.write_text(own.owner.model_copy(update={"token": "another's", **changes}).model_dump_json())
     grow_old(path, age)
@@ -59,9 +59,9 @@ def threads():
 
 
 def test_held_until_released(path):
-    with RunLock.acquire(path) as lock:
+    with StackLock.acquire(path) as lock:
         assert lock.still_mine()
-        assert RunLock.acquire(path) is None
+        assert StackLock.acquire(path) is None
         known = Owner.model_validate_json(path.read_text())
         assert known == lock.owner
         assert known.pid == os.getpid()
@@ -69,7 +69,7 @@ def test_held_until_released(path):
     assert not path.exists()
     assert not lock.still_mine()
     lock.release()  # twice does no harm
-    with RunLock.acquire(path) as again:
+    with StackLock.acquire(path) as again:
         assert again.owner.token != lock.owner.token
 
 
@@ -89,7 +89,7 @@ def test_threads_exclude_each_other(path, dead):
 
         def take(barrier=barrier, taken=taken):
             barrier.wait()
-            taken.append(RunLock.acquire(path))
+            taken.append(StackLock.acquire(path))
 
         takers = [threading.Thread(target=take) for _ in range(4)]
         for taker in takers:
@@ -102,25 +102,25 @@ def test_threads_exclude_each_other(path, dead):
 
 
 def test_killed_owner(path, holder):
-    assert RunLock.acquire(path) is None
+    assert StackLock.acquire(path) is None
     grow_old(path, STALE + 1000)  # alive but silent, as after a laptop's sleep: it keeps its lock
-    assert RunLock.acquire(path) is None
+    assert StackLock.acquire(path) is None
     holder.send_signal(signal.SIGSTOP)
-    assert RunLock.acquire(path) is None
+    assert StackLock.acquire(path) is None
     grow_old(path, 0)  # its last heartbeat is fresh, but it is dead
     holder.kill()
     os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # ended, and its parent has not asked yet
-    with RunLock.acquire(path) as lock:
+    with StackLock.acquire(path) as lock:
         assert lock.still_mine()
     forge(path, pid=holder.pid)
     holder.wait()
-    with RunLock.acquire(path) as lock:
+    with StackLock.acquire(path) as lock:
         assert lock.still_mine()
 
 
 def test_number_used_by_a_later_process(path):
     forge(path, born="1")  # our number, but of a process that began at another time
-    with RunLock.acquire(path) as lock:
+    with StackLock.acquire(path) as lock:
         assert lock.still_mine()
 
 
@@ -133,17 +133,17 @@ def test_unseen_process_lives_by_its_heartbeat(path, changes):
     """One in the future is as dead as one of the past: a clock was set back, by hours or years."""
     for age in (STALE - 30, 30 - STALE, 0):
         forge(path, age=age, **changes)
-        assert RunLock.acquire(path) is None
+        assert StackLock.acquire(path) is None
     for age in (STALE + 30, -STALE - 30, -3600, -1e9):
         forge(path, age=age, **changes)
-        with RunLock.acquire(path) as lock:
+        with StackLock.acquire(path) as lock:
             assert lock.still_mine()
 
 
 def test_a_clock_that_jumps_takes_no_living_lock_of_this_machine(path, holder):
     for jump in (-1e9, -3600, 3600, 1e9):
         grow_old(path, jump)
-        assert RunLock.acquire(path) is None
+        assert StackLock.acquire(path) is None
 
 
 def test_a_beginning_is_known_without_proc(path, monkeypatch):
@@ -178,16 +178,63 @@ def test_with_and_without_flock(path, monkeypatch, recwarn, dead, number, leftov
         leftover(path.with_name(".guard"))
     if number:
         monkeypatch.setattr("fcntl.flock", missing)
-    with RunLock.acquire(path) as lock:
+    with StackLock.acquire(path) as lock:
         assert lock.still_mine()
-        assert RunLock.acquire(path) is None
+        assert StackLock.acquire(path) is None
     assert not path.exists()
     forge(path, pid=dead)
-    with RunLock.acquire(path) as lock:
+    with StackLock.acquire(path) as lock:
         assert lock.still_mine()
     with nobody_inside(path.parent) as now:
         assert abs(time.time() - now) < 60
     assert list(recwarn) == []
+
+
+def test_no_run_is_in_two_locks(tmp_path):
+    """However stacks are cut, a lock covers what no living one does; the dead one's runs are free."""
+    one = StackLock.acquire(tmp_path / "one", ["a", "b"])
+    two = StackLock.acquire(tmp_path / "two", ["b", "c", "a", "d"])
+    assert (one.owner.runs, two.owner.runs) == (("a", "b"), ("c", "d"))
+    assert StackLock.acquire(tmp_path / "three", ["d", "a"]) is None
+    assert set(living(tmp_path)) == {"one", "two"}
+    one.release()
+    with StackLock.acquire(tmp_path / "three", ["d", "a"]) as three:
+        assert three.owner.runs == ("a",)
+    two.path.write_text(two.owner.model_copy(update={"born": "long ago"}).model_dump_json())
+    assert living(tmp_path) == {}
+    two.release()
+    with StackLock.acquire(tmp_path / "three", ["d", "a"]) as three:
+        assert three.owner.runs == ("d", "a")
+
+
+@pytest.mark.parametrize("number", [None, errno.ENOLCK])
+def test_a_higher_attempt_takes_over_at_once(path, holder, monkeypatch, number):
+    """From a living process, with and without flock; the same attempt or a lower one does not."""
+
+    def missing(handle, operation):
+        raise OSError(number, os.strerror(number))
+
+    if number:
+        monkeypatch.setattr("fcntl.flock", missing)
+    assert StackLock.acquire(path, attempt=0) is None
+    first = StackLock.acquire(path, attempt=1)
+    assert first.owner.attempt == 1
+    for attempt in (None, 0, 1):
+        assert StackLock.acquire(path, attempt=attempt) is None
+    second = StackLock.acquire(path, attempt=2)
+    assert [lock.still_mine() for lock in (first, second)] == [False, True]
+    first.release()
+    assert second.still_mine()
+    second.release()
+    assert not path.exists()
+
+
+def test_the_attempt_of_a_dead_owner_is_not_forgotten(path, dead):
+    """Who takes over without a number fences the dead one's coordinator no less than the dead one did."""
+    forge(path, pid=dead, attempt=3)
+    with StackLock.acquire(path) as lock:
+        assert lock.owner.attempt == 3
+        assert StackLock.acquire(path, attempt=3) is None
 
 
 def test_another_failure_of_the_guard_is_told(path, monkeypatch):
@@ -196,13 +243,13 @@ def test_another_failure_of_the_guard_is_told(path, monkeypatch):
 
     monkeypatch.setattr("fcntl.flock", broken)
     with pytest.raises(OSError, match="Input/output error"):
-        RunLock.acquire(path)
+        StackLock.acquire(path)
     assert not path.exists()
 
 
 def test_a_lock_that_cannot_be_removed_harms_nobody(path, monkeypatch):
     """The disk is read-only by now: the lock dies with its process."""
-    lock = RunLock.acquire(path)
+    lock = StackLock.acquire(path)
 
     @contextmanager
     def read_only(folder):
@@ -224,18 +271,18 @@ def test_another_users_process(path, monkeypatch):
     forge(path, age=STALE - 30)
     monkeypatch.setattr(os, "kill", refuse)
     monkeypatch.setattr(module, "_born", lambda pid: None)
-    assert RunLock.acquire(path) is None
+    assert StackLock.acquire(path) is None
     grow_old(path, STALE + 30)
-    RunLock.acquire(path).release()
+    StackLock.acquire(path).release()
 
 
 @pytest.mark.parametrize("keep", [0, 1, 40, -1])
 def test_file_that_names_no_owner(path, keep):
     forge(path)
     path.write_bytes(path.read_bytes()[:keep])
-    assert RunLock.acquire(path) is None  # perhaps it is being written
+    assert StackLock.acquire(path) is None  # perhaps it is being written
     grow_old(path, STALE + 30)
-    with RunLock.acquire(path) as lock:
+    with StackLock.acquire(path) as lock:
         assert Owner.model_validate_json(path.read_text()) == lock.owner
 
 
@@ -243,24 +290,24 @@ def test_file_that_names_no_owner(path, keep):
 def test_other_content(path, content):
     path.write_bytes(content)
     grow_old(path, STALE - 30)
-    assert RunLock.acquire(path) is None
+    assert StackLock.acquire(path) is None
     grow_old(path, STALE + 30)
-    RunLock.acquire(path).release()
+    StackLock.acquire(path).release()
     assert not path.exists()
 
 
 def test_lost_lock(path):
-    lost = RunLock.acquire(path)
+    lost = StackLock.acquire(path)
     forge(path, age=STALE + 30, host="another")
     assert not lost.still_mine()
-    with RunLock.acquire(path) as lock:
+    with StackLock.acquire(path) as lock:
         lost.release()
         assert lock.still_mine()
         assert path.exists()
 
 
 def test_lost_while_releasing(path, monkeypatch):
-    lost = RunLock.acquire(path)
+    lost = StackLock.acquire(path)
 
     @contextmanager
     def slow_guard(folder):
@@ -277,7 +324,7 @@ def test_lost_while_releasing(path, monkeypatch):
 def test_another_machine_is_faster(path, monkeypatch):
     """Its guard does not reach here: the lock appears after ours was found free."""
     monkeypatch.setattr(type(path), "unlink", lambda file, missing_ok=False: file.write_text("another's"))
-    assert RunLock.acquire(path) is None
+    assert StackLock.acquire(path) is None
     assert path.read_text() == "another's"
     assert threads() == []
 
@@ -287,13 +334,13 @@ def test_clock_is_the_file_systems(path, monkeypatch):
     forge(path, host="another")
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 3600)
-    assert RunLock.acquire(path) is None
+    assert StackLock.acquire(path) is None
 
 
 def test_heartbeat(path, monkeypatch):
     monkeypatch.setattr(module, "HEARTBEAT", 0.001)
     other = path.with_name("other.lock")
-    with RunLock.acquire(path), RunLock.acquire(other):
+    with StackLock.acquire(path), StackLock.acquire(other):
         assert len(threads()) == 1
         for file in (path, other):
             grow_old(file, 1000)
@@ -311,7 +358,7 @@ def test_heartbeat(path, monkeypatch):
 
 
 def test_no_thread_is_left(path):
-    first, second = RunLock.acquire(path), RunLock.acquire(path.with_name("second.lock"))
+    first, second = StackLock.acquire(path), StackLock.acquire(path.with_name("second.lock"))
     assert len(threads()) == 1
     first.release()
     assert len(threads()) == 1
@@ -327,14 +374,14 @@ def test_full_disk_leaves_no_lock(path, monkeypatch):
 
     monkeypatch.setattr(Owner, "model_dump_json", full)
     with pytest.raises(OSError, match="No space left"):
-        RunLock.acquire(path)
+        StackLock.acquire(path)
     monkeypatch.undo()
-    RunLock.acquire(path).release()
+    StackLock.acquire(path).release()
 
 
 def test_folder_is_made_and_may_go(tmp_path):
     folder = tmp_path / "new" / "locks"
-    lock = RunLock.acquire(folder / "run.lock")
+    lock = StackLock.acquire(folder / "run.lock")
     assert lock.still_mine()
     shutil.rmtree(folder)
     assert not lock.still_mine()
@@ -345,14 +392,14 @@ def test_folder_is_made_and_may_go(tmp_path):
 def test_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
-        RunLock.acquire(tmp_path / "file" / "run.lock")
+        StackLock.acquire(tmp_path / "file" / "run.lock")
     assert threads() == []
 
 
 def test_forked_child_holds_nothing(path):
-    with RunLock.acquire(path) as lock:
+    with StackLock.acquire(path) as lock:
         # A child has the same object under another number: simulated by the number, since forking a threaded process warns.
-        child = RunLock(path, lock.owner.model_copy(update={"pid": lock.owner.pid + 1}))
+        child = StackLock(path, lock.owner.model_copy(update={"pid": lock.owner.pid + 1}))
         assert not child.still_mine()
         child.release()
         assert lock.still_mine()
@@ -362,7 +409,7 @@ def test_nobody_is_inside_but_the_living(tmp_path, path, dead):
     with nobody_inside(tmp_path / "none") as now:
         assert now is None
     assert not (tmp_path / "none").exists()
-    lock = RunLock.acquire(path)
+    lock = StackLock.acquire(path)
     forge(tmp_path / "dead", pid=dead)
     forge(tmp_path / "silent", host="another", age=-3600)
     with nobody_inside(tmp_path) as now:

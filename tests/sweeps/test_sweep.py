@@ -10,8 +10,9 @@ import pytest
 from conftest import RUNS, SWEEP, TINY, Cli, WiderRecipe, bytes_of, require_one_sentence
 from processes import child, environment
 
+from anchorbench.sweeps.plan import STACK_MEMBERS, stacks
 from anchorbench.sweeps.run_folder import DamagedRunError, read_run
-from anchorbench.sweeps.runner import STACK_MEMBERS, Sweep, SweepFolder, run_sweep, stacks
+from anchorbench.sweeps.runner import Sweep, SweepFolder, run_sweep
 from anchorbench.sweeps.summary import conditions
 from anchorbench.train.memory import memory_of_member
 from anchorbench.train.stack import Stack, structure
@@ -79,7 +80,17 @@ def test_an_interruption_loses_nothing_that_was_finished(interrupted: dict[str, 
     assert sorted(row["run_id"] for row in rows) == [folder.name for folder in after]
     assert (out / "phase.png").exists()
     visible = {path.name for path in out.iterdir() if not path.name.startswith(".")}
-    kept = {"sweep.json", "runs", "checkpoints", "locks", "results.jsonl", "results.csv", "phase.png", "attention_flow.png"}
+    kept = {
+        "sweep.json",
+        "index",
+        "runs",
+        "checkpoints",
+        "locks",
+        "results.jsonl",
+        "results.csv",
+        "phase.png",
+        "attention_flow.png",
+    }
     assert visible <= kept
     assert not list((out / "checkpoints").glob("*.safetensors"))
 
@@ -101,6 +112,13 @@ def test_a_damaged_run_is_reported_and_trained_again(sweep: Path, cli: Cli) -> N
     damaged, *whole = folders
     before = {folder: bytes_of(folder) for folder in folders}
     (damaged / "weights.safetensors").write_bytes(before[damaged]["weights.safetensors"][:100])
+    unseen = cli(*SWEEP, "--out", sweep)
+    assert f"All {RUNS} runs are finished" in unseen.out  # only the index is read
+    found = cli("sweep", "check", sweep)
+    assert found.code == 1
+    assert f"{damaged.name}/weights.safetensors is damaged" in found.out
+    assert f"{RUNS - 1} of {RUNS} runs are whole" in found.out
+    assert f"index: {RUNS - 1} runs" in cli("sweep", "reindex", sweep).out
     again = cli(*SWEEP, "--out", sweep)
     assert again.code == 0
     assert f", {RUNS - 1} of them finished" in again.out
@@ -109,6 +127,7 @@ def test_a_damaged_run_is_reported_and_trained_again(sweep: Path, cli: Cli) -> N
     assert "it is retrained" in " ".join(again.out.split())
     assert read_run(damaged).recipe.run_id == damaged.name
     assert {folder: bytes_of(folder) for folder in whole} == {folder: before[folder] for folder in whole}
+    assert (cli("sweep", "check", sweep).code, cli("sweep", "check", sweep, "--sample", "2").out) == (0, "2 of 2 runs are whole\n")
     assert len((sweep / "results.jsonl").read_text().splitlines()) == RUNS
 
 
@@ -117,6 +136,8 @@ def test_a_run_under_anothers_name_is_trained_again(sweep: Path, cli: Cli) -> No
     for path in second.iterdir():
         path.write_bytes((first / path.name).read_bytes())
     assert read_run(second).recipe.run_id == first.name
+    assert f"{second} holds another run's recipe" in cli("sweep", "check", sweep).out
+    assert f"left out: {second} holds another run's recipe" in cli("sweep", "reindex", sweep).out
     again = cli(*SWEEP, "--out", sweep)
     assert "holds another run's recipe" in " ".join(again.out.split())
     assert read_run(second).recipe.run_id == second.name

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anchorbench.presets import PRESETS
-from anchorbench.sweeps.runner import stacks
+from anchorbench.sweeps.plan import stacks
 from anchorbench.train.memory import free_memory
 
 MIB = 2**20

@@ -1,0 +1,1 @@
+"""Engines that start workers of a plan elsewhere: SLURM and Ray."""

@@ -1,0 +1,95 @@
+"""A worker: trains stacks of a plan, one at a time, beside any number of others on the same output folder."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from anchorbench.sweeps.failures import failures, has_failed
+from anchorbench.sweeps.folder import SweepFolder
+from anchorbench.sweeps.plan import Plan, read_plan
+from anchorbench.sweeps.runner import Progress, train_stack, warner
+from anchorbench.train.execution import Execution
+
+
+@dataclass
+class Worked:
+    """What a worker did."""
+
+    finished: list[int] = field(default_factory=list)
+    """Numbers of the stacks that are finished."""
+    taken: list[int] = field(default_factory=list)
+    """Those that another process is training."""
+    failed: dict[int, str] = field(default_factory=dict)
+    """Those that failed here -> reason."""
+
+
+class Worker:
+    """Trains the stacks of the plan in an output folder."""
+
+    def __init__(
+        self,
+        out: Path,
+        report: Callable[[int, Progress], None] = lambda stack, progress: None,
+        how: Execution | None = None,
+        attempt: int | None = None,
+    ) -> None:
+        """`report` is called with the number of the stack in training; `attempt` is that of a coordinator, see `StackLock`.
+
+        Steps to keep are the plan's. Raises ValueError with one sentence without a plan.
+        """
+        self._plan: Plan = read_plan(out)
+        self._sweep = self._plan.sweep()
+        self._folder = SweepFolder(out, self._sweep)
+        self._how = replace(how or Execution(), keep_steps=self._plan.cut.keep_steps)
+        self._report, self._attempt = report, attempt
+        self.stacks = len(self._plan.stacks)
+
+    def train(self, number: int) -> Worked:
+        """Trains one stack. Raises ValueError if there is no such stack."""
+        worked = Worked()
+        self._train(number, worked)
+        self._complete()
+        return worked
+
+    def train_free(self) -> Worked:
+        """Trains all stacks that are neither finished nor in training, nor failed elsewhere meanwhile, until none is left."""
+        worked, before = Worked(), set(failures(self._folder.out))
+        trained = True
+        while trained:
+            trained, worked.taken = False, []
+            for number, stack in enumerate(self._plan.stacks):
+                if number in worked.finished or number in worked.failed or self._is_finished(number):
+                    continue
+                if stack.name not in before and has_failed(self._folder.out, stack.name):
+                    continue
+                trained |= self._train(number, worked)
+        self._complete()
+        return worked
+
+    def _is_finished(self, number: int) -> bool:
+        """Whether all runs are there; if steps are to be kept, their folders must be read to know."""
+        return not self._how.keep_steps and all(
+            (self._folder.out / "runs" / run).exists() for run in self._plan.stacks[number].runs
+        )
+
+    def _train(self, number: int, worked: Worked) -> bool:
+        """Whether the stack was not taken."""
+        stack = self._plan.recipes(number, self._sweep)
+        self._folder.require_free(stack)
+
+        def report(progress: Progress) -> None:
+            self._report(number, progress)
+
+        trained = train_stack(stack, self._folder.checkpoint(stack), self._folder, report, self._how, warner(report), self._attempt)
+        if trained.failure is not None:
+            worked.failed[number] = trained.failure
+        elif trained.busy:
+            worked.taken.append(number)
+        else:
+            worked.finished.append(number)
+        return not trained.busy
+
+    def _complete(self) -> None:
+        """Writes the tables and cleans up if this was the last stack."""
+        if all(map(self._is_finished, range(self.stacks))):
+            self._folder.finish(self._folder.finished(self._sweep.runs())[0])
