@@ -20,10 +20,10 @@ from anchorbench.recipe import Recipe
 from anchorbench.show.canvas import draw_all
 from anchorbench.sweeps import make
 from anchorbench.sweeps.failures import FailedStacksError
-from anchorbench.sweeps.plan import Cut, PlanInUseError, write_plan
+from anchorbench.sweeps.plan import Cut, PlanInUseError, stacks, write_plan
 from anchorbench.sweeps.run_folder import Run
 from anchorbench.sweeps.runner import Progress as Event
-from anchorbench.sweeps.runner import Sweep, SweepFolder, run_sweep, stacks
+from anchorbench.sweeps.runner import Sweep, SweepFolder, run_sweep
 from anchorbench.sweeps.summary import Condition, Mean, clearest, conditions
 from anchorbench.train.execution import Execution
 
