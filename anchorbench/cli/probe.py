@@ -55,6 +55,7 @@ def _question(probe: Any) -> str:
 def validate(
     json_file: Annotated[Path | None, typer.Option("--json", help="JSON file to write all figures to; default: none.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Test the shipped widths on four runs, instead of 360.")] = False,
+    figures: FigureFile = None,
     out: Annotated[Path, typer.Option(help="Folder of the runs; finished ones are kept.")] = Path("anchorbench-out/validation"),
     threads: Threads = None,
     device: Device = None,
@@ -67,7 +68,7 @@ def validate(
     from anchorbench.inspect.validation import full_trial, quick_trial
 
     use(threads, device)
-    run_trial(quick_trial() if quick else full_trial(), out, json_file)
+    run_trial(quick_trial() if quick else full_trial(), out, json_file, figures)
 
 
 @app.command()

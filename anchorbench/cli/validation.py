@@ -13,16 +13,20 @@ from rich.table import Table
 
 from anchorbench.files import require_place, visible, write_atomically
 from anchorbench.inspect.validation import Trial, fit, read_runs, validate
+from anchorbench.show.calibration import calibration_figure
+from anchorbench.show.canvas import FORMATS
 from anchorbench.sweeps.run_folder import Run, read_run
 
 WORST = 10
 """Cases listed."""
 
 
-def run_trial(trial: Trial, out: Path, json_file: Path | None) -> None:
-    """Validates with runs in `out`, prints a row per holdout and the worst cases, and writes all figures to `json_file`."""
+def run_trial(trial: Trial, out: Path, json_file: Path | None, figure: Path | None = None) -> None:
+    """Validates with runs in `out`, prints a row per holdout and the worst cases, writes all numbers to `json_file`, and draws."""
     if json_file is not None:
         require_place(json_file, "--json")
+    if figure is not None:
+        require_place(figure, "--figures", [f".{kind}" for kind in FORMATS])
     found = validate(out, typer.echo, trial)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="fitted models; 95% intervals over recipes", title_justify="left")
     for header in ("holdout", "n", "abstains", "coverage", "error", "error of guess", "skill", "rank"):
@@ -47,6 +51,8 @@ def run_trial(trial: Trial, out: Path, json_file: Path | None) -> None:
         )
     if json_file is not None:
         write_atomically(json_file, (json.dumps(_plain(found), indent=1) + "\n").encode())
+    if figure is not None:
+        calibration_figure(found["rows"], figure)
 
 
 def worst(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

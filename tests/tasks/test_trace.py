@@ -205,11 +205,13 @@ def test_the_trace_is_the_oracles_and_leads_to_the_label(name, variant):
         assert values.dtype == np.int64
         assert (values[~answers.valid] == NO_ANSWER).all()
     is_exception = [group.role == "exception" for group in task.groups]
+    control = task.config.model_dump().get("trained_as", "sum") != "sum"  # trains something else than it asks
     for i in np.flatnonzero(answers.valid).tolist():
         expected = ORACLES[name](task, tokens[i].tolist())
         found = {value: int(values[i]) for value, values in trace.items() if values[i] != NO_ANSWER}
         assert list(found.items()) == list(expected.values.items())  # in the order in which they are computed, too
-        assert (expected.answer == answers.label[i]) != is_exception[answers.group[i]]
+        if not control or task.groups[answers.group[i]].role != "trained":
+            assert (expected.answer == answers.label[i]) != is_exception[answers.group[i]]
 
     refused = task.trace(tokens[~answers.valid])
     assert list(refused) == list(trace)
