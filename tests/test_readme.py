@@ -15,6 +15,8 @@ from zoo import UNREAD, ZOO
 
 from anchorbench.cli import main as cli
 from anchorbench.cli.plan import load_sweep
+from anchorbench.inspect.forecast import load_widths
+from anchorbench.inspect.validation import grade
 from anchorbench.leaderboard.check import validate_entry
 from anchorbench.leaderboard.entry import LAPTOP_SUITE, SEEDS, Entry, Row, SuiteTask, seen_and_held_out
 from anchorbench.leaderboard.page import markdown_table
@@ -197,22 +199,29 @@ def test_random_permutations_at_the_papers_own_setting() -> None:
     says(f"({sweep.base.steps:,} steps and unscaled weight decay,", f"in {first:.1%} and {second:.1%} of held-out answers")
 
 
-def test_the_evaluation_of_the_mechanistic_verdict() -> None:
+def test_the_validation_of_the_forecast() -> None:
     found = json.loads((ROOT / "docs" / "validation.json").read_text())
-    table = {
-        "80 models": found["planted_accuracy"],
-        "178 runs": found["heldout_agreement"],
-        "178 runs ": found["baseline_agreement"],
-        "140 pairs": found["within_recipe"],
-        "72 pairs": found["within_recipe_pre_norm"],
-        "27 runs": found["exception"]["heldout_agreement"],
-    }
-    for n, figure in table.items():
-        assert int(n.split()[0]) == figure["n"]
-        says(f"| {figure['value']:.2f} | {figure['low']:.2f} to {figure['high']:.2f} | {n.strip()} |", page=README)
-    assert found["within_recipe_pre_norm"]["low"] < 0.5, "includes chance"
-    assert found["baseline_agreement"]["high"] > found["heldout_agreement"]["low"], "the intervals overlap"
-    assert max(row["accuracy"] for row in found["null"]) < FIT, "the accuracy gate alone decides them"
+    columns = [found[name] for name in ("all", "pre", "post")]
+
+    def figures(name: str) -> str:
+        return " | ".join(f"{each[name]['value']:.2f} ({each[name]['low']:.2f} to {each[name]['high']:.2f})" for each in columns)
+
+    models = " | ".join(f"{each['fitted']} ({each['abstained']})" for each in columns)
+    says(f"| models (of these, the forecast abstains for) | {models} |", page=README)
+    says(f"| 90% interval covers the composed share | {figures('coverage')} |", page=README)
+    says(f"| mean absolute error | {figures('error')} |", page=README)
+    says(f"| skill over the mean of the recipe's other seeds | {figures('skill')} |", page=README)
+    says(f"| rank correlation within a recipe | {figures('rank_within')} |", page=README)
+    controls = found["without_rule"].values()
+    assert all(each["fooled"]["value"] == 0 for each in controls)
+    n, largest = sum(each["fooled"]["n"] for each in controls), max(each["largest"] for each in controls)
+    says(f"Of {n} fitted models of tasks without a rule to infer none is forecast above {largest:.2f}", page=README)
+    for name in ("random-permutations", "ten-anchors"):
+        assert found["holdouts"][name]["abstained"] == found["holdouts"][name]["fitted"] > 0
+    assert found["widths"] == load_widths().model_dump(mode="json")
+    assert grade([row | {"recipe": row["run"]} for row in found["rows"] if row["holdout"] == "relu"])["error"]["value"] == (
+        pytest.approx(found["holdouts"]["relu"]["error"]["value"])
+    )
 
 
 @pytest.mark.parametrize(("members", "stated"), [(3, 0.35), (6, 1.0)])

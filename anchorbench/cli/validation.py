@@ -43,6 +43,7 @@ def run_trial(trial: Trial, out: Path, json_file: Path | None, figure: Path | No
     planted, controls = found["planted_covered"], found["controls"]
     typer.echo(f"planted circuits: {planted['value']:.2f} of {planted['n']} are covered")
     typer.echo("recombined: " + ", ".join(f"{name} {share:.2f}" for name, share in controls.items()))
+    typer.echo(f"a trained exception: error of the share that repeats it on its mirror {_cell(found['exception'])}")
     typer.echo("worst cases:")
     for row in worst(found["rows"]):
         typer.echo(

@@ -144,6 +144,8 @@ class Read:
     fits: bool
     forecast: Forecast
     """With an interval of no width where it does not abstain."""
+    repeats: float | None = None
+    """Share of answers to the mirror of a trained exception that repeat it."""
 
 
 NO_WIDTH = Widths(constant=0, infidelity=0, spread=0, disagreement=0, runs=10)
@@ -179,6 +181,7 @@ def read_runs(holdout: str, runs: Sequence[Run], step: int | None = None) -> lis
                         composed=behaviour.inferential or 0.0,
                         fits=behaviour.fit,
                         forecast=forecast,
+                        repeats=None if behaviour.symmetric is None else behaviour.symmetric.value,
                     )
                 )
     return found
@@ -226,6 +229,8 @@ def row_of(read: Read, widths: Widths) -> dict[str, Any]:
         "name": "cannot be told" if share is None else share.name(),
         "fidelity": forecast.fidelity,
         "disagreement": None if forecast.found is None else forecast.found.disagreement,
+        "repeats": read.repeats,
+        "forecast_repeats": None if forecast.symmetric is None else forecast.symmetric.value,
     }
 
 
@@ -264,6 +269,15 @@ def fooled(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "fooled": statistics.share(len(wrong), len(graded)),
         "largest": max((row["forecast"] for row in graded), default=0.0),
     }
+
+
+def exceptions(rows: Sequence[Mapping[str, Any]]) -> statistics.Figure | None:
+    """Mean absolute error of the forecast share of answers to an exception's mirror that repeat it; None without such runs."""
+    asked = [row for row in rows if row["fits"] and row["repeats"] is not None and row["forecast_repeats"] is not None]
+    if not asked:
+        return None
+    forecast, repeats = (np.array([row[name] for row in asked]) for name in ("forecast_repeats", "repeats"))
+    return statistics.error(forecast, repeats, [row["recipe"] for row in asked])
 
 
 def planted(trial: Trial, widths: Widths) -> list[dict[str, Any]]:
@@ -348,6 +362,7 @@ def summarize(
         "without_rule": {name: fooled(holdouts.get(name, [])) for name in WITHOUT_RULE},
         "planted_covered": statistics.share(covered, len(inside)),
         "controls": controlled,
+        "exception": exceptions(rows),
         "widths": widths.model_dump(mode="json"),
         "rows": [{name: value for name, value in row.items() if name != "recipe"} for row in rows],
         "planted": plants,
