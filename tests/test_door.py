@@ -21,6 +21,8 @@ ALLOWED = {
     ("sweeps/check.py", "load"): "a stack's own, from tensors",
     ("hub/checkpoint.py", "load_file"): "after `require_plain` of a name inside the folder",
     ("cli/main.py", "open"): "/dev/null, to write to",
+    ("cli/main.py", "read_text"): "a card that was just written",
+    ("cli/new.py", "read_text"): "templates of the package",
     ("hub/datasets.py", "ParquetFile"): "of what `open_plain` opened",
     ("hub/datasets.py", "loads"): "of text that we made",
     ("leaderboard/check.py", "model_validate_json"): "of what `parse_json` and `parse_yaml` understood, for JSON's strict types",
@@ -47,6 +49,7 @@ WRITES = {
 ALLOWED_TO_WRITE = {
     ("show/canvas.py", "savefig"): "to memory",
     ("hub/datasets.py", "write_text"): "into a `new_folder`",
+    ("cli/new.py", "write_text"): "the same",
     ("hub/models.py", "write_text"): "the same",
     ("sweeps/run_folder.py", "write_bytes"): "the same",
 }

@@ -187,6 +187,8 @@ def test_facts_of_composite():
         "conflict",
         "conflict-control",
         "heldout-pairs",
+        "no-rule",
+        "other-rule",
     ]
     assert re.search(r"^ +a2  anchor 2: adds \+1", words, re.MULTILINE)
     assert re.search(r"^ +116  more, which are numbers$", words, re.MULTILINE)
@@ -203,7 +205,7 @@ def test_an_explanation_draws_the_sequence_and_has_all_variants(name):
 
 def test_names_stand_for_tasks():
     assert len(find_tasks("all")) == len(TASKS)
-    assert [task.variant for task in find_tasks("composite")] == ["heldout-both", "conflict", "conflict-control", "heldout-pairs"]
+    assert [task.variant for task in find_tasks("composite")] == [*load_task("composite").variants]
     (task,) = find_tasks("composite-conflict")
     assert (task.name, task.variant) == ("composite", "conflict")
 

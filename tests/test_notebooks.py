@@ -25,10 +25,10 @@ OUTCOMES = {  # figures, and what its cells are to return
         1,
         [r"\(\[57, -1\], \{1: 'it does not hold", r"'cells in both: 0'", "'foil_symmetric': 21"],
     ),
-    "mechanisms": (7, [r"LN, gamma 0.7\)': \('inferential', Share", r"LN, gamma 0.55\)': \('memorizing', Share"]),
+    "mechanisms": (7, [r"LN, gamma 0.7\)': \('inferential',\s+Share", r"LN, gamma 0.55\)': \('memorizing',\s+Share"]),
     "own_figure": (2, [r"b3a7d257d03cdf06 +0\.4 +0\.0 +0", r"^8$"]),
     "own_task": (0, [r"\(\[51, 55\], \[0, -1\]\)", r"\('memorizing',\n \{'3': Share\(hits=5", r"\[\(-4, \d{3}\)"]),
-    "trainer_to_classify": (1, [r"\('inferential', (0\.9|1)", r"\('(inferential|cannot be told)', Share"]),
+    "trainer_to_classify": (1, [r"\('inferential', (0\.9|1)", r"\('(inferential|cannot be told)',\s+Share"]),
     "phase_diagram": (1, [r"0\.42 +\S+ +0\.[0-4]", r"0\.70 +\S+ +(0\.[89]|1\.0)", r"\(700, 0\.[89]"]),
 }
 ABSOLUTE = re.compile(r"""(?:^|[\s"'(=])(?:/|~/|[A-Za-z]:\\+)\w""", re.MULTILINE)

@@ -19,7 +19,7 @@ def _folder(recipe: Path, end: str = "") -> Path:
     return Path("anchorbench-out") / f"{recipe.stem}{end}"
 
 
-Workers = Annotated[int | None, typer.Option(min=1, max=100_000, help="Number of workers that share the sweep.")]
+Workers = Annotated[int | None, typer.Option(min=1, max=100_000, help="Number of workers that share the sweep; default: none.")]
 WorkersDevice = Annotated[str | None, typer.Option(help="Kind of the workers' device, cpu or cuda; default: as here.")]
 FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first stack that fails; default: train the others.")]
 PlanFolder = Annotated[Path, typer.Argument(help="Output folder with a plan.", metavar="DIR")]
@@ -58,7 +58,7 @@ def work(
     out: PlanFolder,
     stack: Annotated[int | None, typer.Option(help="Number of the stack to train; default: free ones until none is left.")] = None,
     attempt: Annotated[
-        int | None, typer.Option(min=0, help="Number of this try at the stack, from a scheduler: takes over from lower ones.")
+        int | None, typer.Option(min=0, help="Number of this try at the stack, which takes over from lower ones; default: none.")
     ] = None,
     threads: Threads = None,
     device: Device = None,
@@ -102,7 +102,7 @@ def reindex(out: Annotated[Path, typer.Argument(help="Output folder of a sweep."
 @app.command()
 def check(
     out: Annotated[Path, typer.Argument(help="Output folder of a sweep.", metavar="DIR")],
-    sample: Annotated[int | None, typer.Option(min=1, help="Check only this many runs, drawn at random.")] = None,
+    sample: Annotated[int | None, typer.Option(min=1, help="Number of runs to check, drawn at random; default: all.")] = None,
 ) -> None:
     """Check that every file of every run is as it was written.
 
@@ -126,7 +126,7 @@ def run(
     workers: Workers = None,
     on: Annotated[
         str | None,
-        typer.Option(help="Engine: slurm[:OPTION=VALUE,...], options of sbatch and limit=N tasks at once; or ray[:ADDRESS]."),
+        typer.Option(help="slurm[:OPTION=VALUE,...] (sbatch's, and limit=N tasks at once) or ray[:ADDRESS]; default: here."),
     ] = None,
     figures: Formats = "png",
     out: Annotated[Path | None, typer.Option(help="Output folder; default: anchorbench-out/RECIPE, after the file's name.")] = None,

@@ -232,7 +232,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(
     def work(*args, **kwargs):
         raise AssertionError("it works before it has looked at its output")
 
-    names = ("show.report._probes", "show.report.conditions", "inspect.validation.validate", "inspect.validation.observe")
+    names = ("show.report._probes", "show.report.conditions", "inspect.validation.validate", "cli.validation.read_runs")
     for name in (*names, "bench.train.bench_train"):
         monkeypatch.setattr(f"anchorbench.{name}", work)
     (tmp_path / "folder").mkdir()

@@ -136,7 +136,7 @@ def test_every_probe_of_the_clearest_members_is_a_row(sweep: Path, tmp_path: Pat
         expected = [run_probe(probe, run, run.recipe.load_task()).scores() for run in shown]
         for name in expected[0]:
             assert told[name] == [f"{scores[name].value:.2f}" for scores in expected]
-    assert page.read_text().count("undecided (accuracy") == 2  # they are not fit
+    assert page.read_text().count("cannot be told (accuracy") == 2  # they are not fit
 
 
 def test_a_damaged_run_is_named_and_left_out(sweep: Path) -> None:
