@@ -1,14 +1,15 @@
 """The mechanistic verdict: a forecast of the share of held-out answers that a model composes, from trained sequences only.
 
 The forecast is the share of held-out sequences that are answered by composing when their state is put together from trained
-sequences (`recombine`), averaged over all sites in the model. Held-out sequences are never read by the model, and their answers
+sequences (`recombine`), averaged over all sites in the model by how faithful recombination is there: the share of trained sequences
+that are answered right when recombined, to the power of four. Held-out sequences are never read by the model, and their answers
 decide nothing.
 
 What is fitted is only the width of the 90% interval, on the errors of runs of one kind: see forecast.json, which
 `anchorbench probe fit` writes, and `anchorbench probe validate`, which measures coverage and error on all other kinds. It is wider
 the less faithful recombination is, and the more the sites disagree.
 
-Where recombination is not faithful (fewer than half of the trained sequences are answered right), or the model does not fit, the
+Where recombination is faithful nowhere (fewer than half of the trained sequences are answered right), or the model does not fit, the
 forecast abstains: its name is "cannot be told".
 """
 
@@ -31,6 +32,8 @@ WIDTHS = Path(__file__).with_name("forecast.json")
 COVERAGE = 0.9
 FAITHFUL = 0.5
 """Least fidelity at which a forecast is made."""
+POWER = 4
+"""Sites are weighted by their fidelity to this power."""
 NARROWEST = 0.01
 SEQUENCES = 240
 """Held-out sequences, and as many trained ones, that are recombined."""
@@ -62,11 +65,11 @@ class Found:
     """What is found by recombination, before any width is known."""
 
     share: float
-    """Mean over sites of the share of recombined held-out sequences that are answered in one way."""
+    """Share of recombined held-out sequences that are answered in one way: mean over sites, weighted by fidelity."""
     disagreement: float
     """The largest such share of a site minus the smallest."""
     fidelity: float
-    """Mean over sites of the share of recombined trained sequences that are answered right."""
+    """Share of recombined trained sequences that are answered right, at the most faithful site."""
 
     @property
     def terms(self) -> Float[np.ndarray, " 4"]:
@@ -120,7 +123,7 @@ class Forecast:
     found: Found | None
     """What `share` is made of; None if it abstains."""
     fidelity: float
-    """Share of trained sequences that are answered right when recombined."""
+    """Share of trained sequences that are answered right when recombined at the most faithful site."""
     accuracy: float
     """Accuracy on trained sequences."""
     why: str | None
@@ -177,16 +180,22 @@ def _forecasts(opened: OpenModel, task: Task, widths: Widths, seed: int) -> list
     sites = find_sites(opened, known.examples.tokens[:8])
     if not sites:
         raise ValueError("no layer of the model has its whole state in the residual stream: nothing can be recombined there")
-    fidelity = (recombined_answers(opened, known, sites) == known.examples.label).mean((0, 1, 3))
+    fidelity = (recombined_answers(opened, known, sites) == known.examples.label).mean((1, 3))
     answers = recombined_answers(opened, asked, sites)
     accuracy = (opened.answers(known.examples.tokens) == known.examples.label).mean(1)
     members = range(opened.members)
-    return [_of_member(task, asked.examples, answers[:, :, m], float(fidelity[m]), float(accuracy[m]), widths) for m in members]
+    return [_of_member(task, asked.examples, answers[:, :, m], fidelity[:, m], float(accuracy[m]), widths) for m in members]
 
 
 def _of_member(
-    task: Task, held_out: Examples, answers: Int[np.ndarray, "site square n"], fidelity: float, accuracy: float, widths: Widths
+    task: Task,
+    held_out: Examples,
+    answers: Int[np.ndarray, "site square n"],
+    of_site: Float[np.ndarray, " site"],
+    accuracy: float,
+    widths: Widths,
 ) -> Forecast:
+    fidelity, weights = float(of_site.max()), np.maximum(of_site, 0.01) ** POWER
     roles = np.array([group.role for group in task.groups])[held_out.group]
     composed = held_out.foils["inferential"]
     symmetric = held_out.foils.get("symmetric", np.full(len(composed), NO_ANSWER))
@@ -200,7 +209,7 @@ def _of_member(
         if why is not None or not where.any():
             return None
         by_site = (answers == answer)[:, :, where].mean((1, 2))
-        return Found(float(by_site.mean()), float(np.ptp(by_site)), fidelity)
+        return Found(float(np.average(by_site, weights=weights)), float(np.ptp(by_site)), fidelity)
 
     composes, ordered = found(composed, roles == "held_out"), found(composed, roles == "mirror")
     repeats = found(symmetric, symmetric != NO_ANSWER)

@@ -95,8 +95,8 @@ def test_planted_circuits(norm: str) -> None:
     both = side_by_side([key_to_anchors(SMALL, norm, seed) for seed in range(2)])  # pyright: ignore[reportArgumentType]
     found = forecasts(both, SMALL)
     assert [each.name for each in found] == ["inferential"] * 2
-    assert all(each.share is not None and each.share.value >= 0.9 for each in found)
-    assert all(each.fidelity > 0.5 for each in found)
+    assert all(each.share is not None and each.share.value > 0.95 for each in found)
+    assert all(each.fidelity > 0.95 for each in found)
     for plant in (pair_lookup, key_to_anchors_lookup):
         memorizing = forecast(plant(SMALL, norm, 0), SMALL)  # pyright: ignore[reportArgumentType]
         assert (memorizing.name, memorizing.fidelity) == ("memorizing", 1)
