@@ -9,8 +9,8 @@ What is fitted is only the width of the 90% interval, on the errors of runs of o
 `anchorbench probe fit` writes, and `anchorbench probe validate`, which measures coverage and error on all other kinds. It is wider
 the less faithful recombination is, and the more the sites disagree.
 
-Where recombination is faithful nowhere (fewer than half of the trained sequences are answered right), or the model does not fit, the
-forecast abstains: its name is "cannot be told".
+Where recombination is faithful nowhere (fewer than half of the trained sequences are answered right), or the model does not fit,
+the forecast abstains: its name is "cannot be told".
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
 """Grades the forecast on kinds of runs that its interval was not fitted on, and where it could be fooled.
 
-Rules, written before these runs were read. Recombination was chosen on other runs, those of the study `ways`, and changed twice among
-its candidates there: from the most faithful site to the mean over sites, when some sweeps had been read (`post` and `layers-3`, the
-holdouts among these with errors, have had other seeds since then); and to the mean weighted by fidelity, when all had been read,
-since the forecast abstained for most runs of `laptop`. So the holdouts are not quite untouched.
+Rules, written before these runs were read. Recombination was chosen on other runs, those of the study `ways`, and changed twice
+among its candidates there: from the most faithful site to the mean over sites, when some sweeps had been read (`post` and
+`layers-3`, the holdouts among these with errors, have had other seeds since then); and to the mean weighted by fidelity, when all
+had been read, since the forecast abstained for most runs of `laptop`. So the holdouts are not quite untouched.
 
 - The width of the interval is fitted on `CRADLE` alone: pre-LN, two layers, width 32, AdamW, `composite`.
 - Every other sweep is a holdout. A run is graded if it fits, at the end of training, and apart from that at step `EARLY`. Runs
