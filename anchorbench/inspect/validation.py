@@ -46,6 +46,7 @@ BASE: Mapping[str, Any] = {
     "batch": 64,
     "steps": 1200,
 }
+SMALL = {"key_min": 10, "key_max": 24, "vocab_size": 32, "modulus": 3, "offsets": {1: 2, 2: 1, 3: -1, 4: -2}}
 GAMMAS = (0.4, 0.5, 0.6)
 FIRST_SEED = 100
 CRADLE = ("cradle", "cradle-decay")
@@ -66,8 +67,8 @@ class Trial:
     """Whether the shipped widths are graded, instead of new ones fitted on the cradle."""
     foreign_seeds: tuple[int, ...] = (FIRST_SEED, FIRST_SEED + 1)
     foreign_steps: int = STEPS
-    task: Task = field(default_factory=lambda: load_task("composite"))
-    """Task of the planted models."""
+    task: Task = field(default_factory=lambda: load_task("composite", **SMALL))
+    """Task of the planted models, whose width grows with its vocabulary."""
     noises: tuple[float, ...] = (0.0, 0.03)
     """Noise on planted weights, relative to each matrix's root mean square."""
     planted_seeds: int = 1
