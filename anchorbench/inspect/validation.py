@@ -46,7 +46,7 @@ BASE: Mapping[str, Any] = {
     "batch": 64,
     "steps": 1200,
 }
-SMALL = {"key_min": 10, "key_max": 24, "vocab_size": 32, "modulus": 3, "offsets": {1: 2, 2: 1, 3: -1, 4: -2}}
+SMALL: Mapping[str, Any] = {"key_min": 10, "key_max": 24, "vocab_size": 32, "modulus": 3, "offsets": {1: 2, 2: 1, 3: -1, 4: -2}}
 GAMMAS = (0.4, 0.5, 0.6)
 FIRST_SEED = 100
 CRADLE = ("cradle", "cradle-decay")

@@ -48,7 +48,7 @@ def calibration_figure(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
             alpha=0.3,
             zorder=2,
         )
-        edge = {} if marker == "x" else {"edgecolor": "white", "linewidth": 0.5}
+        edge: dict[str, Any] = {} if marker == "x" else {"edgecolor": "white", "linewidth": 0.5}
         axes.scatter(forecast, composed, s=26, marker=marker, color=color, zorder=3, label=f"{kind} ({len(chosen)})", **edge)
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="forecast from trained sequences, 90% interval")
     axes.set(ylabel="share of held-out answers composed", aspect="equal")
