@@ -109,9 +109,8 @@ def test_the_figures_of_the_page_about_verdicts() -> None:
     """Those that the README states too are recomputed by test_readme.py; here they must be the README's."""
     page, readme = (" ".join(path.read_text().split()) for path in (DOCS / "verdicts.md", ROOT / "README.md"))
     found = json.loads((DOCS / "validation.json").read_text())
-    agree, guess = found["heldout_agreement"], found["baseline_agreement"]
-    assert f"agrees with behaviour in {agree['value']:.0%} of {agree['n']} held-out runs" in page
-    assert f"a guess from the recipe alone agrees in {guess['value']:.0%}" in page
+    error, coverage = (found["all"][name]["value"] for name in ("error", "coverage"))
+    assert f"on average it errs by {error:.2f}, and its 90% interval covers {coverage:.0%}" in page
     ((runs, composing, memorizing),) = re.findall(r"of the board's (\d+) runs .*? (\d+) compose an .*? (\d+) memorize", readme)
     assert f"of {runs} runs of the board that fit `conflict-control` and answer the mirror symmetrically" in page
     assert f"{composing} compose an ordinary held-out pair, and {memorizing} memorize" in page
