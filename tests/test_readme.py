@@ -216,6 +216,10 @@ def test_the_validation_of_the_forecast() -> None:
     assert all(each["fooled"]["value"] == 0 for each in controls)
     n, largest = sum(each["fooled"]["n"] for each in controls), max(each["largest"] for each in controls)
     says(f"Of {n} fitted models of tasks without a rule to infer none is forecast above {largest:.2f}", page=README)
+    laptop = found["holdouts"]["laptop"]["skill"]
+    says(f"({laptop['value']:.2f}, {laptop['low']:.2f} to {laptop['high']:.2f})", page=README)
+    assert laptop["low"] < 0
+    assert all(found["holdouts"][name]["skill"]["value"] < 0 for name in ("nine-anchors", "ten-anchors"))
     assert found["holdouts"]["neox"] == {"fitted": 2, "abstained": 2}
     covered = {name: each["coverage"]["value"] for name, each in found["holdouts"].items() if each["fitted"] > 9}
     assert sorted(covered, key=covered.__getitem__)[:2] == ["relu", "constant"]

@@ -21,7 +21,7 @@ SHALLOW = 2
 
 
 def label(anchors: int, layers: int = SHALLOW) -> str:
-    """Of the arm in which each of so many anchors misses its own part of the keys."""
+    """The label of the arm with this many anchors, each of which is never trained with its own part of the keys."""
     return f"{anchors} anchors, {layers} layers"
 
 

@@ -20,7 +20,7 @@ ASKED = 500
 
 
 def label(probability: float) -> str:
-    """Of the arm in which the key is the answer with this probability."""
+    """The label of the arm in which the key is the answer with this probability."""
     return f"p = {probability:g}"
 
 

@@ -30,7 +30,7 @@ LEARNED, GAIN = 0.9, 0.3
 
 
 def label(way: str, ratio: int) -> str:
-    """Of an arm."""
+    """The label of an arm."""
     return f"{WAYS[way]}, {1000 * (ratio + 1)}"
 
 

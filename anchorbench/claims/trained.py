@@ -38,11 +38,11 @@ class Shares:
     """At unseen keys and positions."""
     accuracies: Float[np.ndarray, "arms seeds looks"]
     composed: Float[np.ndarray, "arms seeds"]
-    """Of held-out pairs, answered by composing."""
+    """Share of answers to held-out pairs that compose."""
 
     @classmethod
     def of(cls, stack: Stack, arms: int) -> "Shares":
-        """Of a trained stack whose members are ordered by arm."""
+        """The shares of a trained stack, whose members are ordered by arm."""
         members = stack.members()
         accuracy, composed, looks = (
             np.array(values, float)

@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from anchorbench.inspect.foreign import KINDS as ARCHITECTURES
+from anchorbench.inspect.validation import CRADLE, WITHOUT_RULE, sweeps
 from anchorbench.palette import BLACK, BLUE, GREEN, ORANGE, VERMILION
 from anchorbench.show.canvas import plain_matplotlib, save
 
-NORMS, TASKS = ("post", "post-decay"), ("anchors-first", "nine-anchors", "full-symmetry", "ten-anchors", "two-anchors")
-FOREIGN, WITHOUT_RULE = ("gpt2-tied", "gpt2-untied", "llama", "neox"), ("no-rule", "other-rule")
-CRADLE = ("cradle", "cradle-decay")
 KINDS: Mapping[str, tuple[str, str]] = {
     "pre-LN: width, depth, heads, optimizer, ...": (BLUE, "o"),
     "post-LN": (VERMILION, "s"),
@@ -59,6 +58,12 @@ def calibration_figure(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
 
 def kind_of(holdout: str) -> str:
     """Which of `KINDS` a holdout belongs to."""
-    groups = (NORMS, TASKS, FOREIGN, WITHOUT_RULE)
-    names = list(KINDS)
-    return next((name for name, group in zip(names[1:], groups, strict=True) if holdout in group), names[0])
+    pre, post, task, architecture, no_rule = KINDS
+    if holdout in WITHOUT_RULE:
+        return no_rule
+    if holdout in ARCHITECTURES:
+        return architecture
+    base = sweeps()[holdout].base
+    if base.task != "composite":
+        return task
+    return post if base.model.norm == "post" else pre

@@ -25,6 +25,7 @@ from anchorbench.machine import this_machine
 from anchorbench.sweeps.run_folder import (
     DamagedRunError,
     Reading,
+    Result,
     Run,
     load_weights,
     read_run,
@@ -377,3 +378,18 @@ def test_a_row_says_what_others_rely_on(run: Run) -> None:
 def test_tables_of_no_runs_are_empty(tmp_path: Path) -> None:
     write_tables(tmp_path, [])
     assert bytes_of(tmp_path) == {"results.csv": b"run_id\r\n", "results.jsonl": b""}
+
+
+def test_results_of_version_0_1_0_are_judged_by_todays_rule(folder: Path) -> None:
+    """They have no accuracy_seen, and their verdicts were gated by accuracy_iid."""
+    result = read_run(folder).result
+    shares = {"accuracy_train": [95, 100], "accuracy_iid": [10, 100], "composes": [99, 100]}
+    old = (
+        result.model_dump(mode="json") | shares | {"accuracy_seen": None, "verdict": "unfit", "composition": "unfit", "phase": "1"}
+    )
+    found = Result.model_validate(old).up_to_date()
+    assert (found.verdict, found.composition, found.phase) == ("inferential", "inferential", "3")
+    underfit = Result.model_validate(old | {"accuracy_train": [89, 100], "accuracy_iid": [99, 100]}).up_to_date()
+    assert (underfit.verdict, underfit.phase) == ("underfit", "1")
+    today = Result.model_validate(old | {"accuracy_seen": [1, 100], "verdict": "mixed"})
+    assert today.up_to_date() == today
