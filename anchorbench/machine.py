@@ -99,13 +99,14 @@ def use_device(name: str | None) -> None:
 
 
 def native_bf16() -> bool:
-    """Whether this machine supports bf16 in hardware; elsewhere it is emulated, slowly."""
+    """Whether this machine multiplies matrices faster in bf16 than in fp32. Instructions for bf16 without AMX do not suffice: on
+    Sapphire Rapids limited to AVX-512, torch took 1.1 to 1.7 times as long in bf16.
+    """
     import torch
 
     if torch.cuda.is_available():
         return torch.cuda.get_device_capability() >= (8, 0)
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 @cache

@@ -119,7 +119,9 @@ def resolve(recipe: SubmittedRecipe) -> SubmittedRecipe:
     """The recipe with `auto` resolved to this machine's precision."""
     from anchorbench.train.gradients.choice import auto_precision
 
-    return recipe.model_copy(update={"precision": auto_precision()}) if recipe.precision == "auto" else recipe
+    if recipe.precision != "auto":
+        return recipe
+    return recipe.model_copy(update={"precision": auto_precision(recipe.recipe(recipe.suite[0], 0))})
 
 
 def row_of(suite: SuiteTask, run: Run) -> Row:
@@ -208,7 +210,8 @@ def reference_seconds() -> float:
     from anchorbench.train.gradients.choice import auto_precision
     from anchorbench.train.stack import Stack
 
-    recipe = PRESETS["laptop"].override({"precision": auto_precision()})
+    laptop = PRESETS["laptop"]
+    recipe = laptop.override({"precision": auto_precision(laptop)})
     stack = Stack([recipe.override({"seed": seed}) for seed in range(SEEDS)])
     times: list[float] = []
     for _ in range(TIMED_STEPS + 1):

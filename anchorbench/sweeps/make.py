@@ -65,12 +65,12 @@ def make_sweep(
         precision = "auto" if preset == "laptop" else base.precision
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; allowed: {', '.join(PRECISIONS)}")
+    base = base.override(fields)
     if precision == "auto":
         from anchorbench.train.gradients.choice import auto_precision
 
-        precision = auto_precision()
-    fields["precision"] = precision
-    base = base.override(fields)
+        precision = auto_precision(base.override({"precision": "fp32"}))
+    base = base.override({"precision": precision})
     base = base.override({"variant": base.load_task().variant})
     chosen: dict[str, tuple[Any, ...]] = {}
     if norm is not None:

@@ -13,6 +13,7 @@ from anchorbench.machine import native_bf16
 from anchorbench.presets import PRESETS
 from anchorbench.sweeps.run_folder import read_run
 from anchorbench.train.checkpoint import resume, save
+from anchorbench.train.gradients.choice import NATIVE_WIDTH, auto_precision
 from anchorbench.train.loop import train
 from anchorbench.train.stack import Stack
 
@@ -85,7 +86,7 @@ def test_a_stack_has_one_precision() -> None:
 
 
 CAPABILITIES: dict[str, tuple[dict[str, bool], bool]] = {
-    "AVX-512": ({"avx512_bf16": True, "amx_bf16": False}, True),
+    "AVX-512": ({"avx512_bf16": True, "amx_bf16": False}, False),
     "AMX": ({"avx512_bf16": False, "amx_bf16": True}, True),
     "neither": ({"avx512_bf16": False, "amx_bf16": False, "avx512_f": True}, False),
     "unknown": ({}, False),
@@ -122,7 +123,8 @@ RUN = ("run", "--gamma", "0.5", "--seeds", "1")
         ("AMX", True, (), "fp32"),
         ("AMX", False, (), "bf16"),
         ("neither", False, (), "fp32"),
-        ("AVX-512", False, ("--precision", "auto"), "bf16"),
+        ("AMX", False, ("--precision", "auto"), "bf16"),
+        ("AVX-512", False, ("--precision", "auto"), "fp32"),
         ("AMX", False, ("--precision", "fp32"), "fp32"),
         ("neither", True, ("--precision", "bf16"), "bf16"),
     ],
@@ -130,7 +132,7 @@ RUN = ("run", "--gamma", "0.5", "--seeds", "1")
 def test_the_precision_is_what_is_asked_for_or_what_trains_fastest(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, compiled: bool, options: tuple[str, ...], expected: str
 ) -> None:
-    """Without being asked, bf16 only where there is no compiled step and the processor has it."""
+    """Without being asked, bf16 only where there is no compiled step and the processor multiplies matrices in it."""
     set_processor(monkeypatch, CAPABILITIES[name][0])
     if not compiled:
         monkeypatch.setattr("anchorbench.train.gradients.native.available", lambda: False)
@@ -139,6 +141,23 @@ def test_the_precision_is_what_is_asked_for_or_what_trains_fastest(
     [folder] = (tmp_path / "out" / "runs").iterdir()
     assert read_run(folder).recipe.precision == expected
     assert ("bf16" in shown.out) == (expected == "bf16")  # and it is said
+
+
+def with_amx(monkeypatch: pytest.MonkeyPatch, *, compiled: bool = True) -> None:
+    set_processor(monkeypatch, CAPABILITIES["AMX"][0])
+    monkeypatch.setattr("anchorbench.train.gradients.native.available", lambda: compiled)
+
+
+@pytest.mark.parametrize(("width", "expected"), [(NATIVE_WIDTH, "fp32"), (NATIVE_WIDTH + 16, "bf16")])
+def test_with_amx_wide_models_train_in_bf16(monkeypatch: pytest.MonkeyPatch, width: int, expected: str) -> None:
+    with_amx(monkeypatch)
+    assert auto_precision(PRESETS["laptop"].override({"model.d_model": width})) == expected
+
+
+def test_what_needs_autograd_trains_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_amx(monkeypatch, compiled=False)
+    assert auto_precision(PRESETS["laptop"]) == "bf16"
+    assert auto_precision(PRESETS["laptop"].override({"noise": {"kind": "dropout"}})) == "fp32"
 
 
 @pytest.mark.parametrize("precision", ["fp16", "BF16", "", "bf16,fp32"])
