@@ -5,9 +5,9 @@ sequences (`recombine`), averaged over all sites in the model by how faithful re
 that are answered right when recombined, to the power of four. Held-out sequences are never read by the model, and their answers
 decide nothing.
 
-What is fitted is only the width of the 90% interval, on the errors of runs of one kind: see forecast.json, which
-`anchorbench probe fit` writes, and `anchorbench probe validate`, which measures coverage and error on all other kinds. It is wider
-the less faithful recombination is, and the more the sites disagree.
+What is fitted is only the width of the 90% interval, on the errors of runs of one kind, with a margin for other kinds: see
+forecast.json, which `anchorbench probe fit` writes, and `anchorbench probe validate`, which measures coverage and error on all
+other kinds. It is wider the less faithful recombination is, and the more the sites disagree.
 
 Where recombination is faithful nowhere (fewer than half of the trained sequences are answered right), or the model does not fit,
 the forecast abstains: its name is "cannot be told".
@@ -35,6 +35,8 @@ FAITHFUL = 0.5
 POWER = 4
 """Sites are weighted by their fidelity to this power."""
 NARROWEST = 0.01
+MARGIN = 1.3
+"""Widths fitted on runs of one kind are multiplied by this, so that they cover runs of other kinds too: see `validation`."""
 SEQUENCES = 240
 """Held-out sequences, and as many trained ones, that are recombined."""
 
@@ -78,7 +80,10 @@ class Found:
 
 
 def fit_widths(found: Sequence[Found], composed: Sequence[float]) -> Widths:
-    """Fits the 90% quantile of the absolute error (scikit-learn's QuantileRegressor). Raises ValueError for fewer than 10 runs."""
+    """Fits the 90% quantile of the absolute error (scikit-learn's QuantileRegressor), times `MARGIN`.
+
+    Raises ValueError for fewer than 10 runs.
+    """
     from sklearn.linear_model import QuantileRegressor
 
     if len(found) < 10:
@@ -87,7 +92,7 @@ def fit_widths(found: Sequence[Found], composed: Sequence[float]) -> Widths:
     fitted = QuantileRegressor(quantile=COVERAGE, alpha=0.0, fit_intercept=False).fit(
         np.stack([each.terms for each in found]), error
     )
-    constant, infidelity, spread, disagreement = (float(weight) for weight in fitted.coef_)
+    constant, infidelity, spread, disagreement = (float(weight) for weight in MARGIN * fitted.coef_)
     return Widths(constant=constant, infidelity=infidelity, spread=spread, disagreement=disagreement, runs=len(found))
 
 

@@ -1,11 +1,11 @@
 """Grades the forecast on kinds of runs that its interval was not fitted on, and where it could be fooled.
 
-Rules, written before these runs were read. Recombination was chosen on other runs, those of the study `ways`, and changed twice
-among its candidates there: from the most faithful site to the mean over sites, when some sweeps had been read (`post` and
-`layers-3`, the holdouts among these with errors, have had other seeds since then); and to the mean weighted by fidelity, when all
-had been read, since the forecast abstained for most runs of `laptop`. So the holdouts are not quite untouched.
+Rules, written before these runs were read. The forecast was developed on the same sweeps with seeds 100 to 171: how sites are
+combined, and `MARGIN`, by which the intervals of runs unlike the cradle's have to be wider (without it, 0.84 of the 268 holdouts of
+those seeds were covered; with it, 0.90). Since then nothing was changed, and all seeds are new.
 
-- The width of the interval is fitted on `CRADLE` alone: pre-LN, two layers, width 32, AdamW, `composite`.
+- The width of the interval is fitted on `CRADLE` alone (pre-LN, two layers, width 32, AdamW, `composite`), and multiplied by the
+  margin.
 - Every other sweep is a holdout. A run is graded if it fits, at the end of training, and apart from that at step `EARLY`. Runs
   whose forecast abstains are counted, not graded.
 - Coverage of the 90% interval should be 85% to 95%, and the mean absolute error at most 0.12, over all holdouts with a rule.
@@ -30,7 +30,7 @@ from anchorbench.inspect.foreign import KINDS, STEPS, train_foreign
 from anchorbench.inspect.open_model import open_model, open_runs, side_by_side
 from anchorbench.inspect.planted import key_to_anchors, key_to_anchors_lookup, pair_lookup, rotated, with_noise
 from anchorbench.inspect.recombine import find_sites, find_squares, recombined_answers
-from anchorbench.recipe import SEEDS, parse_recipe
+from anchorbench.recipe import SEEDS, Recipe, parse_recipe
 from anchorbench.sweeps.run_folder import Run
 from anchorbench.sweeps.runner import Progress, Sweep, SweepFolder, run_sweep
 from anchorbench.task import Task, load_task
@@ -48,7 +48,7 @@ BASE: Mapping[str, Any] = {
 }
 SMALL: Mapping[str, Any] = {"key_min": 10, "key_max": 24, "vocab_size": 32, "modulus": 3, "offsets": {1: 2, 2: 1, 3: -1, 4: -2}}
 GAMMAS = (0.4, 0.5, 0.6)
-FIRST_SEED = 100
+FIRST_SEED = 300
 CRADLE = ("cradle", "cradle-decay")
 """The sweeps on which the widths are fitted."""
 WITHOUT_RULE = ("no-rule", "other-rule")
@@ -93,8 +93,8 @@ def sweeps() -> dict[str, Sweep]:
     base = parse_recipe(dict(BASE))
     model: dict[str, Any] = dict(BASE["model"])
 
-    def over(seeds: int, changes: Mapping[str, Any], first: int = FIRST_SEED) -> Sweep:
-        return Sweep(base.override(changes), {"init.gamma": GAMMAS, "seed": tuple(range(first, first + seeds))})
+    def over(seeds: int, changes: Mapping[str, Any], base: Recipe = base) -> Sweep:
+        return Sweep(base.override(changes), {"init.gamma": GAMMAS, "seed": tuple(range(FIRST_SEED, FIRST_SEED + seeds))})
 
     def wide(width: int, rate: float) -> dict[str, Any]:
         shape = {"d_model": width, "d_head": width, "d_ff": 4 * width}
@@ -108,9 +108,9 @@ def sweeps() -> dict[str, Sweep]:
     return {
         "cradle": over(12, {}),
         "cradle-decay": over(12, {"optimizer.weight_decay": 0.3}),
-        "post": over(12, {"model.norm": "post"}, FIRST_SEED + 60),
+        "post": over(12, {"model.norm": "post"}),
         "post-decay": over(6, {"model.norm": "post", "optimizer.weight_decay": 0.3}),
-        "layers-3": over(6, {"model.n_layer": 3}, FIRST_SEED + 60),
+        "layers-3": over(6, {"model.n_layer": 3}),
         "layers-4": over(6, {"model.n_layer": 4}),
         "heads-4": over(6, {"model": model | {"n_head": 4, "d_head": 8}}),
         "relu": over(6, {"model.activation": "relu"}),
@@ -127,7 +127,7 @@ def sweeps() -> dict[str, Sweep]:
         "random-permutations": over(3, task("random-permutations", "default", task_config={}, steps=6000, optimizer=permutations)),
         "no-rule": over(4, {"variant": "no-rule", "optimizer.lr": 4e-3, "steps": 4800}),
         "other-rule": over(4, {"variant": "other-rule"}),
-        "laptop": Sweep(laptop, {"init.gamma": GAMMAS, "seed": tuple(range(FIRST_SEED, FIRST_SEED + 3))}),
+        "laptop": over(6, {}, laptop),
     }
 
 

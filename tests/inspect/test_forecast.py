@@ -9,7 +9,7 @@ import torch
 from conftest import SMALL_COMPOSITE, random_gpt
 
 from anchorbench import load_task
-from anchorbench.inspect.forecast import Found, Share, Widths, fit_widths, forecast, forecasts, load_widths
+from anchorbench.inspect.forecast import MARGIN, Found, Share, Widths, fit_widths, forecast, forecasts, load_widths
 from anchorbench.inspect.foreign import KINDS, train_foreign
 from anchorbench.inspect.open_model import Site, StackModel, open_model, side_by_side
 from anchorbench.inspect.planted import key_to_anchors, key_to_anchors_lookup, pair_lookup
@@ -144,16 +144,17 @@ def test_the_name_follows_from_the_interval(low: float, high: float, name: str) 
 
 
 def test_widths_cover_nine_in_ten() -> None:
-    """Errors of .3 (1 - fidelity) and of half the disagreement: the 90% quantile is found."""
+    """Errors of up to .3 (1 - fidelity) and .2 of the disagreement: the 90% quantile is found, and the margin added to it."""
     rng = np.random.default_rng(0)
     found = [Found(0.5, rng.random(), fidelity=rng.random()) for _ in range(400)]
     most = [0.3 * (1 - each.fidelity) + 0.2 * each.disagreement for each in found]
     composed = [0.5 + rng.choice([-1, 1]) * rng.random() * error for error in most]
     widths = fit_widths(found, composed)
-    inside = [widths.around(each).low <= truth <= widths.around(each).high for each, truth in zip(found, composed, strict=True)]
+    half = [widths.around(each).high - 0.5 for each in found]
+    inside = [abs(truth - 0.5) <= width / MARGIN for truth, width in zip(composed, half, strict=True)]
     assert np.mean(inside) == pytest.approx(0.9, abs=0.02)
-    assert widths.infidelity == pytest.approx(0.27, abs=0.05)
-    assert widths.disagreement == pytest.approx(0.18, abs=0.05)
+    assert widths.infidelity / MARGIN == pytest.approx(0.27, abs=0.05)
+    assert widths.disagreement / MARGIN == pytest.approx(0.18, abs=0.05)
     with pytest.raises(ValueError, match=r"^9 runs have a forecast; allowed: at least 10"):
         fit_widths(found[:9], composed[:9])
 
