@@ -1,0 +1,199 @@
+"""Which task variants can rank ways of training by what they make a model infer: the study behind the suite.
+
+Rules, written before the runs. Every candidate is trained with the laptop preset's model at all initialization rates of `GAMMAS`,
+pre-LN and post-LN, with the same `SEEDS` for every recipe, so that variants that hold out another group by seed hold out the same
+ones for all. Of its runs that fit, the share of held-out answers that compose is compared between the ten recipes. A candidate
+enters the suite if
+
+- at least half of its runs fit,
+- the mean share that they compose is within 0.1 to 0.9: neither floor nor ceiling,
+- recipes differ: the intraclass correlation (Shrout and Fleiss 1979, ICC(1), for groups of unequal size) is at least 0.25, and the
+  F test of a one-way analysis of variance has p < 0.05, divided by the number of candidates.
+
+Of several variants of one task that pass, the one with the largest intraclass correlation enters.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from anchorbench.files import write_atomically
+from anchorbench.presets import PRESETS
+from anchorbench.sweeps.folder import SweepFolder
+from anchorbench.sweeps.grid import Sweep
+from anchorbench.sweeps.run_folder import Run
+from anchorbench.sweeps.runner import Progress, run_sweep
+from anchorbench.verdict import FIT
+
+GAMMAS = (0.4, 0.5, 0.6, 0.7, 0.9)
+SEEDS = (500, 501, 502, 503)
+FITTED = 0.5
+"""Least share of a candidate's runs that fit."""
+FLOOR, CEILING = 0.1, 0.9
+CORRELATION = 0.25
+LEVEL = 0.05
+
+PERMUTATIONS: Mapping[str, Any] = {
+    "model": {"n_head": 2, "d_head": 32},
+    "optimizer": {
+        **{"lr": 3e-3, "beta2": 0.98, "schedule": "constant", "warmup": 0},
+        **{"weight_decay": 1e-3, "decay": "unscaled", "decay_embeddings": False},
+    },
+    "steps": 15_000,
+    "data_size": 720,
+}
+"""The setting of 2605.04396, experiment E2a: decay is not multiplied by the learning rate."""
+CANDIDATES: Mapping[str, Mapping[str, Any]] = {
+    "composite/heldout-pairs": {},
+    "composite/heldout-both": {},
+    "composite/conflict-control": {},
+    "composition/anchors-first": {},
+    "nine-anchors/heldout-ten": {},
+    "full-symmetry/default": {},
+    "random-permutations/default": PERMUTATIONS,
+    "two-anchors/overlap": {},
+    "ten-anchors/intervals": {},
+    "variable-composition/12-to-34": {},
+    "two-anchors/odd-even": {},
+    "composition/key-first": {},
+    "nine-anchors/heldout-both": {},
+    "two-anchors/three-intervals": {},
+    "near-synonym/add-synonym": {},
+    "variable-composition/123-to-4": {},
+    "two-anchors/intervals": {},
+    "reading-comprehension-lookup/default": {},
+    "nearest-value-classification/default": {},
+    "memory-reasoning/default": {"task_config": {"key_min": 21, "key_max": 38}},
+    "near-synonym/add-doubled": {},
+    "addition/least-first": {},
+}
+"""Task and variant -> fields that differ from the laptop preset."""
+
+
+def sweep_of(candidate: str) -> Sweep:
+    """The runs of a candidate."""
+    task, variant = candidate.split("/")
+    base = PRESETS["laptop"].override({"task": task, "variant": variant, "precision": "fp32", **CANDIDATES[candidate]})
+    return Sweep(base, {"model.norm": ("pre", "post"), "init.gamma": GAMMAS, "seed": SEEDS})
+
+
+@dataclass(frozen=True)
+class Member:
+    """What counts of one run."""
+
+    norm: str
+    gamma: float
+    seed: int
+    seen: float
+    """Accuracy on trained groups in fresh sequences."""
+    composed: float
+
+    @property
+    def recipe(self) -> tuple[str, float]:
+        return self.norm, self.gamma
+
+
+def member_of(run: Run) -> Member:
+    """What the study reads from a finished run."""
+    row, result = run.row(), run.result
+    seen = result.accuracy_seen or result.accuracy_train
+    return Member(row["norm"], row["gamma"], row["seed"], seen=seen.value, composed=row["inferential"])
+
+
+@dataclass(frozen=True)
+class Grade:
+    """What the rules ask of a candidate; None where too few runs fit to say."""
+
+    candidate: str
+    runs: int
+    fitted: int
+    composed: float | None
+    """Mean share that fitted runs compose."""
+    correlation: float | None
+    """Intraclass correlation between recipes."""
+    p: float | None
+    """Of the F test that all recipes compose alike."""
+    enters: bool
+    why: str
+    """The rule that it fails; empty if it enters."""
+
+
+def grade(candidate: str, members: Sequence[Member], candidates: int) -> Grade:
+    """Applies the rules to the runs of one of so many candidates."""
+    fitted = [member for member in members if member.seen >= FIT]
+    groups = [[member.composed for member in fitted if member.recipe == recipe] for recipe in {each.recipe for each in fitted}]
+    correlation, p = intraclass(groups)
+    composed = float(np.mean([member.composed for member in fitted])) if fitted else None
+    why = ""
+    if len(fitted) < FITTED * len(members) or composed is None:
+        why = "too few runs fit"
+    elif composed < FLOOR:
+        why = "floor"
+    elif composed > CEILING:
+        why = "ceiling"
+    elif correlation is None or p is None or correlation < CORRELATION or p >= LEVEL / candidates:
+        why = "recipes do not differ"
+    return Grade(candidate, len(members), len(fitted), composed, correlation, p, not why, why)
+
+
+def intraclass(groups: Sequence[Sequence[float]]) -> tuple[float | None, float | None]:
+    """ICC(1) and the p-value of the F test between groups; None for each without two groups and two values in one of them, or
+    without any variance.
+    """
+    groups = [group for group in groups if group]
+    k, n = len(groups), sum(map(len, groups))
+    if k < 2 or n <= k:
+        return None, None
+    values, means = np.concatenate(groups), np.array([np.mean(group) for group in groups])
+    sizes = np.array([len(group) for group in groups])
+    within = sum(float(np.square(np.array(group) - mean).sum()) for group, mean in zip(groups, means, strict=True)) / (n - k)
+    between = float((sizes * np.square(means - values.mean())).sum()) / (k - 1)
+    size = (n - np.square(sizes).sum() / n) / (k - 1)  # of a group, on average
+    if between + within == 0:
+        return None, None
+    correlation = (between - within) / (between + (size - 1) * within)
+    return float(correlation), float(stats.f.sf(between / within, k - 1, n - k)) if within else 0.0
+
+
+def chosen(grades: Sequence[Grade]) -> list[str]:
+    """The candidates that enter the suite: of each task, the variant with the largest intraclass correlation."""
+    best: dict[str, Grade] = {}
+    for each in grades:
+        task = each.candidate.split("/")[0]
+        if each.enters and (task not in best or (each.correlation or 0) > (best[task].correlation or 0)):
+            best[task] = each
+    return [each.candidate for each in grades if best.get(each.candidate.split("/")[0]) == each]
+
+
+def study(out: Path, json_file: Path, report: Callable[[str], None], candidates: Sequence[str] = tuple(CANDIDATES)) -> list[Grade]:
+    """Trains the missing runs of all candidates in `out`, and writes members and grades to `json_file` after each of them.
+
+    Candidates whose members are in the file already are not trained again.
+    """
+    known: dict[str, list[Member]] = {}
+    if json_file.exists():
+        known = {name: [Member(**each) for each in rows] for name, rows in json.loads(json_file.read_text())["members"].items()}
+
+    def say(event: Progress) -> None:
+        if event.message:
+            report(event.message)
+
+    for candidate in candidates:
+        if candidate not in known:
+            report(candidate)
+            sweep = sweep_of(candidate)
+            folder = SweepFolder(out / candidate.replace("/", "-"), sweep)
+            known[candidate] = [member_of(run) for run in run_sweep(sweep, folder, say)]
+        grades = [grade(name, members, len(candidates)) for name, members in known.items()]
+        found = {
+            "grades": [asdict(each) for each in grades],
+            "suite": chosen(grades),
+            "members": {name: [asdict(member) for member in members] for name, members in known.items()},
+        }
+        write_atomically(json_file, (json.dumps(found) + "\n").encode())
+    return [grade(name, members, len(candidates)) for name, members in known.items()]
