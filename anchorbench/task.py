@@ -10,7 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -330,7 +330,15 @@ class Task(ABC):
 
 
 tasks: Registry[type[Task]] = Registry("task", "anchorbench.tasks", lambda task: task.name)
-register = tasks.register
+TaskClass = TypeVar("TaskClass", bound=type[Task])
+
+
+def register(task: TaskClass) -> TaskClass:
+    """Class decorator: adds a task to those of this process, so that sweeps and the command line know it by its name.
+
+    Raises ValueError if another task has the name. Packages add theirs by the entry-point group `anchorbench.tasks`.
+    """
+    return tasks.register(task)
 
 
 def list_tasks() -> list[tuple[str, str]]:
