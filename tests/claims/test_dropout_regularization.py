@@ -61,7 +61,7 @@ def test_slices_rise_as_the_hessian_says() -> None:
     rises = dropout_regularization.rises(theta[0], of, 1000, seed=0)
     near = dropout_regularization.SLICE.index(0.1)
     assert (rises[near] + rises[-near - 1]) / 2 == pytest.approx(float(small), rel=0.1)
-    assert rises[len(rises) // 2] == 0
+    assert abs(rises[len(rises) // 2]) < 1e-9 * rises[near]  # of no step, up to rounding
 
 
 def test_alignment_is_compared_with_rotations() -> None:
