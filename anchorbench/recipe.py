@@ -235,7 +235,7 @@ class Recipe(Plain):
             return self.override(seeds)
         copy = self.model_copy(update=seeds)
         for derived in ("_task", "run_id"):
-            copy.__dict__.pop(derived, None)
+            vars(copy).pop(derived, None)
         return copy
 
     def ids_with_seeds(self, names: Sequence[str], seeds: Sequence[Sequence[int]]) -> list[str]:

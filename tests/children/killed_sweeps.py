@@ -96,7 +96,7 @@ def at_random(out, seed):
             hook(train.Stack, "advance", moment("before a step"))
             hook(Path, "replace", moment("before a file's new name"))
             hook(Path, "rename", moment("before a folder's new name"))
-            hook(sweeps, "write_run", after=moment("after a run"))
+            hook(folder, "write_run", after=moment("after a run"))
             run(out, moment("in progress"))
 
         code = wait(fork(job))
@@ -154,7 +154,7 @@ def while_saving(out, moment):
 
 
 def logged(name):
-    hook(sweeps, "write_run", lambda _, member, confirm: note(f"{name} {member.recipe.run_id}"))
+    hook(folder, "write_run", lambda _, member, confirm: note(f"{name} {member.recipe.run_id}"))
 
 
 def at_once(out):

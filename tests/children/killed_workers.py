@@ -12,7 +12,7 @@ import traceback
 from pathlib import Path
 
 from anchorbench.recipe import parse_recipe
-from anchorbench.sweeps import runner
+from anchorbench.sweeps import folder, runner
 from anchorbench.sweeps.folder import SweepFolder
 from anchorbench.sweeps.grid import Sweep
 from anchorbench.sweeps.plan import Cut, read_plan, write_plan
@@ -62,14 +62,14 @@ def as_worker(out, report=lambda number, event: None):
 
 
 def logging(name):
-    real = runner.write_run
+    real = folder.write_run
 
-    def write(folder, member, confirm):
-        real(folder, member, confirm)
+    def write(path, member, confirm):
+        real(path, member, confirm)
         with (root / "log").open("a") as file:
             file.write(f"{name} {member.recipe.run_id}\n")
 
-    runner.write_run = write
+    folder.write_run = write
 
 
 def together(out):
