@@ -270,8 +270,17 @@ def read_run(folder: Path) -> Run:
         raise DamagedRunError(str(error)) from None
 
 
+def is_run(folder: Path) -> bool:
+    """Whether `read_run` is to read this: a run folder, or the place of one in a sweep whose runs are stored by stack."""
+    return (folder / "digests.json").exists() or _may_be_stored(folder)
+
+
+def _may_be_stored(folder: Path) -> bool:
+    return not folder.exists() and folder.parent.name == "runs" and (folder.parent.parent / "stacks").is_dir()
+
+
 def _read_run(folder: Path) -> Run:
-    if not folder.exists() and (folder.parent.parent / "stacks").is_dir():
+    if _may_be_stored(folder):
         from anchorbench.sweeps.store import Store  # which reads runs as this module does
 
         store = Store(folder.parent.parent)

@@ -352,7 +352,9 @@ def _stamp(folder: Path) -> int:
 @lru_cache(maxsize=4)
 def _members(folder: Path, stamp: int) -> dict[str, tuple[int, str, str]]:
     """Run id -> position, recipe and result, as JSON."""
-    columns = _read(folder, RUNS).select(["run_id", "recipe", "result"]).to_pydict()
+    columns = _read(folder, RUNS).to_pydict()
+    if not set(columns) >= {"run_id", "recipe", "result"}:
+        raise DamagedRunError(f"{folder / RUNS} is damaged; allowed: the columns run_id, recipe and result")
     rows = zip(columns["run_id"], columns["recipe"], columns["result"], strict=True)
     return {run_id: (member, recipe, result) for member, (run_id, recipe, result) in enumerate(rows)}
 
