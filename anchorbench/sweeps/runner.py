@@ -102,10 +102,11 @@ def _run_by_plan(sweep: Sweep, folder: SweepFolder, report: Callable[[Progress],
 
     ids = list(sweep.numbers())
     done, problems = folder.ids(how.keep_steps)
-    if not done.issuperset(ids):
+    if missing := [run_id for run_id in ids if run_id not in done]:
         for problem in problems:
             report(Progress([], message=f"{problem}; it is retrained"))
-        write_plan(sweep, folder, Cut(workers=1, memory=how.memory, device=None, keep_steps=list(how.keep_steps)))
+        if not _is_planned(missing, folder, how):
+            write_plan(sweep, folder, Cut(workers=1, memory=how.memory, device=None, keep_steps=list(how.keep_steps)))
         worker = Worker(folder.out, lambda number, progress: report(progress), how, folder=folder)
         worked = worker.train_free()
         while worked.taken:
@@ -117,6 +118,16 @@ def _run_by_plan(sweep: Sweep, folder: SweepFolder, report: Callable[[Progress],
             raise FailedStacksError(list(worked.failed.values()), len(missing), there)
     folder.finish(done, [])
     return FinishedRuns(folder, ids)
+
+
+def _is_planned(missing: Sequence[str], folder: SweepFolder, how: Execution) -> bool:
+    """Whether the folder's plan covers these runs, whatever it was cut for: other workers may be at it."""
+    with suppress(ValueError):
+        plan = read_plan(folder.out)
+        return {run_id for stack in plan.stacks for run_id in stack.runs}.issuperset(missing) and (
+            list(how.keep_steps) == plan.cut.keep_steps
+        )
+    return False
 
 
 def warner(report: Callable[[Progress], None]) -> Callable[[str], None]:
