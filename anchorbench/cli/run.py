@@ -112,9 +112,10 @@ def _run_by_stack(sweep: Sweep, folder: SweepFolder, console: Console, how: Exec
     console.print(f"{sweep.base.task}, variant {sweep.base.variant}: {count:,} runs, {told}", highlight=False)
     runs = _train_with_progress(sweep, folder, count - finished, console, how)
     frame = load_results(folder.out)
+    frame = frame[frame["run_id"].isin(sweep.numbers().keys())]  # others are from earlier calls with other axes
     columns = ("gamma", "runs", "seen", "iid", "composed", "verdicts")
     table = Table(*columns, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    groups = list(frame.groupby("gamma"))
+    groups: list[tuple[float, Any]] = list(frame.groupby("gamma"))  # pyright: ignore[reportAssignmentType] - keys of one column
     for gamma, rows in groups[:SHOWN]:
         means = (rows[name].astype(float).mean() for name in ("accuracy_seen", "accuracy_iid", "inferential"))
         verdicts = _counts(Counter(rows["verdict"].dropna()))
@@ -139,7 +140,7 @@ def _draw(runs: Sequence[Run], out: Path, formats: Sequence[str], console: Conso
 
     shown = clearest(runs)
     flows = [out / f"attention_flow.{kind}" for kind in formats]
-    drawn, problems = draw_all(lambda path: phase_figure(runs, path), [out / f"phase.{kind}" for kind in formats])
+    drawn, problems = draw_all(lambda path: phase_figure(list(runs), path), [out / f"phase.{kind}" for kind in formats])
     if shown:
         drawn_too, problems_too = draw_all(lambda path: attention_flow_figure(shown, path), flows)
         drawn, problems = drawn + drawn_too, problems + problems_too

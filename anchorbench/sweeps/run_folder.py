@@ -407,7 +407,11 @@ def load_results(out: Path | str) -> "DataFrame":
 
 
 def as_json(value: Any) -> bytes:
-    return (json.dumps(_finite(value), allow_nan=False) + "\n").encode()
+    """A line of JSON, in which NaN and infinities are null."""
+    try:
+        return (json.dumps(value, allow_nan=False) + "\n").encode()
+    except ValueError:
+        return (json.dumps(_finite(value), allow_nan=False) + "\n").encode()
 
 
 def _finite(value: Any) -> Any:
