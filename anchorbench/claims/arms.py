@@ -103,7 +103,7 @@ def train_sweep(sweep: Sweep, folder: Path, keep_steps: Sequence[int] = ()) -> l
         if progress.message is not None and progress.message.startswith("waiting"):
             raise ValueError(f"another process trains in {folder}; allowed: one at a time in a folder")
 
-    return run_sweep(sweep, SweepFolder(folder, sweep), fail, Execution(keep_steps=keep_steps))
+    return list(run_sweep(sweep, SweepFolder(folder, sweep), fail, Execution(keep_steps=keep_steps)))
 
 
 def file_name(label: str) -> str:

@@ -17,7 +17,7 @@ from anchorbench.presets import PRESETS
 from anchorbench.recipe import SEEDS, flatten
 from anchorbench.sweeps.folder import SweepFolder
 from anchorbench.sweeps.grid import MAX_RUNS, Axes, Sweep
-from anchorbench.sweeps.plan import Cut, Plan, plan_path, stacks, write_plan
+from anchorbench.sweeps.plan import Cut, Plan, cut_stacks, missing_runs, plan_path, write_plan
 from anchorbench.sweeps.run_folder import Run, write_tables
 from anchorbench.sweeps.runner import run_sweep
 
@@ -60,7 +60,7 @@ def load_sweep(path: Path, axes: Sequence[str]) -> Sweep:
     sweep = Sweep(base, {**chosen, **given}, _blocks(path, blocks))
     if twice := [field for field in given for block in sweep.blocks if field in ",".join(block).split(",")]:
         raise ValueError(f"--axis is {twice[0]}, which blocks of {path} set; allowed: other fields")
-    sweep.runs()
+    sweep.numbers()
     return sweep
 
 
@@ -124,11 +124,11 @@ def plan(sweep: Sweep, out: Path, memory: float | None) -> None:
     from anchorbench.train.memory import memory_of_member
 
     console = Console(markup=False, highlight=False)
-    recipes = sweep.runs()
-    folder = SweepFolder(out, sweep) if (out / "sweep.json").exists() else None
-    finished = {run.result.run_id for run in folder.finished(recipes)[0]} if folder else set[str]()
-    planned = stacks([recipe for recipe in recipes if recipe.run_id not in finished], memory)
-    console.print(f"{len(recipes)} runs, {len(finished)} finished; {len(planned)} stack{'s' * (len(planned) != 1)} to train")
+    finished = SweepFolder(out, sweep).ids()[0] if (out / "sweep.json").exists() else set[str]()
+    groups = [(recipe, [recipe] * len(runs)) for recipe, runs in missing_runs(sweep, finished)]  # a recipe stands for its seeds
+    planned = cut_stacks(groups, memory)
+    count, done = len(sweep.numbers()), len(finished & sweep.numbers().keys())
+    console.print(f"{count} runs, {done} finished; {len(planned)} stack{'s' * (len(planned) != 1)} to train")
     headers = ("stacks", "members", "layers", "width", "batch", "steps", "memory", "ms/step", "time")
     table = Table(*headers, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))  # fits 80 columns
     total = 0.0
@@ -170,7 +170,7 @@ def write_and_show(sweep: Sweep, out: Path, cut: Cut) -> Plan:
     written = write_plan(sweep, SweepFolder(out, sweep), cut)
     sizes = [len(stack.runs) for stack in written.stacks]
     stacks_of = f"{len(sizes)} stack{'s' * (len(sizes) != 1)}" + (f" of {min(sizes)} to {max(sizes)}" if sizes else "")
-    typer.echo(f"plan: {visible(plan_path(out))}: {sum(sizes)} of {len(sweep.runs())} runs in {stacks_of}")
+    typer.echo(f"plan: {visible(plan_path(out))}: {sum(sizes)} of {len(sweep.numbers())} runs in {stacks_of}")
     return written
 
 

@@ -20,13 +20,16 @@ from anchorbench.recipe import Recipe
 from anchorbench.show.canvas import draw_all
 from anchorbench.sweeps import make
 from anchorbench.sweeps.failures import FailedStacksError
+from anchorbench.sweeps.folder import MAX_FOLDERS
 from anchorbench.sweeps.plan import Cut, PlanInUseError, stacks, write_plan
-from anchorbench.sweeps.run_folder import Run
+from anchorbench.sweeps.run_folder import Run, load_results
 from anchorbench.sweeps.runner import Progress as Event
 from anchorbench.sweeps.runner import Sweep, SweepFolder, run_sweep
 from anchorbench.sweeps.summary import Condition, Mean, clearest, conditions
 from anchorbench.train.execution import Execution
 
+SHOWN = 40
+"""Rows of the table of a sweep that is stored by stack."""
 LONG = 5_000
 """Steps, summed over runs, from which on a sweep says beforehand what it takes: fewer take seconds."""
 
@@ -62,7 +65,7 @@ def run_and_show(
     how: Execution,
     figures: Sequence[str] = ("png",),
     cut: Cut | None = None,
-) -> list[Run]:
+) -> Sequence[Run]:
     """Trains the missing runs of the sweep in `out`, then prints the table and writes the figures in these formats.
 
     With `cut`, a plan is written first, unless workers are training by another. A figure that cannot be drawn gives one sentence at
@@ -71,6 +74,8 @@ def run_and_show(
     console = Console(markup=False)  # paths may contain brackets
     require_steps(sweep, how.keep_steps)
     folder = SweepFolder(out, sweep)
+    if folder.by_stack:
+        return _run_by_stack(sweep, folder, console, how)
     recipes = sweep.runs()
     finished, _ = folder.finished(recipes, how.keep_steps)
     start = time.perf_counter()
@@ -98,6 +103,31 @@ def run_and_show(
     return runs
 
 
+def _run_by_stack(sweep: Sweep, folder: SweepFolder, console: Console, how: Execution) -> Sequence[Run]:
+    """Trains a sweep of too many runs for a row or line each: by its plan, and with one table in the end."""
+    start = time.perf_counter()
+    count, done = len(sweep.numbers()), folder.ids(how.keep_steps)[0]
+    finished = len(done & sweep.numbers().keys())
+    told = "nothing is trained" if finished == count else f"{finished:,} of them finished"
+    console.print(f"{sweep.base.task}, variant {sweep.base.variant}: {count:,} runs, {told}", highlight=False)
+    runs = _train_with_progress(sweep, folder, count - finished, console, how)
+    frame = load_results(folder.out)
+    frame = frame[frame["run_id"].isin(sweep.numbers().keys())]  # others are from earlier calls with other axes
+    columns = ("gamma", "runs", "seen", "iid", "composed", "verdicts")
+    table = Table(*columns, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    groups: list[tuple[float, Any]] = list(frame.groupby("gamma"))  # pyright: ignore[reportAssignmentType] - keys of one column
+    for gamma, rows in groups[:SHOWN]:
+        means = (rows[name].astype(float).mean() for name in ("accuracy_seen", "accuracy_iid", "inferential"))
+        verdicts = _counts(Counter(rows["verdict"].dropna()))
+        table.add_row(f"{gamma:g}", f"{len(rows):,}", *("" if math.isnan(mean) else f"{mean:.2f}" for mean in means), verdicts)
+    console.print(table)
+    if len(groups) > SHOWN:
+        console.print(f"and {len(groups) - SHOWN} more values of gamma", highlight=False)
+    results = f"Results: anchorbench.load_results({str(folder.out)!r}); figures and a folder per run: of up to {MAX_FOLDERS:,} runs"
+    console.print(f"{time.perf_counter() - start:.0f} s. {visible(results)}", soft_wrap=True, highlight=False)
+    return runs
+
+
 def _say_costs(recipes: list[Recipe], console: Console, how: Execution) -> None:
     """Prints what training them will take."""
     seconds = sum(cost.seconds for cost in costs(stacks(recipes, how.memory)))
@@ -105,12 +135,12 @@ def _say_costs(recipes: list[Recipe], console: Console, how: Execution) -> None:
     console.print(f"about {duration(seconds)} on this machine, and {disk:.1f} MB of disk; nothing is downloaded", highlight=False)
 
 
-def _draw(runs: list[Run], out: Path, formats: Sequence[str], console: Console) -> None:
+def _draw(runs: Sequence[Run], out: Path, formats: Sequence[str], console: Console) -> None:
     from anchorbench.show.figures import attention_flow_figure, phase_figure
 
     shown = clearest(runs)
     flows = [out / f"attention_flow.{kind}" for kind in formats]
-    drawn, problems = draw_all(lambda path: phase_figure(runs, path), [out / f"phase.{kind}" for kind in formats])
+    drawn, problems = draw_all(lambda path: phase_figure(list(runs), path), [out / f"phase.{kind}" for kind in formats])
     if shown:
         drawn_too, problems_too = draw_all(lambda path: attention_flow_figure(shown, path), flows)
         drawn, problems = drawn + drawn_too, problems + problems_too
@@ -124,7 +154,7 @@ def _draw(runs: list[Run], out: Path, formats: Sequence[str], console: Console) 
         console.print(visible(problem), soft_wrap=True)
 
 
-def _train_with_progress(sweep: Sweep, folder: SweepFolder, missing: int, console: Console, how: Execution) -> list[Run]:
+def _train_with_progress(sweep: Sweep, folder: SweepFolder, missing: int, console: Console, how: Execution) -> Sequence[Run]:
     columns = [
         TextColumn("{task.description}"),
         BarColumn(),
@@ -146,6 +176,9 @@ def _train_with_progress(sweep: Sweep, folder: SweepFolder, missing: int, consol
                 bar.update(task, completed=done + len(event.recipes) * event.step / sweep.base.steps)
                 return
             done += len(event.recipes)
+            if folder.by_stack:
+                bar.update(task, completed=done, description=f"{done:,} of {missing:,} runs")
+                return
             so_far.update(run.result.verdict or "done" for run in event.finished)
             bar.update(task, description=f"{done} of {missing} members: {_counts(so_far)}")
             for condition in conditions(event.finished):
@@ -160,7 +193,7 @@ def _train_with_progress(sweep: Sweep, folder: SweepFolder, missing: int, consol
         return run_sweep(sweep, folder, report, how)
 
 
-def show(runs: list[Run], console: Console) -> None:
+def show(runs: Sequence[Run], console: Console) -> None:
     """Prints the sweep's table: one row per gamma, and one table per combination of the other axes."""
     grouped = conditions(runs)
     result = runs[0].result

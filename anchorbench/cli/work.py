@@ -23,6 +23,7 @@ from anchorbench.sweeps.plan import Cut
 from anchorbench.sweeps.run_folder import DamagedRunError, Run, read_run
 from anchorbench.sweeps.runner import Progress
 from anchorbench.sweeps.status import StackStatus, status
+from anchorbench.sweeps.store import Store
 from anchorbench.sweeps.work import Worked, Worker
 from anchorbench.train.execution import Execution
 from anchorbench.train.loop import PausedError
@@ -65,20 +66,25 @@ def reindex(out: Path) -> None:
     index = Index(out)
     index.clear()
     index.add(runs)
-    for problem in problems:
+    stored, damaged = Store(out).reindex()
+    for problem in (*problems, *damaged):
         typer.echo(f"left out: {visible(problem)}")
-    typer.echo(f"index: {len(runs)} runs")
+    typer.echo(f"index: {len(runs) + stored} runs")
 
 
 def check(out: Path, sample: int | None) -> None:
     """Reads runs whole; exits with 1 if some are damaged."""
-    folders = _run_folders(out)
-    if sample is not None and sample < len(folders):
-        folders = random.SystemRandom().sample(folders, sample)
-    runs, problems = _read_all(folders)
+    folders, store = _run_folders(out), Store(out)
+    problems = store.refresh()
+    chosen = [*folders, *sorted(store.ids())]
+    if sample is not None and sample < len(chosen):
+        chosen = random.SystemRandom().sample(chosen, sample)
+    runs, damaged = _read_all([each for each in chosen if isinstance(each, Path)])
+    whole, damaged_stacks = store.check([each for each in chosen if isinstance(each, str)])
+    problems += [*damaged, *damaged_stacks]
     for problem in problems:
         typer.echo(f"damaged: {visible(problem)}")
-    typer.echo(f"{len(runs)} of {len(folders)} runs are whole")
+    typer.echo(f"{len(runs) + len(whole)} of {len(chosen)} runs are whole")
     if problems:
         typer.echo(f"to have the others trained again: anchorbench sweep reindex {visible(out)}, and then the sweep")
         sys.exit(1)

@@ -20,7 +20,7 @@ from anchorbench.files import new_folder, read_json
 from anchorbench.hub.checkpoint import CONFIG, fetch, load_checkpoint, plain_session
 from anchorbench.hub.model_card import model_card
 from anchorbench.model.gpt import GPT, is_gpt, new_model
-from anchorbench.sweeps.run_folder import DamagedRunError, Run, read_run
+from anchorbench.sweeps.run_folder import DamagedRunError, Run, is_run, read_run
 from anchorbench.task import Task
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -35,11 +35,11 @@ def load_model(model: object) -> Run | GPT | nn.Module:
     """
     if isinstance(model, str | Path):
         folder = Path(model)
+        if (folder / CONFIG).exists():
+            return load_checkpoint(folder)
+        if is_run(folder):
+            return read_run(folder)
         if folder.is_dir():
-            if (folder / CONFIG).exists():
-                return load_checkpoint(folder)
-            if (folder / "digests.json").exists():
-                return read_run(folder)
             raise ValueError(f"folder {folder} holds neither a checkpoint (config.json) nor a finished run (digests.json)")
         if isinstance(model, Path) or folder.exists() or not HUB_ID.fullmatch(model):
             raise ValueError(f"{model} is neither a folder nor a Hub id such as openai-community/gpt2")
@@ -66,7 +66,7 @@ def with_own_task(model: object, task: Task) -> tuple[object, Task]:
     """The model (loaded if it is a run folder) and the task to evaluate it on. A run trained on the task's variant uses its own
     task, since the held-out groups may rotate over seeds.
     """
-    if isinstance(model, str | Path) and (Path(model) / "digests.json").exists():
+    if isinstance(model, str | Path) and is_run(Path(model)):
         model = read_run(Path(model))
     if isinstance(model, Run) and (model.result.task, model.result.variant) == (task.name, task.variant):
         task = model.recipe.load_task()

@@ -26,7 +26,7 @@ class Failure(Plain):
 class FailedStacksError(ValueError):
     """Some stacks of a sweep failed, and all others are finished."""
 
-    def __init__(self, reasons: Sequence[str], missing: int, runs: list[Run]) -> None:
+    def __init__(self, reasons: Sequence[str], missing: int, runs: Sequence[Run]) -> None:
         """`runs` are those that are finished."""
         stacks = f"{len(reasons)} stack{'s' * (len(reasons) != 1)}"
         super().__init__(f"{stacks} failed, and {missing} run{'s are' if missing != 1 else ' is'} missing: {reasons[0]}")

@@ -1,25 +1,29 @@
 """The output folder of a sweep: `sweep.json` identifies the sweep, `runs/` holds its runs, `checkpoints/`, `locks/` its stacks."""
 
 import copy
-import hashlib
 import itertools
 import json
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from anchorbench.files import read_json, remove, require_plain, write_atomically
 from anchorbench.recipe import SCHEMA, Recipe, parse_recipe
 from anchorbench.sweeps.grid import Sweep
 from anchorbench.sweeps.index import Index
 from anchorbench.sweeps.lock import STALE, nobody_inside
-from anchorbench.sweeps.run_folder import DamagedRunError, Run, read_run, write_tables
+from anchorbench.sweeps.run_folder import DamagedRunError, Run, read_run, write_run, write_tables
+from anchorbench.sweeps.store import Store, stack_name
 from anchorbench.train.checkpoint import CheckpointState
 
+MAX_FOLDERS = 1000
+"""Number of runs up to which a sweep is stored as one folder per run, for people to look into, with tables; beyond, by stack."""
 LEFTOVERS = (
     "runs/.*.*",
+    "stacks/*/.*.*",
+    "forecasts/.*.json.*",
     "checkpoints/.*.safetensors.*",
     "failed/.*.json.*",
     "index/.*.parquet.*",
@@ -35,12 +39,16 @@ LEFTOVERS = (
 
 
 class SweepFolder:
-    """An output folder: `sweep.json` identifies its sweep, `runs/` holds one folder per run, the index and tables are derived."""
+    """An output folder: `sweep.json` identifies its sweep, `runs/` holds one folder per run, the index and tables are derived.
+
+    A sweep of more than MAX_FOLDERS runs is stored by stack instead, see `store`; a folder may hold both.
+    """
 
     def __init__(self, out: Path, sweep: Sweep) -> None:
         """Opens or creates the folder. Raises ValueError if it is of another recipe, holds other files, or cannot be written."""
         self.out = out
-        self.index = Index(out)
+        self.index, self.store = Index(out), Store(out)
+        self.by_stack = sweep.size > MAX_FOLDERS
         marker = out / "sweep.json"
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -101,19 +109,30 @@ class SweepFolder:
                     remove(path)
             if now is not None:
                 self.index.merge()
+                self.store.merge()
 
-    def finish(self, runs: Sequence[Run]) -> None:
-        """Cleans up after these runs are finished, completes the index, and writes the tables of all runs in the folder."""
-        done = {run.result.run_id for run in runs}
+    def finish(self, done: set[str], runs: Sequence[Run]) -> None:
+        """Cleans up after the runs `done` are finished; if runs have folders, completes the index and writes the tables of all."""
         self.remove_checkpoints(done)
-        others = self.others(done)
-        self.index.add([*runs, *others])
+        if not self.by_stack:
+            others = self.others(done)
+            self.index.add([*runs, *others])
+            write_tables(self.out, [*runs, *others])
         self.remove_leftovers()
-        write_tables(self.out, [*runs, *others])
 
-    def require_free(self, recipes: Sequence[Recipe]) -> None:
+    def _occupied(self, run_ids: Sequence[str]) -> list[Path]:
+        """What is in the places of these runs' folders, in their order; their names are not looked up one by one."""
+        there = {path.name for path in (self.out / "runs").iterdir()}
+        return [self.out / "runs" / run_id for run_id in run_ids if run_id in there]
+
+    def remove(self, run_ids: Sequence[str]) -> None:
+        """Removes the folders of these runs."""
+        for path in self._occupied(run_ids):
+            remove(path)
+
+    def require_free(self, run_ids: Sequence[str]) -> None:
         """Raises ValueError, before training, if anything other than a folder occupies the path of one of the runs."""
-        for path in map(self.path, recipes):
+        for path in self._occupied(run_ids):
             if path.is_symlink() or (path.exists() and not path.is_dir()):
                 raise ValueError(f"{path} is a link or file in the place of a run folder; remove it or choose another --out")
 
@@ -128,34 +147,100 @@ class SweepFolder:
                         runs.append(run)
         return runs
 
+    def write(self, members: Sequence[Any], confirm: Callable[[], None]) -> list[OSError | ValueError]:
+        """Writes trained members (`anchorbench.train.stack.Member`) of one stack; gives the errors of those that failed.
+
+        `confirm` is called as by `write_run`.
+        """
+        failures: list[OSError | ValueError] = []
+        if self.by_stack:
+            try:
+                self.store.write(members, confirm)
+                self.store.merge()
+            except (OSError, ValueError) as failure:
+                failures.append(failure)
+            return failures
+        for member in members:
+            try:
+                write_run(self.path(member.recipe), member, confirm)
+            except (OSError, ValueError) as failure:  # the other runs may still succeed
+                failures.append(failure)
+        return failures
+
     def finished(self, recipes: Sequence[Recipe], keep_steps: Sequence[int] = ()) -> tuple[list[Run], list[str]]:
         """Finished runs among `recipes` that also kept the weights at `keep_steps`, and one message per damaged folder.
 
-        Only folders that are not in the index are read.
+        Only run folders that are not in the index are read.
         """
         runs: list[Run] = []
-        problems: list[str] = []
         self.index.refresh()
+        problems = self.store.refresh()
         for recipe in recipes:
-            path = self.path(recipe)
-            there = (path / "digests.json").exists()
-            if there or path.exists():
-                try:
-                    run = self.index.run(recipe.run_id, recipe) if there else None
-                    if run is None:
-                        run = read_run(self.path(recipe))
-                        if run.recipe != recipe or run.result.run_id != recipe.run_id:
-                            raise DamagedRunError(f"{self.path(recipe)} holds another run's recipe")
-                    if {step for step in keep_steps if step < run.result.steps_trained} <= set(run.result.kept_steps):
-                        runs.append(run)
-                except DamagedRunError as problem:
-                    problems.append(str(problem))
+            try:
+                run = self._run(recipe.run_id, recipe)
+                if run is not None and _kept(run, keep_steps):
+                    runs.append(run)
+            except DamagedRunError as problem:
+                problems.append(str(problem))
         return runs, problems
 
+    def ids(self, keep_steps: Sequence[int] = ()) -> tuple[set[str], list[str]]:
+        """As `finished`, for all runs in the folder, but their ids only: stored runs are known by the index, and not read."""
+        self.index.refresh()
+        problems = self.store.refresh()
+        found = self.store.ids(keep_steps)
+        for name in {path.name for path in (self.out / "runs").glob("[!.]*")} - found:
+            try:
+                run = self._run(name)
+                if run is not None and _kept(run, keep_steps):
+                    found.add(name)
+            except DamagedRunError as problem:
+                problems.append(str(problem))
+        return found, problems
 
-def stack_name(run_ids: Iterable[str]) -> str:
-    """16 hex digits that identify a stack in an output folder: of its checkpoint, lock and failure."""
-    return hashlib.sha256(" ".join(run_ids).encode()).hexdigest()[:16]
+    def has(self, run_ids: Sequence[str], keep_steps: Sequence[int] = ()) -> bool:
+        """Whether all of these runs are there; False if folders must be read to know, as steps are to be kept."""
+        self.store.refresh()
+        left = [run_id for run_id in run_ids if not self.store.has(run_id, keep_steps)]
+        return not left or (not keep_steps and all((self.out / "runs" / run_id).exists() for run_id in left))
+
+    def _run(self, run_id: str, recipe: Recipe | None = None) -> Run | None:
+        path = self.out / "runs" / run_id
+        there = (path / "digests.json").exists()
+        if not there and not path.exists():
+            return self.store.run(run_id)
+        run = self.index.run(run_id, recipe) if there else None
+        if run is None:
+            run = read_run(path)
+            if not run_id == run.recipe.run_id == run.result.run_id or recipe not in (None, run.recipe):
+                raise DamagedRunError(f"{path} holds another run's recipe")
+        return run
+
+
+class FinishedRuns(Sequence[Run]):
+    """Finished runs of a folder, each of which is read when it is asked for."""
+
+    def __init__(self, folder: SweepFolder, ids: Sequence[str]) -> None:
+        self._folder, self.ids = folder, ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, at: int) -> Run: ...
+    @overload
+    def __getitem__(self, at: slice) -> "FinishedRuns": ...
+    def __getitem__(self, at: int | slice) -> "Run | FinishedRuns":
+        if isinstance(at, slice):
+            return FinishedRuns(self._folder, self.ids[at])
+        run = self._folder._run(self.ids[at])
+        if run is None:
+            raise DamagedRunError(f"run {self.ids[at]} is gone from {self._folder.out}")
+        return run
+
+
+def _kept(run: Run, keep_steps: Sequence[int]) -> bool:
+    return {step for step in keep_steps if step < run.result.steps_trained} <= set(run.result.kept_steps)
 
 
 def checkpoint_runs(path: Path) -> list[str]:

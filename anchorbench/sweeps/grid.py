@@ -2,14 +2,15 @@
 
 import itertools
 import math
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
-from anchorbench.recipe import Recipe
+from anchorbench.recipe import SEEDS, Recipe, is_seed
 
-MAX_RUNS = 100_000
+MAX_RUNS = 1_000_000
 """Maximum number of runs: larger sweeps are a mistake in the recipe."""
 INTRINSIC = "optimizer.intrinsic_lr"
 """An axis: the intrinsic learning rate (2010.02916), peak learning rate times weight decay, which sets the pace at which training
@@ -34,11 +35,23 @@ class Sweep:
 
     def runs(self) -> list[Recipe]:
         """All runs, with the last axis varying fastest. Raises ValueError with one sentence for an invalid value."""
-        return [recipe for _, recipe in self._numbered.values()]
+        return self._runs
 
     def numbers(self) -> dict[str, int]:
-        """Run id -> number of the combination, for `run`. Raises ValueError as `runs` does."""
-        return {run_id: number for run_id, (number, _) in self._numbered.items()}
+        """Run id -> number of the combination, for `run`, in the order of `runs`, but without its memory: a run takes 200 bytes.
+
+        Raises ValueError as `runs` does.
+        """
+        return self._numbered
+
+    def groups(self) -> list["Group"]:
+        """The runs of `numbers` by what they share: all but the seeds. Raises ValueError as `runs` does."""
+        return self._groups
+
+    @property
+    def size(self) -> int:
+        """Number of combinations, of which some may be the same run."""
+        return sum(math.prod(map(len, axes.values())) for axes in self._every_block())
 
     def run(self, number: int) -> Recipe:
         """The recipe of one combination, without those before it. Raises ValueError if there are not so many."""
@@ -62,22 +75,46 @@ class Sweep:
         return [self.axes | block for block in self.blocks or ({},)]
 
     @cached_property
-    def _numbered(self) -> dict[str, tuple[int, Recipe]]:
-        """Run id -> number of its first combination and recipe."""
+    def _groups(self) -> list["Group"]:
         for axes in self._every_block():
             _require_sound(axes)
-        count = sum(math.prod(map(len, axes.values())) for axes in self._every_block())
-        if count > MAX_RUNS:
-            raise ValueError(f"the axes make {count} runs; allowed: at most {MAX_RUNS}")
-        found: dict[str, tuple[int, Recipe]] = {}
-        for number, recipe in enumerate(self._recipes()):
-            found.setdefault(recipe.run_id, (number, recipe))
+        if self.size > MAX_RUNS:
+            raise ValueError(f"the axes make {self.size} runs; allowed: at most {MAX_RUNS}")
+        found: list[Group] = []
+        first = 0
+        for axes in self._every_block():
+            found += self._groups_of(axes, first)
+            first += math.prod(map(len, axes.values()))
         return found
 
-    def _recipes(self) -> Iterator[Recipe]:
-        for axes in self._every_block():
-            for values in itertools.product(*axes.values()):
-                yield self._recipe(axes, values)
+    def _groups_of(self, axes: Axes, first: int) -> Iterator["Group"]:
+        """The groups of one block, whose first combination has the number `first`: few recipes are made one by one."""
+        places = {names: math.prod(map(len, list(axes.values())[at + 1 :])) for at, names in enumerate(axes)}
+        varied = [names for names in axes if names in SEEDS]
+        for names in varied:
+            for bad in itertools.filterfalse(is_seed, axes[names]):
+                self.base.override({names: bad})  # which says what is wrong
+        seeds = list(itertools.product(*(axes[names] for names in varied)))
+        steps = [sum(map(operator.mul, at, (places[names] for names in varied))) for at in _counted(axes, varied)]
+        others = [names for names in axes if names not in varied]
+        for at in _counted(axes, others):
+            start = first + sum(map(operator.mul, at, (places[names] for names in others)))
+            chosen = dict(zip(others, at, strict=True)) | dict.fromkeys(varied, 0)
+            recipe = self._recipe(axes, [axes[names][chosen[names]] for names in axes])
+            yield Group(recipe, varied, seeds, [start + step for step in steps], recipe.ids_with_seeds(varied, seeds))
+
+    @cached_property
+    def _numbered(self) -> dict[str, int]:
+        numbered = ((number, run_id) for group in self._groups for number, run_id in zip(group.numbers, group.ids, strict=True))
+        found: dict[str, int] = {}
+        for number, run_id in sorted(numbered):
+            found.setdefault(run_id, number)
+        return found
+
+    @cached_property
+    def _runs(self) -> list[Recipe]:
+        made = {number: recipe for group in self._groups for number, recipe in zip(group.numbers, group.recipes(), strict=True)}
+        return [made[number] for number in self._numbered.values()]
 
     def _recipe(self, axes: Axes, values: Any) -> Recipe:
         fields: dict[str, Any] = {}
@@ -92,6 +129,28 @@ class Sweep:
         recipe = self.base.override(fields)
         # Rounded, so that 0.0001 at a rate of 0.001 has the weight decay 0.1, and the run id of that.
         return recipe.override({"optimizer.weight_decay": float(f"{product / recipe.optimizer.lr:.12g}")})
+
+
+class Group(NamedTuple):
+    """Runs of one block that differ in nothing but their seeds."""
+
+    recipe: Recipe
+    """The first of them."""
+    names: list[str]
+    """The seeds that vary."""
+    seeds: list[tuple[int, ...]]
+    """Their values in each run."""
+    numbers: list[int]
+    ids: list[str]
+
+    def recipes(self) -> Iterator[Recipe]:
+        """All of them."""
+        return (self.recipe.with_seeds(dict(zip(self.names, values, strict=True))) for values in self.seeds)
+
+
+def _counted(axes: Axes, names: Sequence[str]) -> Iterator[tuple[int, ...]]:
+    """The positions of the values in all combinations of some axes, with the last varying fastest."""
+    return itertools.product(*(range(len(axes[each])) for each in names))
 
 
 def _require_sound(axes: Axes) -> None:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from anchorbench.files import open_plain, parse_json, remove, write_atomically
 from anchorbench.recipe import Recipe, parse_recipe
 from anchorbench.sweeps.run_folder import Result, Run
+from anchorbench.sweeps.store import StoredRun
 
 MAX_PARTS = 64
 """Parts from which on they are merged."""
@@ -66,8 +67,9 @@ class Index:
         return self._runs[run_id]
 
     def add(self, runs: Iterable[Run]) -> None:
-        """Adds runs that are not in the index, whose folders were just read or written, as one part."""
-        new = {run.result.run_id: run for run in runs if self.run(run.result.run_id, run.recipe) is None}
+        """Adds runs that are not in the index, whose folders were just read or written, as one part; stored ones have their own."""
+        own = [run for run in runs if not isinstance(run, StoredRun)]
+        new = {run.result.run_id: run for run in own if self.run(run.result.run_id, run.recipe) is None}
         self._write({run_id: (run.recipe.model_dump_json(), run.result.model_dump_json()) for run_id, run in new.items()})
         self._runs |= new
 

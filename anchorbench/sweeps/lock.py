@@ -155,6 +155,14 @@ def nobody_inside(folder: Path) -> Generator[float | None]:
         yield None if any(path.exists() for path in locks) else now
 
 
+def is_held(path: Path) -> bool:
+    """Whether a living owner holds the lock at `path`."""
+    if not path.exists():
+        return False
+    with _guard(path.parent) as now:
+        return _held(path, now)
+
+
 def living(folder: Path) -> dict[str, Owner]:
     """The living owners of the locks in `folder`, by the lock's name; those whose file names no owner are left out."""
     found: dict[str, Owner] = {}

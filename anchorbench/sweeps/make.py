@@ -90,7 +90,7 @@ def make_sweep(
     swept = {"model.norm": (base.model.norm,), **AXES[preset], **chosen}
     order = sorted(swept, key=lambda path: (path == "seed", path == "init.gamma"))  # gamma and seed vary fastest
     made = Sweep(base, {path: swept[path] for path in order})
-    made.runs()
+    made.numbers()
     return made
 
 

@@ -4,17 +4,18 @@ A plan holds what is trained, never how: a worker chooses the gradient path by t
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
-from anchorbench.files import Plain, read_json, remove, write_atomically
+from anchorbench.files import Plain, read_json, write_atomically
 from anchorbench.recipe import SCHEMA, Recipe, parse_recipe
-from anchorbench.sweeps.folder import SweepFolder, stack_name
+from anchorbench.sweeps.folder import SweepFolder
 from anchorbench.sweeps.grid import MAX_RUNS, Axes, Sweep
 from anchorbench.sweeps.lock import nobody_inside
+from anchorbench.sweeps.store import stack_name
 from anchorbench.task import first_sentence
 from anchorbench.train.memory import free_memory
 from anchorbench.train.trajectory import Step
@@ -27,6 +28,7 @@ MAX_PLAN_BYTES = 2**26
 MAX_WORKERS = 100_000
 Device = Literal["cpu", "cuda"]
 RunId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+T = TypeVar("T")
 _Axes = dict[str, Annotated[list[Any], Field(min_length=1)]]
 
 
@@ -117,12 +119,10 @@ def write_plan(sweep: Sweep, folder: SweepFolder, cut: Cut) -> Plan:
     another plan.
     """
     numbers = sweep.numbers()
-    recipes = sweep.runs()
-    finished, _ = folder.finished(recipes, cut.keep_steps)
-    done = {run.result.run_id for run in finished}
-    missing = [recipe for recipe in recipes if recipe.run_id not in done]
+    done, _ = folder.ids(cut.keep_steps)
+    missing = [run_id for run_id in numbers if run_id not in done]
     folder.require_free(missing)
-    grouped = stacks(missing, cut.memory, device=cut.device, workers=cut.workers)
+    grouped = cut_stacks(missing_runs(sweep, done), cut.memory, device=cut.device, workers=cut.workers)
     plan = Plan.model_validate(
         {
             "run_ids": SCHEMA,
@@ -130,31 +130,50 @@ def write_plan(sweep: Sweep, folder: SweepFolder, cut: Cut) -> Plan:
             "axes": {path: list(values) for path, values in sweep.axes.items()},
             "blocks": [{path: list(values) for path, values in block.items()} for block in sweep.blocks],
             "cut": cut,
-            "stacks": [
-                {"runs": [one.run_id for one in stack], "numbers": [numbers[one.run_id] for one in stack]} for stack in grouped
-            ],
+            "stacks": [{"runs": stack, "numbers": [numbers[run_id] for run_id in stack]} for stack in grouped],
         }
     )
     if plan_path(folder.out).exists():
         known = read_plan(folder.out)
         covered = {run_id for stack in known.stacks for run_id in stack.runs}
-        if known.model_copy(update={"stacks": []}) == plan.model_copy(update={"stacks": []}) and covered >= {
-            recipe.run_id for recipe in missing
-        }:
+        same = known.model_copy(update={"stacks": []}) == plan.model_copy(update={"stacks": []})
+        if same and covered.issuperset(missing):
             return known
         with nobody_inside(folder.out / "locks") as now:
             if now is None and (folder.out / "locks").is_dir():
                 raise PlanInUseError(f"{folder.out} is being trained by another plan; allowed: a new plan when no worker is left")
-    for recipe in missing:
-        remove(folder.path(recipe))
+    folder.remove(missing)
     write_atomically(plan_path(folder.out), (plan.model_dump_json() + "\n").encode())
     return plan
+
+
+def missing_runs(sweep: Sweep, done: Container[str]) -> list[tuple[Recipe, list[str]]]:
+    """The runs that are not `done`, for `cut_stacks`: those that differ only in seeds with one recipe that stands for all."""
+    numbers = sweep.numbers()
+    return [
+        (
+            group.recipe,
+            [
+                run_id
+                for number, run_id in zip(group.numbers, group.ids, strict=True)
+                if run_id not in done and numbers[run_id] == number  # else it is another combination's as well
+            ],
+        )
+        for group in sweep.groups()
+    ]
 
 
 def stacks(
     recipes: Sequence[Recipe], memory: float | None = None, *, device: Device | None = None, workers: int = 1
 ) -> list[list[Recipe]]:
-    """Groups runs of the same structure into stacks, the longest runs first.
+    """`cut_stacks` of recipes."""
+    return cut_stacks([(recipe, [recipe]) for recipe in recipes], memory, device=device, workers=workers)
+
+
+def cut_stacks(
+    runs: Iterable[tuple[Recipe, list[T]]], memory: float | None = None, *, device: Device | None = None, workers: int = 1
+) -> list[list[T]]:
+    """Groups runs of the same structure into stacks, the longest runs first; a recipe tells the structure of each list of runs.
 
     A stack has at most STACK_MEMBERS (GPU_STACK_MEMBERS) members, as many as fit in `memory` bytes (default: 60% of free memory,
     on the GPU if there is one), and no more than its share of the work of `workers`. `device` is the workers' kind, if it may
@@ -171,15 +190,18 @@ def stacks(
     free = 0 if memory is not None else torch.cuda.mem_get_info()[0] if on_gpu else free_memory()
     budget = 0.6 * free if memory is None else memory
     # Elsewhere the compiled step, which takes less, may not be available.
-    alike = [(of, memory_of_member(of[0]) if device is None else memory_of_member(of[0], native=False)) for of in _alike(recipes)]
-    share = sum(len(of) * each * of[0].steps for of, each in alike) / workers
-    grouped: list[tuple[float, list[Recipe]]] = []
-    for of, each in alike:
+    alike = [
+        (recipe, of, memory_of_member(recipe) if device is None else memory_of_member(recipe, native=False))
+        for recipe, of in _alike(runs)
+    ]
+    share = sum(len(of) * each * recipe.steps for recipe, of, each in alike) / workers
+    grouped: list[tuple[float, list[T]]] = []
+    for recipe, of, each in alike:
         if 2 * each > budget:  # a single member is trained as a stack of two
             raise ValueError(
                 f"the smallest stack takes {2 * each / 2**30:.2f} GiB of memory; allowed here: {budget / 2**30:.2f} GiB (--memory)"
             )
-        cost = each * of[0].steps
+        cost = each * recipe.steps
         most = min(GPU_STACK_MEMBERS if on_gpu else STACK_MEMBERS, budget / each)
         if workers > 1:
             most = min(most, max(1, round(share / cost)))
@@ -189,10 +211,11 @@ def stacks(
     return [stack for _, stack in sorted(grouped, key=lambda item: -item[0])]
 
 
-def _alike(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
+def _alike(runs: Iterable[tuple[Recipe, list[T]]]) -> list[tuple[Recipe, list[T]]]:
     from anchorbench.train.stack import structure
 
-    alike: dict[Any, list[Recipe]] = {}
-    for recipe in recipes:
-        alike.setdefault(structure(recipe), []).append(recipe)
+    alike: dict[Any, tuple[Recipe, list[T]]] = {}
+    for recipe, of in runs:
+        if of:
+            alike.setdefault(structure(recipe), (recipe, []))[1].extend(of)
     return list(alike.values())

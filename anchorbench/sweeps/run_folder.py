@@ -101,7 +101,7 @@ class Reading(Plain):
     forecast_high: float | None = Field(ge=0, le=1)
 
 
-_TRAJECTORY = TypeAdapter(Annotated[list[TrajectoryPoint], Field(min_length=1)])
+TRAJECTORY = TypeAdapter(Annotated[list[TrajectoryPoint], Field(min_length=1)])
 
 
 class Run(BaseModel):
@@ -148,10 +148,15 @@ class Run(BaseModel):
             **{f"machine.{name}": value for name, value in result.machines[-1][1].model_dump().items()},
         }
 
+    @property
+    def forecast_path(self) -> Path:
+        """Where `record_forecast` stores what the probes have read."""
+        return self.path / FORECAST
+
     def forecast(self) -> dict[str, Any]:
         """The fields of `Reading`, if `classify` has read them; else None."""
         try:
-            found = Reading.model_validate(read_json(self.path / FORECAST))
+            found = Reading.model_validate(read_json(self.forecast_path))
         except ValueError:  # not yet read, or damaged
             found = Reading(forecast=None, forecast_share=None, forecast_low=None, forecast_high=None)
         return found.model_dump()
@@ -163,7 +168,7 @@ class Run(BaseModel):
         try:
             lines = read_bytes(path, most=MAX_TRAJECTORY_BYTES).splitlines()
             content = [parse_json(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
-            return [point.model_dump() for point in _TRAJECTORY.validate_python(content)]
+            return [point.model_dump() for point in TRAJECTORY.validate_python(content)]
         except ValidationError as error:
             raise DamagedRunError(f"{path} is damaged: {first_sentence(error)}") from None
         except ValueError as error:
@@ -212,22 +217,10 @@ def load_weights(path: Path) -> dict[str, Any]:
         raise DamagedRunError(str(error)) from None
 
 
-def write_run(folder: Path, member: Any, confirm: Callable[[], None] = lambda: None) -> None:
-    """Writes a trained member (`anchorbench.train.stack.Member`) to `folder`, replacing what was there.
-
-    `confirm` is called when all is ready, just before it takes its place; if it raises an error, nothing is left behind.
-    """
-    from safetensors.torch import save
-
+def result_of(member: Any) -> Result:
+    """The result of a trained member (`anchorbench.train.stack.Member`)."""
     behaviour, recipe = member.behaviour, member.recipe
-    files = {
-        "recipe.json": _json(recipe.model_dump(mode="json")),
-        "trajectory.jsonl": b"".join(_json(asdict(point)) for point in member.trajectory),
-        "weights.safetensors": save(member.weights),
-        **{kept_name(step): save(weights) for step, weights in member.kept.items()},
-        **{state_name(step): save(state) for step, state in member.states.items()},
-    }
-    result = Result(
+    return Result(
         run_id=recipe.run_id,
         task=recipe.task,
         variant=member.task.variant,
@@ -240,8 +233,24 @@ def write_run(folder: Path, member: Any, confirm: Callable[[], None] = lambda: N
         machines=member.machines,
         **{name: getattr(behaviour, name) for name in Result.model_fields if hasattr(behaviour, name)},
     )
-    files["result.json"] = _json(result.model_dump(mode="json"))
-    files["digests.json"] = _json({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
+
+
+def write_run(folder: Path, member: Any, confirm: Callable[[], None] = lambda: None) -> None:
+    """Writes a trained member (`anchorbench.train.stack.Member`) to `folder`, replacing what was there.
+
+    `confirm` is called when all is ready, just before it takes its place; if it raises an error, nothing is left behind.
+    """
+    from safetensors.torch import save
+
+    files = {
+        "recipe.json": as_json(member.recipe.model_dump(mode="json")),
+        "trajectory.jsonl": b"".join(as_json(asdict(point)) for point in member.trajectory),
+        "weights.safetensors": save(member.weights),
+        **{kept_name(step): save(weights) for step, weights in member.kept.items()},
+        **{state_name(step): save(state) for step, state in member.states.items()},
+    }
+    files["result.json"] = as_json(result_of(member).model_dump(mode="json"))
+    files["digests.json"] = as_json({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
     with new_folder(folder, marker="digests.json", replace=True) as temporary:
         for name, content in files.items():
             (temporary / name).write_bytes(content)
@@ -249,7 +258,10 @@ def write_run(folder: Path, member: Any, confirm: Callable[[], None] = lambda: N
 
 
 def read_run(folder: Path) -> Run:
-    """Reads the run in `folder`. Raises DamagedRunError with one sentence if anything is missing, altered or unreadable."""
+    """Reads the run in `folder`, or, if there is no such folder, the run of this id that is stored with its stack.
+
+    Raises DamagedRunError with one sentence if anything is missing, altered or unreadable.
+    """
     try:
         return _read_run(folder)
     except DamagedRunError:
@@ -258,7 +270,23 @@ def read_run(folder: Path) -> Run:
         raise DamagedRunError(str(error)) from None
 
 
+def is_run(folder: Path) -> bool:
+    """Whether `read_run` is to read this: a run folder, or the place of one in a sweep whose runs are stored by stack."""
+    return (folder / "digests.json").exists() or _may_be_stored(folder)
+
+
+def _may_be_stored(folder: Path) -> bool:
+    return not folder.exists() and folder.parent.name == "runs" and (folder.parent.parent / "stacks").is_dir()
+
+
 def _read_run(folder: Path) -> Run:
+    if _may_be_stored(folder):
+        from anchorbench.sweeps.store import Store  # which reads runs as this module does
+
+        store = Store(folder.parent.parent)
+        store.refresh()
+        if (stored := store.run(folder.name)) is not None:
+            return stored
     if folder.exists() and not folder.is_dir():
         raise DamagedRunError(f"{folder} is not a folder; allowed: the folder of a finished run")
     if missing := [name for name in ("digests.json", *_FILES) if not (folder / name).exists()]:
@@ -323,7 +351,7 @@ def write_tables(out: Path, runs: Iterable[Run]) -> None:
 
 
 def _write_rows(out: Path, rows: list[dict[str, Any]]) -> None:
-    write_atomically(out / "results.jsonl", b"".join(_json(row) for row in rows))
+    write_atomically(out / "results.jsonl", b"".join(as_json(row) for row in rows))
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["run_id"])
     writer.writeheader()
@@ -334,7 +362,8 @@ def _write_rows(out: Path, rows: list[dict[str, Any]]) -> None:
 def record_forecast(run: Run, found: Reading) -> None:
     """Stores the forecast in the run folder, and in the tables of its sweep if these are writable."""
     with suppress(OSError, ValueError):
-        write_atomically(run.path / FORECAST, _json(found.model_dump()))
+        run.forecast_path.parent.mkdir(exist_ok=True)
+        write_atomically(run.forecast_path, as_json(found.model_dump()))
         out = run.path.parent.parent
         rows = _read_rows(out)
         mine = [row for row in rows if row.get("run_id") == run.result.run_id]
@@ -363,14 +392,26 @@ def load_results(out: Path | str) -> "DataFrame":
     """
     import pandas as pd
 
+    stored = None
+    if (Path(out) / "stacks").is_dir():
+        from anchorbench.sweeps.store import Store
+
+        stored = Store(Path(out)).frame()
     try:
-        return pd.DataFrame(_read_rows(Path(out)))
+        if stored is not None and not (Path(out) / "results.jsonl").exists():
+            return stored
+        rows = pd.DataFrame(_read_rows(Path(out)))
+        return rows if stored is None else pd.concat([stored, rows]).drop_duplicates("run_id", keep="last", ignore_index=True)
     except ValueError as error:
         raise ValueError(f"{out} holds no results of a sweep: {error}") from None
 
 
-def _json(value: Any) -> bytes:
-    return (json.dumps(_finite(value), allow_nan=False) + "\n").encode()
+def as_json(value: Any) -> bytes:
+    """A line of JSON, in which NaN and infinities are null."""
+    try:
+        return (json.dumps(value, allow_nan=False) + "\n").encode()
+    except ValueError:
+        return (json.dumps(_finite(value), allow_nan=False) + "\n").encode()
 
 
 def _finite(value: Any) -> Any:

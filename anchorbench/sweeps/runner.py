@@ -10,11 +10,11 @@ from typing import Any
 from anchorbench.files import remove
 from anchorbench.recipe import Recipe
 from anchorbench.sweeps.failures import FailedStacksError, forget, in_words, record
-from anchorbench.sweeps.folder import SweepFolder, checkpoint_runs
+from anchorbench.sweeps.folder import FinishedRuns, SweepFolder, checkpoint_runs
 from anchorbench.sweeps.grid import Sweep
 from anchorbench.sweeps.lock import StackLock
-from anchorbench.sweeps.plan import read_plan, stacks
-from anchorbench.sweeps.run_folder import Run, write_run
+from anchorbench.sweeps.plan import Cut, read_plan, stacks, write_plan
+from anchorbench.sweeps.run_folder import Run
 from anchorbench.train.execution import Execution
 from anchorbench.train.gradients.choice import suits_native
 from anchorbench.train.gradients.compiled import announce
@@ -54,17 +54,20 @@ def run_sweep(
     folder: SweepFolder,
     report: Callable[[Progress], None] = lambda progress: None,
     how: Execution | None = None,
-) -> list[Run]:
+) -> Sequence[Run]:
     """Trains the missing runs and returns all runs in the sweep's order; damaged run folders are reported and retrained.
 
-    Waits for runs that another process is training in the same folder. Raises FailedStacksError if stacks failed, once all others
-    are finished, or, if `how` says so, the error of the first stack that fails.
+    Runs of a sweep that is stored by stack are trained by its plan, and each one is read when it is asked for. Waits for runs that
+    another process is training in the same folder. Raises FailedStacksError if stacks failed, once all others are finished, or, if
+    `how` says so, the error of the first stack that fails.
     """
     how = how or Execution()
+    if folder.by_stack:
+        return _run_by_plan(sweep, folder, report, how)
     recipes = sweep.runs()
     runs, problems = folder.finished(recipes, how.keep_steps)
     done = {run.result.run_id: run for run in runs}
-    folder.require_free([recipe for recipe in recipes if recipe.run_id not in done])
+    folder.require_free([recipe.run_id for recipe in recipes if recipe.run_id not in done])
     for problem in problems:
         report(Progress([], message=f"{problem}; it is retrained"))
     warn = warner(report)
@@ -88,10 +91,43 @@ def run_sweep(
             runs, _ = folder.finished([recipe for recipe in missing if recipe.run_id not in done], how.keep_steps)
             done |= {run.result.run_id: run for run in runs}
     ordered = [done[recipe.run_id] for recipe in recipes if recipe.run_id in done]
-    folder.finish(ordered)
+    folder.finish({run.result.run_id for run in ordered}, ordered)
     if len(ordered) < len(recipes):
         raise FailedStacksError(reasons, len(recipes) - len(ordered), ordered)
     return ordered
+
+
+def _run_by_plan(sweep: Sweep, folder: SweepFolder, report: Callable[[Progress], None], how: Execution) -> Sequence[Run]:
+    from anchorbench.sweeps.work import Worker  # which trains stacks as this module does
+
+    ids = list(sweep.numbers())
+    done, problems = folder.ids(how.keep_steps)
+    if missing := [run_id for run_id in ids if run_id not in done]:
+        for problem in problems:
+            report(Progress([], message=f"{problem}; it is retrained"))
+        if not _is_planned(missing, folder, how):
+            write_plan(sweep, folder, Cut(workers=1, memory=how.memory, device=None, keep_steps=list(how.keep_steps)))
+        worker = Worker(folder.out, lambda number, progress: report(progress), how, folder=folder)
+        worked = worker.train_free()
+        while worked.taken:
+            time.sleep(POLL_SECONDS)
+            worked.taken = worker.train_free(worked).taken
+        done, _ = folder.ids(how.keep_steps)
+        if missing := [run_id for run_id in ids if run_id not in done]:
+            there = FinishedRuns(folder, [run_id for run_id in ids if run_id in done])
+            raise FailedStacksError(list(worked.failed.values()), len(missing), there)
+    folder.finish(done, [])
+    return FinishedRuns(folder, ids)
+
+
+def _is_planned(missing: Sequence[str], folder: SweepFolder, how: Execution) -> bool:
+    """Whether the folder's plan covers these runs, whatever it was cut for: other workers may be at it."""
+    with suppress(ValueError):
+        plan = read_plan(folder.out)
+        return {run_id for stack in plan.stacks for run_id in stack.runs}.issuperset(missing) and (
+            list(how.keep_steps) == plan.cut.keep_steps
+        )
+    return False
 
 
 def warner(report: Callable[[Progress], None]) -> Callable[[str], None]:
@@ -189,7 +225,7 @@ def _train(
 ) -> list[Run]:
     from anchorbench.train.loop import train
 
-    failures: list[OSError | ValueError] = []
+    failed: list[OSError | ValueError] = []
     looked = time.time()
 
     def confirm() -> None:
@@ -203,18 +239,17 @@ def _train(
             confirm()
             looked = time.time()
 
-    def write(member: Any) -> None:
+    def write(members: list[Any]) -> None:
         confirm()
-        if not folder.finished([member.recipe], how.keep_steps)[0]:  # by this stack, before it was interrupted
-            try:
-                write_run(folder.path(member.recipe), member, confirm)
-            except (OSError, ValueError) as failure:  # the other runs may still succeed
-                failures.append(failure)
+        before, _ = folder.finished([member.recipe for member in members], how.keep_steps)
+        there = {run.result.run_id for run in before}  # by this stack, before it was interrupted
+        if missing := [member for member in members if member.recipe.run_id not in there]:
+            failed.extend(folder.write(missing, confirm))
 
     report(Progress(stack))
     train(stack, progress, checkpoint, write, warn, how=how)
-    if failures:
-        raise failures[0]
+    if failed:
+        raise failed[0]
     confirm()
     for path in (checkpoint, *checkpoint.parent.glob(f".{checkpoint.name}.*")):  # and partial saves of killed processes
         remove(path)

@@ -11,6 +11,7 @@ from anchorbench.sweeps.failures import failures
 from anchorbench.sweeps.lock import living
 from anchorbench.sweeps.plan import read_plan
 from anchorbench.sweeps.run_folder import Result
+from anchorbench.sweeps.store import Store
 
 TIMED_RUNS = 100
 """Finished runs whose training time is read for the estimate."""
@@ -47,7 +48,9 @@ def status(out: Path) -> Status:
     plan = read_plan(out)
     running, failed = living(out / "locks"), failures(out)
     owners = {run: owner for owner in running.values() for run in owner.runs}
-    there = {path.name for path in (out / "runs").glob("[!.]*")}
+    store = Store(out)
+    store.refresh()
+    there = {path.name for path in (out / "runs").glob("[!.]*")} | store.ids()
     found: list[StackStatus] = []
     for number, stack in enumerate(plan.stacks):
         finished = sum(run in there for run in stack.runs)
@@ -64,15 +67,19 @@ def status(out: Path) -> Status:
             found.append(StackStatus(number, members, finished, "waiting"))
     missing = sum(stack.members - stack.finished for stack in found)
     busy = sum(stack.state == "running" for stack in found)
-    return Status(found, _seconds_left(out, [run for stack in plan.stacks for run in stack.runs if run in there], missing, busy))
+    return Status(
+        found, _seconds_left(out, [run for stack in plan.stacks for run in stack.runs if run in there], missing, busy, store)
+    )
 
 
-def _seconds_left(out: Path, finished: list[str], missing: int, running: int) -> float | None:
+def _seconds_left(out: Path, finished: list[str], missing: int, running: int, store: Store) -> float | None:
     """At most: if missing runs take as long as finished ones, and stacks in training had just begun."""
     if not missing:
         return 0.0
     seconds: list[float] = []
-    for run in finished[:TIMED_RUNS]:
+    for run in finished:
         with suppress(ValueError):
-            seconds.append(Result.model_validate(read_json(out / "runs" / run / "result.json")).seconds)
+            stored = store.run(run)
+            path = out / "runs" / run / "result.json"
+            seconds.append((Result.model_validate(read_json(path)) if stored is None else stored.result).seconds)
     return missing * sum(seconds) / len(seconds) / running if seconds and running else None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from anchorbench.sweeps.failures import failures, has_failed
 from anchorbench.sweeps.folder import SweepFolder
+from anchorbench.sweeps.lock import is_held
 from anchorbench.sweeps.plan import Plan, read_plan
 from anchorbench.sweeps.runner import Progress, train_stack, warner
 from anchorbench.train.execution import Execution
@@ -32,14 +33,16 @@ class Worker:
         report: Callable[[int, Progress], None] = lambda stack, progress: None,
         how: Execution | None = None,
         attempt: int | None = None,
+        folder: SweepFolder | None = None,
     ) -> None:
-        """`report` is called with the number of the stack in training; `attempt` is that of a coordinator, see `StackLock`.
+        """`report` is called with the number of the stack in training; `attempt` is that of a coordinator, see `StackLock`;
+        `folder` is that of the plan, if it is open already.
 
         Steps to keep are the plan's. Raises ValueError with one sentence without a plan.
         """
         self._plan: Plan = read_plan(out)
         self._sweep = self._plan.sweep()
-        self._folder = SweepFolder(out, self._sweep)
+        self._folder = folder or SweepFolder(out, self._sweep)
         self._how = replace(how or Execution(), keep_steps=self._plan.cut.keep_steps)
         self._report, self._attempt = report, attempt
         self.stacks = len(self._plan.stacks)
@@ -51,31 +54,36 @@ class Worker:
         self._complete()
         return worked
 
-    def train_free(self) -> Worked:
-        """Trains all stacks that are neither finished nor in training, nor failed elsewhere meanwhile, until none is left."""
-        worked, before = Worked(), set(failures(self._folder.out))
+    def train_free(self, worked: Worked | None = None) -> Worked:
+        """Trains all stacks that are neither finished nor in training, nor failed elsewhere meanwhile, until none is left.
+
+        Goes on after what was `worked` before, if given.
+        """
+        worked, before = worked or Worked(), set(failures(self._folder.out))
         trained = True
         while trained:
             trained, worked.taken = False, []
             for number, stack in enumerate(self._plan.stacks):
-                if number in worked.finished or number in worked.failed or self._is_finished(number):
+                if number in worked.finished or number in worked.failed or self._folder.has(stack.runs, self._how.keep_steps):
                     continue
                 if stack.name not in before and has_failed(self._folder.out, stack.name):
+                    continue
+                if is_held(self._folder.out / "locks" / stack.name):  # told before its recipes are made
+                    worked.taken.append(number)
                     continue
                 trained |= self._train(number, worked)
         self._complete()
         return worked
 
-    def _is_finished(self, number: int) -> bool:
-        """Whether all runs are there; if steps are to be kept, their folders must be read to know."""
-        return not self._how.keep_steps and all(
-            (self._folder.out / "runs" / run).exists() for run in self._plan.stacks[number].runs
-        )
+    def _finished(self) -> set[int]:
+        """The stacks all of whose runs are there."""
+        done, _ = self._folder.ids(self._how.keep_steps)
+        return {number for number, stack in enumerate(self._plan.stacks) if done.issuperset(stack.runs)}
 
     def _train(self, number: int, worked: Worked) -> bool:
         """Whether the stack was not taken."""
         stack = self._plan.recipes(number, self._sweep)
-        self._folder.require_free(stack)
+        self._folder.require_free([recipe.run_id for recipe in stack])
 
         def report(progress: Progress) -> None:
             self._report(number, progress)
@@ -91,5 +99,6 @@ class Worker:
 
     def _complete(self) -> None:
         """Writes the tables and cleans up if this was the last stack."""
-        if all(map(self._is_finished, range(self.stacks))):
-            self._folder.finish(self._folder.finished(self._sweep.runs())[0])
+        if len(self._finished()) == self.stacks:
+            done, _ = self._folder.ids()
+            self._folder.finish(done, [] if self._folder.by_stack else self._folder.finished(self._sweep.runs())[0])

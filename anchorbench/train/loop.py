@@ -19,15 +19,15 @@ def train(
     recipes: Sequence[Recipe],
     progress: Callable[[int], None] = lambda step: None,
     checkpoint: Path | None = None,
-    finished: Callable[[Member], None] = lambda member: None,
+    finished: Callable[[list[Member]], None] = lambda members: None,
     warn: Callable[[str], None] = lambda sentence: None,
     *,
     how: Execution | None = None,
 ) -> list[Member]:
     """Trains the recipes as one stack and returns its members in the same order.
 
-    `progress` is called with the number of steps done, after every step or every few steps, `finished` with each member as soon as
-    it has ended; `progress` may raise PausedError. With `checkpoint`, the state is saved there regularly, and training resumes from
+    `progress` is called with the number of steps done, after every step or every few steps, `finished` with members as soon as they
+    have ended; `progress` may raise PausedError. With `checkpoint`, the state is saved there regularly, and training resumes from
     it, unless it is damaged or lacks one of the steps to be kept. `warn` is called with a sentence about damage, a state that
     cannot be saved, and training resumed on a machine where its bits may differ. Raises ValueError if the recipes differ in
     structure.
@@ -41,9 +41,8 @@ def train(
     saved = time.perf_counter()
 
     def end(members: list[Member]) -> None:
-        for member in members:
-            done[member.recipe.run_id] = member
-            finished(member)
+        done.update({member.recipe.run_id: member for member in members})
+        finished(members)
 
     def save() -> None:
         if checkpoint is not None:

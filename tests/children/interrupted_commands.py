@@ -14,7 +14,6 @@ from anchorbench import presets, recipe
 from anchorbench.cli import main as cli
 from anchorbench.cli import run  # noqa: F401 - here, so that it is imported once
 from anchorbench.sweeps import folder
-from anchorbench.sweeps import runner as sweep
 
 tiny, names, root, arguments = json.loads(sys.argv[1])
 presets.PRESETS["laptop"] = recipe.parse_recipe(tiny)
@@ -39,7 +38,7 @@ def stop_at(module, name, call, number, first=True):
 
 INJECT = {
     "killed with no marker": lambda: stop_at(os, "fsync", 1, signal.SIGKILL),
-    "killed after one run": lambda: stop_at(sweep, "write_run", 1, signal.SIGKILL, first=False),
+    "killed after one run": lambda: stop_at(folder, "write_run", 1, signal.SIGKILL, first=False),
     "killed while writing a run": lambda: stop_at(Path, "rename", 2, signal.SIGKILL),
     "killed before the tables": lambda: stop_at(folder, "write_tables", 1, signal.SIGKILL),
 }

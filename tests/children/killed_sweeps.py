@@ -9,61 +9,20 @@ import random
 import select
 import signal
 import sys
-import traceback
 from pathlib import Path
 
-from anchorbench import recipe
+from forks import die, fork, hook, root, sweep, wait
+
 from anchorbench.sweeps import folder, plan
 from anchorbench.sweeps import runner as sweeps
 from anchorbench.train import checkpoint, evaluation, execution
 from anchorbench.train import stack as train
 from anchorbench.train.execution import Execution
 
-root, base, axes, quick = Path(sys.argv[1]), *json.loads(sys.argv[2])
-sweep = sweeps.Sweep(recipe.parse_recipe(base), {path: tuple(values) for path, values in axes.items()})
-train.CALL_SECONDS = 0.0
-for name, value in quick.items():
-    setattr(execution if name == "CHECKPOINT_SECONDS" else evaluation, name, value)
-sweeps.POLL_SECONDS = 0.01
-
-
-def fork(job):
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            job()
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    return pid
-
-
-def wait(pid):
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
 
 def note(line):
     with (root / "log").open("a") as file:
         file.write(line + "\n")
-
-
-def hook(owner, name, before=lambda *args: None, after=lambda *args: None):
-    original = getattr(owner, name)
-
-    def hooked(*args, **kwargs):
-        before(*args)
-        result = original(*args, **kwargs)
-        after(*args)
-        return result
-
-    setattr(owner, name, hooked)
 
 
 def run(out, report=lambda event: None, keep_steps=()):
@@ -96,7 +55,7 @@ def at_random(out, seed):
             hook(train.Stack, "advance", moment("before a step"))
             hook(Path, "replace", moment("before a file's new name"))
             hook(Path, "rename", moment("before a folder's new name"))
-            hook(sweeps, "write_run", after=moment("after a run"))
+            hook(folder, "write_run", after=moment("after a run"))
             run(out, moment("in progress"))
 
         code = wait(fork(job))
@@ -136,7 +95,7 @@ def is_checkpoint(path, *args):
 
 def after_one(out, **constants):
     killed = once(out, (Path, "rename", at(2, die), nothing), **constants)
-    assert wait(fork(lambda: run(out))) == 0
+    assert wait(fork(lambda: run(out) and 0)) == 0
     return killed
 
 
@@ -149,12 +108,12 @@ def while_saving(out, moment):
         "before all is on disk": (os, "fsync", at(5, die, saves), nothing),
     }
     killed = once(out, hooks[moment])
-    assert wait(fork(lambda: run(out))) == 0
+    assert wait(fork(lambda: run(out) and 0)) == 0
     return killed
 
 
 def logged(name):
-    hook(sweeps, "write_run", lambda _, member, confirm: note(f"{name} {member.recipe.run_id}"))
+    hook(folder, "write_run", lambda _, member, confirm: note(f"{name} {member.recipe.run_id}"))
 
 
 def at_once(out):

@@ -8,43 +8,16 @@ import os
 import random
 import signal
 import sys
-import traceback
-from pathlib import Path
 
-from anchorbench.recipe import parse_recipe
-from anchorbench.sweeps import runner
+from forks import fork, root, sweep, wait
+
+from anchorbench.sweeps import folder, runner
 from anchorbench.sweeps.folder import SweepFolder
-from anchorbench.sweeps.grid import Sweep
-from anchorbench.sweeps.plan import Cut, read_plan, write_plan
+from anchorbench.sweeps.plan import Cut, write_plan
 from anchorbench.sweeps.work import Worker
-from anchorbench.train import evaluation, execution
-from anchorbench.train import stack as train
 
-root, base, axes, quick = Path(sys.argv[1]), *json.loads(sys.argv[2])
-sweep = Sweep(parse_recipe(base), {path: tuple(values) for path, values in axes.items()})
-train.CALL_SECONDS = 0.0
-for name, value in quick.items():
-    setattr(execution if name == "CHECKPOINT_SECONDS" else evaluation, name, value)
-runner.POLL_SECONDS = 0.01
 runner.LOOK_SECONDS = -1.0
 CUT = Cut(workers=4, memory=2.0**40, device=None, keep_steps=[])
-
-
-def fork(job):
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            code = job() or 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    return pid
-
-
-def wait(pid):
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def planned(name):
@@ -62,14 +35,14 @@ def as_worker(out, report=lambda number, event: None):
 
 
 def logging(name):
-    real = runner.write_run
+    real = folder.write_run
 
-    def write(folder, member, confirm):
-        real(folder, member, confirm)
+    def write(path, member, confirm):
+        real(path, member, confirm)
         with (root / "log").open("a") as file:
             file.write(f"{name} {member.recipe.run_id}\n")
 
-    runner.write_run = write
+    folder.write_run = write
 
 
 def together(out):
@@ -103,9 +76,14 @@ def killed(out, seed):
         codes = [wait(pid) for pid in pids]
         assert set(codes) <= {0, -signal.SIGKILL}, codes
         kills += codes.count(-signal.SIGKILL)
-        if codes[0] == 0 and all((out / "runs" / run).exists() for stack in read_plan(out).stacks for run in stack.runs):
+        done, _ = SweepFolder(out, sweep).ids()
+        if codes[0] == 0 and done.issuperset(sweep.numbers()):
             assert wait(fork(lambda: as_worker(out))) == 0  # cleans up after the last kill
             return kills
+
+
+def written(out):
+    return {path: path.stat().st_mtime_ns for place in ("runs", "stacks") for path in (out / place).rglob("[!.]*")}
 
 
 def comes_back(out):
@@ -123,16 +101,20 @@ def comes_back(out):
     os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
     codes = [wait(fork(lambda: 75 if Worker(out, attempt=0).train(0).taken == [0] else 1))]  # it holds its lock while stopped
     codes.append(wait(fork(lambda: 0 if Worker(out, attempt=1).train(0).finished == [0] else 1)))
-    before = {path.name: path.stat().st_mtime_ns for path in (out / "runs").iterdir()}
+    before = written(out)
+    assert before
     os.kill(pid, signal.SIGCONT)
     codes.append(wait(pid))
-    assert {path.name: path.stat().st_mtime_ns for path in (out / "runs").iterdir()} == before
+    assert written(out) == before
     as_worker(out)
     return codes
 
 
 as_sweep(root / "plain")  # here, so that what is imported on the way is imported once
 told = {"together": together(planned("together")), "comes back": comes_back(planned("comes back"))}
-for seed in range(3):
+for seed in range(2):
     told[f"killed {seed}"] = killed(planned(f"killed {seed}"), seed)
+folder.MAX_FOLDERS = 0  # now by stack
+told["comes back, by stack"] = comes_back(planned("comes back, by stack"))
+told["killed 2"] = killed(planned("killed 2"), 2)
 sys.stdout.write(json.dumps(told))

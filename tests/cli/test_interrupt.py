@@ -37,7 +37,7 @@ MOMENTS = [
     ("anchorbench.train.stack.Stack.evaluate", 1),
     ("anchorbench.train.checkpoint.save", 2),
     ("anchorbench.train.stack.Stack.members", 1),
-    ("anchorbench.sweeps.runner.write_run", 2),
+    ("anchorbench.sweeps.folder.write_run", 2),
     ("os.fsync", 2),
     ("os.fsync", 12),
     ("rich.progress.Progress.update", 3),

@@ -209,7 +209,7 @@ def rows_of(text: str) -> list[list[str]]:
 @pytest.fixture
 def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever trains or writes a run fails."""
-    for name in ("anchorbench.train.loop.train", "anchorbench.sweeps.runner.write_run", "anchorbench.cli.plan.run_sweep"):
+    for name in ("anchorbench.train.loop.train", "anchorbench.sweeps.folder.write_run", "anchorbench.cli.plan.run_sweep"):
         monkeypatch.setattr(name, None)
 
 

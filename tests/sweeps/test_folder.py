@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import TINY, patch_training
 
-from anchorbench.sweeps import runner as module
+from anchorbench.sweeps import folder as module
 from anchorbench.sweeps.failures import FailedStacksError
 from anchorbench.sweeps.folder import LEFTOVERS
 from anchorbench.sweeps.lock import STALE, StackLock
@@ -199,6 +199,9 @@ HALF_WRITTEN = {
     ".plan.json.1a2b3c4d",
     "index/.0-1a2b3c4d.parquet.1a2b3c4d",
     "failed/.0123456789abcdef.json.1a2b3c4d",
+    "stacks/01/.0123456789abcdef.1a2b3c4d",
+    "stacks/index/.0-00-1a2b3c4d.parquet.1a2b3c4d",
+    "forecasts/.0123456789abcdef.json.1a2b3c4d",
 }
 OWN = {".notes", ".git/config", ".results", "phase.of.last.week.png", "runs/.keep", "runs/notes.txt", "checkpoints/mine.pt"}
 
@@ -206,8 +209,8 @@ OWN = {".notes", ".git/config", ".results", "phase.of.last.week.png", "runs/.kee
 def litter(out: Path, age: float) -> None:
     for name in HALF_WRITTEN | OWN:
         path = out / name
-        path.parent.mkdir(exist_ok=True)
-        if name.startswith("runs/.0"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name.startswith(("runs/.0", "stacks/01/.0")):
             path.mkdir()
             (path / "recipe.json").touch()
         else:

@@ -1,6 +1,7 @@
 """The axes of a sweep: paired fields and blocks, each run with its number; and bad ones in one sentence."""
 
 import itertools
+import random
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,11 @@ from hypothesis import strategies as st
 
 from anchorbench.cli.plan import load_sweep
 from anchorbench.presets import PRESETS
+from anchorbench.recipe import SEEDS
 from anchorbench.sweeps.grid import Sweep
 from anchorbench.sweeps.summary import conditions
+from anchorbench.task import list_tasks
+from anchorbench.train.stack import structure
 
 BASE = TINY.override({"variant": "heldout-both"})
 TEXT = """
@@ -120,3 +124,42 @@ def test_runs_that_differ_in_a_field_of_some_are_not_one_condition(
     found = conditions([Known(recipe) for recipe in sweep.runs()])  # pyright: ignore[reportArgumentType]
     assert len(found) == 4 + 4
     assert sorted(len(condition.runs) for condition in found) == [1] * 4 + [2] * 4
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from(["heldout-both", "heldout-pairs", "conflict"]),
+    st.fixed_dictionaries({name: st.sampled_from([None, 0, 1, 7]) for name in SEEDS[1:]}),
+    st.dictionaries(
+        st.sampled_from(SEEDS), st.lists(st.integers(0, 2**31 - 1) | st.integers(0, 2), min_size=1, max_size=3), min_size=1
+    ),
+    st.randoms(),
+)
+def test_runs_that_differ_in_seeds_have_the_ids_of_their_recipes(
+    variant: str, own: dict[str, int | None], seeds: dict[str, list[int]], rng: random.Random
+) -> None:
+    """Wherever the seeds stand among the axes; the recipes are made one by one, from nothing."""
+    axes = list({**seeds, "init.gamma": [0.5, 0.6]}.items())
+    rng.shuffle(axes)
+    base = TINY.override({"variant": variant, **own})
+    sweep = Sweep(base, {path: tuple(values) for path, values in axes})
+    numbers: dict[str, int] = {}
+    for number, values in enumerate(itertools.product(*(values for _, values in axes))):
+        numbers.setdefault(base.override(dict(zip(dict(axes), values, strict=True))).run_id, number)
+    assert list(sweep.numbers().items()) == list(numbers.items())
+    assert [recipe.run_id for recipe in sweep.runs()] == list(numbers)
+    assert sweep.runs() == [sweep.run(number) for number in numbers.values()]
+    assert sorted(run_id for group in sweep.groups() for run_id in set(group.ids)) == sorted(numbers)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31, True, 1.5, "1", None])
+def test_a_seed_that_is_none_is_refused(seed: object) -> None:
+    with pytest.raises(ValueError, match="seed is"):
+        Sweep(BASE, {"init.gamma": (0.5,), "seed": (1, seed)}).numbers()
+
+
+@pytest.mark.parametrize(("task", "variant"), list_tasks())
+def test_runs_of_one_condition_fit_in_one_stack(task: str, variant: str) -> None:
+    """What a variant rotates over seeds changes no shape: plans ask for the structure of one run of each condition."""
+    recipe = TINY.override({"task": task, "variant": variant})
+    assert len({structure(recipe.with_seeds({"seed": seed})) for seed in range(14)}) == 1

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 from conftest import TINY
 from processes import child, environment
+from safetensors.torch import save
 
 from anchorbench.sweeps.grid import Sweep
 from anchorbench.sweeps.run_folder import read_run
@@ -32,18 +33,18 @@ def lives(tmp_path_factory: pytest.TempPathFactory) -> Told:
     return Told(root, json.loads(done.stdout))
 
 
-def contents(out: Path) -> dict[str, list[bytes]]:
+def contents(out: Path) -> dict[str, tuple[bytes, str]]:
     """The weights and trajectories of all runs, which are whole."""
-    runs = [read_run(path) for path in sorted((out / "runs").iterdir()) if not path.name.startswith(".")]
-    return {
-        run.result.run_id: [(run.path / name).read_bytes() for name in ("weights.safetensors", "trajectory.jsonl")] for run in runs
-    }
+    runs = [read_run(out / "runs" / recipe.run_id) for recipe in SWEEP.runs()]
+    return {run.result.run_id: (save(run.weights()), json.dumps(run.trajectory())) for run in runs}
 
 
 def require_the_same(lives: Told, name: str) -> None:
     found = contents(lives.root / name)
     assert found == contents(lives.root / "plain")
     assert len({weights for weights, _ in found.values()}) == len(SWEEP.runs())
+    by_stack = list((lives.root / name / "stacks").glob("[!.]?/*"))
+    assert len(by_stack) + len(list((lives.root / name / "runs").iterdir())) == (4 if by_stack else len(found))
     assert list((lives.root / name / "checkpoints").iterdir()) == []
     assert [path.name for path in (lives.root / name / "locks").iterdir()] == [".guard"]
 
@@ -61,7 +62,8 @@ def test_kills_at_random_change_nothing(lives: Told, seed: int) -> None:
     require_the_same(lives, f"killed {seed}")
 
 
-def test_a_worker_that_comes_back_writes_nothing(lives: Told) -> None:
+@pytest.mark.parametrize("name", ["comes back", "comes back, by stack"])
+def test_a_worker_that_comes_back_writes_nothing(lives: Told, name: str) -> None:
     """Refused while the first is stopped (75), taken over by the next attempt (0), and the first is fenced (75)."""
-    assert lives.told["comes back"] == [75, 0, 75]
-    require_the_same(lives, "comes back")
+    assert lives.told[name] == [75, 0, 75]
+    require_the_same(lives, name)

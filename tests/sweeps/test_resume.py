@@ -17,10 +17,11 @@ from conftest import TINY, Cli, patch_training, require_one_sentence
 from processes import child, environment
 from safetensors.torch import load_file
 
-from anchorbench.sweeps.folder import checkpoint_runs, stack_name
+from anchorbench.sweeps.folder import checkpoint_runs
 from anchorbench.sweeps.lock import StackLock
 from anchorbench.sweeps.run_folder import Run, read_run
 from anchorbench.sweeps.runner import Progress, Sweep, SweepFolder, run_sweep
+from anchorbench.sweeps.store import stack_name
 from anchorbench.train.checkpoint import resume
 from anchorbench.train.evaluation import evaluation_steps
 from anchorbench.train.execution import Execution

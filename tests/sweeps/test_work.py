@@ -13,7 +13,7 @@ import pytest
 from conftest import TINY, Cli, bytes_of, patch_training, require_one_sentence
 
 from anchorbench.presets import PRESETS
-from anchorbench.sweeps import runner
+from anchorbench.sweeps import folder, runner
 from anchorbench.sweeps.failures import FailedStacksError, failures
 from anchorbench.sweeps.folder import SweepFolder
 from anchorbench.sweeps.grid import Sweep
@@ -271,7 +271,7 @@ def test_a_worker_that_is_taken_over_while_it_writes_is_fenced_before_the_rename
         write_run(folder, member, late)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "write_run", slow)
+        patch.setattr(folder, "write_run", slow)
         assert Worker(out, attempt=0).train(0).taken == [0]
     assert weights_of(out) == {}
     assert list((out / "runs").iterdir()) == []
@@ -328,7 +328,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
         write_run(folder, member, confirm)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "write_run", write)
+        patch.setattr(folder, "write_run", write)
         yield patch
 
 
