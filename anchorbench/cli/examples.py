@@ -12,7 +12,7 @@ EXAMPLES = {
     "tasks": "tasks composite-conflict",
     "parts": "parts schedule cosine",
     "new": "new optimizer my-optimizer",
-    "report": "report norms --x init.gamma --panels model.norm",
+    "report": "report norms --x init.gamma --y model.norm",
     "reproduce": "reproduce frequency-principle --out my-ledger",
     "ways": "ways anchorbench-out/ways --out my-tables",
     "sweep plan": "sweep plan recipes/weight-decay.yaml --axis seed=0,1",

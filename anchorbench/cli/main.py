@@ -276,19 +276,18 @@ def new(
 @app.command()
 def report(
     sweep: Annotated[Path, typer.Argument(help="Output folder of a sweep.")],
-    x: Annotated[str | None, typer.Option(help="Horizontal axis; default: gamma, if it varies.")] = None,
+    x: Annotated[str | None, typer.Option(help="Horizontal axis of the phase diagram; default: gamma, if it varies.")] = None,
     y: Annotated[str | None, typer.Option(help="Vertical axis; default: the next field that varies.")] = None,
-    panels: Annotated[str | None, typer.Option(help="Axis of small multiples; default: none.")] = None,
     out: Annotated[Path | None, typer.Option(help="File to write (default: SWEEP/report.html).")] = None,
 ) -> None:
-    """Write one HTML page about a sweep.
+    """Write one HTML page about a sweep, finished or in training.
 
-    Phase diagram, trajectories, deviations and attention flow.
+    Every run, phase diagram over any two axes, trajectories, what held-out answers are, attention and probes; it needs no network.
     """
     from anchorbench.files import visible
     from anchorbench.show.report import report as write_report
 
-    page, problems = write_report(sweep, out, x=x, y=y, panels=panels)
+    page, problems = write_report(sweep, out, x=x, y=y, arguments=sys.argv[1:])
     for problem in problems:
         typer.echo(f"left out: {visible(problem)}")
     typer.echo(f"page: {visible(page)}")

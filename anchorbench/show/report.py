@@ -1,80 +1,64 @@
-"""A self-contained HTML page per sweep: a phase diagram over any two axes, with a third as small multiples; trajectories;
-deviations of held-out answers; and attention flow and probes of the clearest runs.
+"""The page of a sweep, finished or in training: phase diagram over any two axes, trajectories, what held-out answers are,
+attention, probes and every run in a table, in one file that needs no network.
+
+Python gathers and counts; the page's script draws the charts of the runs that its table shows.
 """
 
 import base64
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from anchorbench.files import require_place
+from anchorbench.files import require_place, write_atomically
 from anchorbench.probes import Score, list_probes
+from anchorbench.recipe import flatten
+from anchorbench.show.answers import COMPOSED, ELSE, deviation_names
 from anchorbench.show.canvas import draw_all
+from anchorbench.show.charts import IN_TRAINING, NO_VERDICT, charts, runtime
+from anchorbench.show.circuits import Flow, flow_of, most_different
 from anchorbench.show.examine import examine, forecast_in_words
+from anchorbench.show.facts import facts, recipe_yaml
 from anchorbench.show.figures import attention_flow_figure
-from anchorbench.show.html import write_page
-from anchorbench.sweeps.run_folder import DamagedRunError, Run, read_run
-from anchorbench.sweeps.summary import Condition, clearest, conditions
+from anchorbench.show.html import _ours, render
+from anchorbench.show.scores import Meaning, beyond_control, meaning
+from anchorbench.show.source import Training, gather
+from anchorbench.sweeps.run_folder import DamagedRunError, Run
+from anchorbench.sweeps.summary import Condition, conditions
 
-FARTHEST = 15
-"""Deviations beyond this are pooled."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """The runs in one cell of a phase diagram; `column` and `row` count from the lower left."""
-
-    column: int
-    row: int
-    verdicts: list[tuple[str, int]]
-    """(verdict, count), most frequent first."""
-    inferential: float | None
-    """Mean share of held-out answers that follow composition."""
-
-    @property
-    def members(self) -> int:
-        return sum(count for _, count in self.verdicts)
-
-    @property
-    def majority(self) -> float:
-        return self.verdicts[0][1] / self.members
-
-    @property
-    def words(self) -> str:
-        return ", ".join(f"{count} {verdict}" for verdict, count in self.verdicts)
+MAX_RUNS = 1000
+"""Runs in the table, and with trajectories; a larger sweep shows as many of every condition. The phase diagram has all."""
+MAX_FLOWS = 200
+"""Runs whose attention is read."""
+MAX_BYTES = 3_000_000
+ANSWERS = 8
+"""Kinds of held-out answers told apart per run."""
 
 
 @dataclass(frozen=True)
-class Panel:
-    """A phase diagram at one value of the third axis."""
+class Row:
+    """A run in the table."""
 
-    title: str
-    cells: list[Cell]
-
-
-@dataclass(frozen=True)
-class Line:
-    """A run's held-out share over training: (position on the logarithmic step axis in [0, 1], share)."""
-
+    run_id: str
+    axes: list[Any]
+    """Its value on each swept axis."""
+    seed: int | None
     verdict: str
-    seed: int
-    points: list[tuple[float, float]]
+    step: int | None
+    """The last step known of a run in training; None for a finished one."""
+    shares: list[float | None]
+    """See SHARES."""
+    forecast: tuple[float, float, float] | None
+    """Forecast share of held-out answers that compose, with its 90% interval."""
+    seconds: float | None
 
 
-@dataclass(frozen=True)
-class Group:
-    """The runs at one value of the first axis: their trajectories, and how often each deviation occurs."""
-
-    title: str
-    lines: list[Line]
-    bars: list[tuple[int, float]]
-    """(deviation, share of all held-out answers), for -FARTHEST..FARTHEST."""
-    beyond: float
+SHARES = {"accuracy_train": "Train", "accuracy_iid": "Iid", "inferential": "Composed", "symmetric": "As the exception"}
+"""Column of `Run.row` -> header."""
 
 
 @dataclass(frozen=True)
@@ -87,94 +71,260 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Found:
+    """A probe's score for one run, and on which side of its control the whole interval lies."""
+
+    score: Score
+    beyond: str
+
+
+@dataclass(frozen=True)
 class ProbeRow:
     """A probe's score for each run shown; None where the probe does not apply."""
 
     probe: str
     score: str
-    found: list[Score | None]
+    meaning: Meaning | None
+    found: list[Found | None]
+
+
+@dataclass
+class Known:
+    """What was read of models: a page that is written again need not read it again."""
+
+    flows: dict[str, Flow | None] = field(default_factory=dict)
+    """By run id."""
 
 
 def report(
-    folder: Path, out: Path | None = None, *, x: str | None = None, y: str | None = None, panels: str | None = None
+    folder: Path,
+    out: Path | None = None,
+    *,
+    x: str | None = None,
+    y: str | None = None,
+    arguments: Sequence[str] = (),
 ) -> tuple[Path, list[str]]:
     """Writes the page of the sweep in `folder` to `out` (default: `folder/report.html`). Returns its path, and one message per
     damaged run or failed figure that was left out.
 
-    `x`, `y` and `panels` are axes of the sweep by dotted path; unspecified ones are chosen among the varying axes, gamma
-    first. Runs that differ only in other axes share a cell. Raises ValueError for a folder without finished runs, an axis that
-    does not vary or is given twice, and a file that cannot be written.
+    `x` and `y` are the axes of the phase diagram at first, as dotted paths; unspecified ones are chosen among the varying axes,
+    gamma first. `arguments` are the command's, for the page's head. Raises ValueError for a folder that holds no sweep, an axis
+    that does not vary or is given twice, a file that cannot be written, and a page of more than MAX_BYTES.
     """
-    runs, problems = _read(folder)
     out = folder / "report.html" if out is None else out
     require_place(out, "--out")
+    content, problems = page(folder, x=x, y=y, arguments=arguments, csv=(folder / "results.csv").exists() and out.parent == folder)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"the page has {len(content)} bytes; allowed: at most {MAX_BYTES}")
+    write_atomically(out, content)
+    return out, problems
+
+
+def page(
+    folder: Path,
+    *,
+    x: str | None = None,
+    y: str | None = None,
+    arguments: Sequence[str] = (),
+    csv: bool = False,
+    known: Known | None = None,
+    live: bool = False,
+) -> tuple[bytes, list[str]]:
+    """The page as bytes, and messages as `report` returns; `csv` says that `results.csv` lies beside it.
+
+    A `live` page asks its server for news, and reads no probes, which take seconds.
+    """
+    gathered = gather(folder)
+    runs, problems = gathered.finished, list(gathered.problems)
+    known = known or Known()
     grouped = conditions(runs)
     varying = sorted(_varying(grouped), key=lambda path: path != "init.gamma")
-    for path in (x, y, panels):
+    x, y = _chosen(x, y, varying)
+    shown = _thinned(grouped)
+    pair = most_different(runs, known.flows)
+    picture, undrawn = _attention_flow(pair)
+    members, probe_rows = ([], []) if live else _probes(pair)  # reads forecasts, which rows show
+    rows = [_row(run, varying) for run in shown] + [_training_row(run, varying) for run in gathered.training]
+    used = [at for at in range(len(SHARES)) if any(row.shares[at] is not None for row in rows)]
+    trajectories, damaged = _trajectories(shown, gathered.training)
+    names = list(dict.fromkeys(f"{run.result.task}, {run.result.variant}" for run in runs))
+    content = render(
+        "report.html",
+        scripts=[runtime(), _ours("report.js")],
+        data={
+            "charts": {"light": charts(dark=False), "dark": charts(dark=True)},
+            "axes": {path: [_word(value) for value in _values(grouped, path)] for path in varying},
+            "x": x,
+            "y": y,
+            "conditions": [_condition(each, grouped, varying) for each in grouped],
+            "runs": [[row.run_id, row.verdict] for row in rows],
+            "trajectories": trajectories,
+            "answers": _answers(shown),
+            "attention": _attention(shown, known),
+        },
+        live=live,
+        task=" and ".join(names) or folder.name,
+        members=len(runs),
+        planned=gathered.planned,
+        training=len(gathered.training),
+        rows=rows,
+        left_out=len(runs) - len(shown),
+        varying=varying,
+        headers=[list(SHARES.values())[at] for at in used],
+        used=used,
+        verdicts=Counter(_verdict(run) for run in runs).most_common(),
+        chance=_chance(runs),
+        facts=facts(folder, runs, arguments or ["report", folder.name]) if runs else [],
+        recipe=recipe_yaml([run.recipe for run in shown]) if runs else "",
+        csv=csv,
+        picture=picture,
+        shown_members=members,
+        probe_rows=probe_rows,
+    )
+    return content, problems + undrawn + damaged
+
+
+def _chosen(x: str | None, y: str | None, varying: list[str]) -> tuple[str | None, str | None]:
+    """The axes of the phase diagram. Raises ValueError for one that does not vary, or is given twice."""
+    for path in (x, y):
         if path is not None and path not in varying:
             raise ValueError(f"axis is {path!r}; allowed: {', '.join(varying) or 'none, as the sweep varies only seeds'}")
-    given = [path for path in (x, y, panels) if path is not None]
-    if len(set(given)) < len(given):
-        raise ValueError(f"axes are {', '.join(given)}; allowed: each axis once")
-    left = [path for path in varying if path not in (x, y, panels)]
-    chosen = [path if path is not None else left.pop(0) if left else None for path in (x, y, panels)]
-    x, y, panels = chosen
-    columns, rows = _values(grouped, x), _values(grouped, y)
-    steps = [point["step"] for run in runs for point in run.trajectory()]
-    shown = clearest(runs)
-    shown_members, probe_rows = _probes(shown)
-    picture, undrawn = _attention_flow(shown)
-    page = write_page(
-        "report.html",
-        out,
-        task=" and ".join(dict.fromkeys(f"{run.result.task}, {run.result.variant}" for run in runs)),
-        x=x,
-        y=y,
-        third=panels,
-        pooled=left,
-        columns=[_word(value) for value in columns],
-        rows=[_word(value) for value in rows],
-        panels=[
-            Panel(
-                "" if panels is None else f"{panels} {_word(value)}",
-                _cells([each for each in grouped if _value(each, panels) == value], x, y, columns, rows),
-            )
-            for value in _values(grouped, panels)
-        ],
-        groups=[
-            _group(
-                "all runs" if x is None else f"{x} {_word(value)}",
-                [run for each in grouped if _value(each, x) == value for run in each.runs],
-                min(steps),
-                max(steps),
-            )
-            for value in columns
-        ],
-        first_step=min(steps),
-        last_step=max(steps),
-        conditions=grouped,
-        varying=varying,
-        members=len(runs),
-        picture=picture,
-        shown_members=shown_members,
-        probe_rows=probe_rows,
-        verdicts=list(dict.fromkeys(str(run.result.verdict) for run in runs)),
-        farthest=FARTHEST,
+    if x is not None and x == y:
+        raise ValueError(f"axes are {x}, {y}; allowed: each axis once")
+    left = [path for path in varying if path not in (x, y)]
+    x = x if x is not None else left.pop(0) if left else None
+    return x, y if y is not None else left.pop(0) if left else None
+
+
+def _varying(grouped: Sequence[Condition]) -> list[str]:
+    return [path for path in grouped[0].axes if len(_values(grouped, path)) > 1] if grouped else []
+
+
+def _values(grouped: Sequence[Condition], path: str) -> list[Any]:
+    """The axis's distinct values: numbers sorted, others in order of appearance."""
+    distinct = list({repr(condition.axes[path]): condition.axes[path] for condition in grouped}.values())  # values may be lists
+    numbers = all(isinstance(value, int | float) for value in distinct)
+    return sorted(distinct) if numbers else distinct
+
+
+def _word(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else "" if value is None else str(value)
+
+
+def _thinned(grouped: Sequence[Condition]) -> list[Run]:
+    """The runs to show one by one, in the order of the conditions: all, or as many of each condition as fit."""
+    each = max([1, MAX_RUNS // len(grouped)]) if grouped else 0
+    total = sum(len(condition.runs) for condition in grouped)
+    ordered = [sorted(condition.runs, key=lambda run: run.recipe.seed) for condition in grouped]
+    chosen = [run for members in ordered for run in (members if total <= MAX_RUNS else members[:each])]
+    return chosen[:: -(-len(chosen) // MAX_RUNS)] if chosen else []
+
+
+def _verdict(run: Run) -> str:
+    return run.result.verdict or NO_VERDICT
+
+
+def _chance(runs: Sequence[Run]) -> float | None:
+    return runs[0].recipe.load_task().chance if runs else None
+
+
+def _row(run: Run, varying: list[str]) -> Row:
+    fields, measured, read = flatten(run.recipe.model_dump()), run.row(), run.forecast()
+    share = read["forecast_share"]
+    return Row(
+        run_id=run.result.run_id,
+        axes=[fields.get(path) for path in varying],
+        seed=run.recipe.seed,
+        verdict=_verdict(run),
+        step=None,
+        shares=[measured[name] for name in SHARES],
+        forecast=None if share is None else (share, read["forecast_low"] or 0.0, read["forecast_high"] or 1.0),
+        seconds=run.result.seconds,
     )
-    return page, problems + undrawn
 
 
-def _read(folder: Path) -> tuple[list[Run], list[str]]:
-    runs: list[Run] = []
+def _training_row(run: Training, varying: list[str]) -> Row:
+    fields = {} if run.recipe is None else flatten(run.recipe.model_dump())
+    last = run.trajectory[-1].model_dump() if run.trajectory else {}
+    return Row(
+        run_id=run.run_id,
+        axes=[fields.get(path) for path in varying],
+        seed=None if run.recipe is None else run.recipe.seed,
+        verdict=IN_TRAINING,
+        step=run.step,
+        shares=[last.get(name) for name in SHARES],
+        forecast=None,
+        seconds=None,
+    )
+
+
+def _condition(each: Condition, grouped: Sequence[Condition], varying: list[str]) -> list[Any]:
+    """Indices of its values on the axes; verdicts and their counts; sum and number of the shares shown; ids of its runs."""
+    shares = [run.result.inferential if run.result.inferential is not None else run.result.accuracy_iid.value for run in each.runs]
+    places = [[repr(value) for value in _values(grouped, path)].index(repr(each.axes[path])) for path in varying]
+    counted = Counter(_verdict(run) for run in each.runs)
+    return [places, dict(counted), round(sum(shares), 3), len(shares), [run.result.run_id for run in each.runs]]
+
+
+def _trajectories(shown: Sequence[Run], training: Sequence[Training]) -> tuple[dict[str, Any], list[str]]:
+    """Per run [number of its list of steps, train, iid, held-out (in thousandths), loss]; and messages about damaged files."""
     problems: list[str] = []
-    for path in sorted((folder / "runs").glob("[!.]*")):
+    grids: dict[tuple[int, ...], int] = {}
+    lines: list[list[Any] | None] = []
+
+    def line(points: list[dict[str, Any]]) -> list[Any]:
+        steps = tuple(int(point["step"]) for point in points)
+        names = ("accuracy_train", "accuracy_iid", "inferential")
+        shares = [[None if point[name] is None else round(1000 * point[name]) for point in points] for name in names]
+        if all(share is None for share in shares[2]):  # nothing is held out
+            shares[2] = []
+        losses = [None if point["loss"] is None else float(f"{point['loss']:.3g}") for point in points]
+        return [grids.setdefault(steps, len(grids)), *shares, losses]
+
+    for run in shown:
         try:
-            runs.append(read_run(path))
+            lines.append(line(run.trajectory()))
         except DamagedRunError as problem:
             problems.append(str(problem))
-    if not runs:
-        raise ValueError(f"{folder} holds no finished run; allowed: the output folder of a sweep")
-    return runs, problems
+            lines.append(None)
+    lines += [line([point.model_dump() for point in run.trajectory]) for run in training]
+    return {"steps": list(map(list, grids)), "lines": lines}, problems
+
+
+def _answers(shown: Sequence[Run]) -> dict[str, Any]:
+    """What held-out answers are: names, and per run pairs of [number of the name, count], the most frequent first."""
+    by_task: dict[str, dict[int, str]] = {}
+    names: dict[str, int] = {COMPOSED: 0, ELSE: 1}
+    counts: list[list[list[int]]] = []
+    for run in shown:
+        fingerprint = run.result.task_fingerprint
+        if fingerprint not in by_task:
+            by_task[fingerprint] = deviation_names(run.recipe.load_task()) if run.result.deviations else {}
+        counted: Counter[int] = Counter()
+        for deviation, count in Counter(run.result.deviations).most_common():
+            words = by_task[fingerprint].get(deviation)
+            is_told = words is not None and len(counted) < ANSWERS
+            counted[names.setdefault(words, len(names)) if is_told and words is not None else names[ELSE]] += count
+        counts.append([list(pair) for pair in counted.most_common()])
+    return {"names": list(names), "counts": counts}
+
+
+def _attention(shown: Sequence[Run], known: Known) -> dict[str, Any] | None:
+    """Attention averaged over sequences, in hundredths, per run, if these have the same layers, readers and sources."""
+    read = shown[:: -(-len(shown) // MAX_FLOWS)] if shown else []
+    for run in read:
+        if run.result.run_id not in known.flows:
+            known.flows[run.result.run_id] = flow_of(run)
+    found = {run.result.run_id: flow for run in shown if (flow := known.flows.get(run.result.run_id)) is not None}
+    first = next(iter(found.values()), None)
+    if first is None:
+        return None
+    same = {
+        run_id: np.rint(100 * flow.share).astype(int).ravel().tolist()
+        for run_id, flow in found.items()
+        if flow.share.shape == first.share.shape and flow.readers == first.readers
+    }
+    return {"readers": first.readers, "sources": first.sources, "layers": len(first.share), "runs": same}
 
 
 def _attention_flow(shown: list[Run]) -> tuple[str | None, list[str]]:
@@ -182,7 +332,7 @@ def _attention_flow(shown: list[Run]) -> tuple[str | None, list[str]]:
     if not shown:
         return None, []
     with tempfile.TemporaryDirectory() as temporary:
-        drawn, problems = draw_all(lambda path: attention_flow_figure(shown, path), [Path(temporary) / "attention_flow.png"])
+        drawn, problems = draw_all(lambda path: attention_flow_figure(shown, path), [Path(temporary) / "attention_flow.svg"])
         return next((base64.b64encode(path.read_bytes()).decode() for path in drawn), None), problems
 
 
@@ -192,7 +342,7 @@ def _probes(shown: list[Run]) -> tuple[list[Member], list[ProbeRow]]:
     members = [
         Member(
             f"gamma {run.recipe.init.gamma:g}, {run.recipe.model.norm}-LN, seed {run.recipe.seed}",
-            str(run.result.verdict),
+            _verdict(run),
             forecast_in_words(each.forecast),
         )
         for run, each in zip(shown, examined, strict=True)
@@ -201,52 +351,7 @@ def _probes(shown: list[Run]) -> tuple[list[Member], list[ProbeRow]]:
     for probe in list_probes():
         found = [each.probes if isinstance(each.probes, str) else each.probes[probe] for each in examined]
         scores = [{} if isinstance(each, str) else each.scores() for each in found]
-        names = dict.fromkeys(name for each in scores for name in each)
-        rows += [ProbeRow(probe, name, [each.get(name) for each in scores]) for name in names]
+        for name in dict.fromkeys(name for each in scores for name in each):
+            cells = [None if name not in each else Found(each[name], beyond_control(each[name])) for each in scores]
+            rows.append(ProbeRow(probe, name, meaning(probe, name), cells))
     return members, rows
-
-
-def _varying(grouped: Sequence[Condition]) -> list[str]:
-    return [path for path in grouped[0].axes if len(_values(grouped, path)) > 1]
-
-
-def _value(condition: Condition, path: str | None) -> Any:
-    return None if path is None else condition.axes[path]
-
-
-def _values(grouped: Sequence[Condition], path: str | None) -> list[Any]:
-    """The axis's distinct values: numbers sorted, others in order of appearance."""
-    values = [_value(condition, path) for condition in grouped]
-    distinct = [value for i, value in enumerate(values) if value not in values[:i]]  # values may be lists
-    numbers = all(isinstance(value, int | float) for value in distinct)
-    return sorted(distinct) if numbers else distinct
-
-
-def _word(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else "" if value is None else str(value)
-
-
-def _cells(grouped: list[Condition], x: str | None, y: str | None, columns: list[Any], rows: list[Any]) -> list[Cell]:
-    found: list[Cell] = []
-    for row, low in enumerate(rows):
-        for column, left in enumerate(columns):
-            here = [each for each in grouped if _value(each, x) == left and _value(each, y) == low]
-            runs = [run for each in here for run in each.runs]
-            if runs:
-                counted = Counter(str(run.result.verdict) for run in runs).most_common()
-                shares = [run.result.inferential for run in runs if run.result.inferential is not None]
-                found.append(Cell(column, row, counted, float(np.mean(shares)) if shares else None))
-    return found
-
-
-def _group(title: str, runs: list[Run], first: int, last: int) -> Group:
-    lines: list[Line] = []
-    deviations: Counter[int] = Counter()
-    for run in runs:
-        points = [(point["step"], point["inferential"]) for point in run.trajectory() if point["inferential"] is not None]
-        places = [(float(np.log(step / first) / np.log(max(last / first, 1.001))), float(share)) for step, share in points]
-        lines.append(Line(str(run.result.verdict), run.recipe.seed, places))
-        deviations.update(run.result.deviations)
-    total = max(1, deviations.total())
-    bars = [(value, deviations[value] / total) for value in range(-FARTHEST, FARTHEST + 1)]
-    return Group(title, lines, bars, sum(count for value, count in deviations.items() if abs(value) > FARTHEST) / total)

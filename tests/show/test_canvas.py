@@ -213,15 +213,15 @@ def test_a_failed_figure_is_a_sentence_after_the_results(
 
 def test_a_report_without_its_figure(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = sorted((sweep / "runs").iterdir())
-    monkeypatch.setattr("anchorbench.show.report.clearest", lambda runs: [run for run in runs if run.path == folders[0]])
+    monkeypatch.setattr("anchorbench.show.report.most_different", lambda runs, known: [run for run in runs if run.path == folders[0]])
     monkeypatch.setattr("anchorbench.show.report._probes", lambda shown: ([], []))
     whole = report(sweep, sweep / "whole.html")
     break_matplotlib(monkeypatch, RuntimeError("no latex"))
     page, [problem] = report(sweep)
     assert whole[1] == []
-    assert "data:image/png" in whole[0].read_text()
-    assert "data:image/png" not in page.read_text()
-    assert "attention_flow.png was not drawn: no latex" in problem
+    assert "data:image/svg" in whole[0].read_text()
+    assert "data:image/svg" not in page.read_text()
+    assert "attention_flow.svg was not drawn: no latex" in problem
 
 
 @pytest.mark.parametrize("command", ["report", "validate", "fit", "bench"])

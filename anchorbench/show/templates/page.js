@@ -32,12 +32,14 @@ for (const board of document.querySelectorAll("table.board")) {
     let count = 0;
     for (const row of body.rows) {
       const text = `${row.textContent} ${row.dataset.text}`.toLowerCase();
-      row.hidden = !words.every((word) => text.includes(word));
+      row.hidden = row.dataset.out === "true" || !words.every((word) => text.includes(word));
       count += row.hidden ? 0 : 1;
     }
     shown.textContent = `${count} of ${body.rows.length}`;
+    board.dispatchEvent(new Event("filtered"));
   };
   input.addEventListener("input", filter);
+  board.addEventListener("refilter", filter);
   controls.hidden = false;
   filter();
 }
