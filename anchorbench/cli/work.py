@@ -25,8 +25,7 @@ from anchorbench.sweeps.runner import Progress
 from anchorbench.sweeps.status import StackStatus, status
 from anchorbench.sweeps.store import Store
 from anchorbench.sweeps.work import Worked, Worker
-from anchorbench.train.execution import Execution
-from anchorbench.train.loop import PausedError
+from anchorbench.train.execution import Execution, PausedError
 
 TAKEN = os.EX_TEMPFAIL if hasattr(os, "EX_TEMPFAIL") else 75
 """Exit code: another process is training the stack; try again later."""

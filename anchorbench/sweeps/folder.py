@@ -4,10 +4,12 @@ import copy
 import itertools
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, overload
+from typing import Annotated, Any, overload
+
+from pydantic import Field, TypeAdapter
 
 from anchorbench.files import read_json, remove, require_plain, write_atomically
 from anchorbench.recipe import SCHEMA, Recipe, parse_recipe
@@ -17,15 +19,19 @@ from anchorbench.sweeps.lock import STALE, nobody_inside
 from anchorbench.sweeps.run_folder import DamagedRunError, Run, read_run, write_run, write_tables
 from anchorbench.sweeps.store import Store, stack_name
 from anchorbench.train.checkpoint import CheckpointState
+from anchorbench.train.trajectory import Word
 
 MAX_FOLDERS = 1000
 """Number of runs up to which a sweep is stored as one folder per run, for people to look into, with tables; beyond, by stack."""
+_HALVES = TypeAdapter(Annotated[list[Annotated[list[Word], Field(min_length=1)]], Field(min_length=2, max_length=2)])
 LEFTOVERS = (
     "runs/.*.*",
     "stacks/*/.*.*",
     "forecasts/.*.json.*",
     "checkpoints/.*.safetensors.*",
     "failed/.*.json.*",
+    "recut/.*.json.*",
+    "locks/.asked-*",
     "index/.*.parquet.*",
     ".plan.json.*",
     ".sweep.json.*",
@@ -95,9 +101,12 @@ class SweepFolder:
         return self.out / "checkpoints" / f"{stack_name(recipe.run_id for recipe in stack)}.safetensors"
 
     def remove_checkpoints(self, finished: set[str]) -> None:
-        """Removes damaged checkpoints and those of finished stacks."""
+        """Removes damaged checkpoints and those of finished stacks, and how these were cut."""
         for path in (self.out / "checkpoints").glob("*.safetensors"):
             if finished >= set(checkpoint_runs(path)):
+                remove(path)
+        for path, halves in cuts(self.out):
+            if finished.issuperset(itertools.chain(*halves)):
                 remove(path)
 
     def remove_leftovers(self) -> None:
@@ -253,6 +262,13 @@ def checkpoint_runs(path: Path) -> list[str]:
             return CheckpointState.read(file.metadata()["anchorbench"], path).run_ids
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         return []
+
+
+def cuts(out: Path, name: str = "*") -> Iterator[tuple[Path, list[list[str]]]]:
+    """The stacks that were cut in two, or that of one name: the file that says so, and the runs of the halves."""
+    for path in sorted((out / "recut").glob(f"{name}.json")):
+        with suppress(ValueError):  # damaged: the stack is trained as planned
+            yield path, _HALVES.validate_python(read_json(path))
 
 
 def _without(content: Any, paths: set[str]) -> Any:

@@ -14,6 +14,7 @@ from anchorbench.sweeps.folder import FinishedRuns, SweepFolder, checkpoint_runs
 from anchorbench.sweeps.grid import Sweep
 from anchorbench.sweeps.lock import StackLock
 from anchorbench.sweeps.plan import Cut, read_plan, stacks, write_plan
+from anchorbench.sweeps.recut import AskedError, asked, cut_in_two
 from anchorbench.sweeps.run_folder import Run
 from anchorbench.train.execution import Execution
 from anchorbench.train.gradients.choice import suits_native
@@ -43,10 +44,20 @@ class Trained:
     busy: int = 0
     """How many of its runs another process is training."""
     failure: str | None = None
+    worked: bool = False
+    """Whether any of it was trained here."""
 
 
 class FencedError(Exception):
     """Another attempt has taken over the lock of the stack that is being trained."""
+
+
+class _CutError(Exception):
+    """The stack that is being trained was cut in two."""
+
+    def __init__(self, half: list[Recipe]) -> None:
+        """`half` is the one to go on with."""
+        self.half = half
 
 
 def run_sweep(
@@ -189,6 +200,7 @@ def train_stack(
         if busy and checkpoint.exists():  # another process is training this stack
             return Trained([], busy=len(stack))
         finished, _ = folder.finished(mine, how.keep_steps)
+        trained: list[Run] = []
         if len(finished) < len(mine):
             if not checkpoint.exists():
                 done = {run.result.run_id for run in finished}
@@ -197,6 +209,12 @@ def train_stack(
             folder.index.forget(recipe.run_id for recipe in mine)
             try:
                 trained = _train(mine, folder, report, how, checkpoint, lock, warn)
+            except _CutError as cut:  # by the other half's new owner, or whoever is free
+                lock.release()
+                remove(asked(lock.path))
+                own = train_stack(cut.half, folder.checkpoint(cut.half), folder, report, how, warn, attempt)
+                ended = [*finished, *own.finished]
+                return Trained(ended, len(stack) - len(ended), own.failure, worked=True)
             except FencedError:
                 return Trained(finished, busy=len(stack) - len(finished))
             except (OSError, ValueError, RuntimeError, MemoryError) as error:  # RuntimeError: torch's, out of memory among them
@@ -207,11 +225,11 @@ def train_stack(
                     raise
                 report(Progress([], message=f"a stack of {len(mine)} runs failed: {reason}"))
                 finished, _ = folder.finished([recipe for recipe in stack if recipe.run_id in set(lock.owner.runs)], how.keep_steps)
-                return Trained(finished, busy, reason)
+                return Trained(finished, busy, reason, worked=True)
             finished = [*finished, *trained]
             folder.index.add(finished)
         forget(folder.out, name)
-    return Trained(finished, busy)
+    return Trained(finished, busy, worked=bool(trained))
 
 
 def _train(
@@ -238,6 +256,8 @@ def _train(
         if abs(time.time() - looked) > LOOK_SECONDS:
             confirm()
             looked = time.time()
+            if step < stack[0].steps and len(lock.owner.runs) > 1 and asked(lock.path).exists():
+                raise AskedError
 
     def write(members: list[Any]) -> None:
         confirm()
@@ -247,7 +267,14 @@ def _train(
             failed.extend(folder.write(missing, confirm))
 
     report(Progress(stack))
-    train(stack, progress, checkpoint, write, warn, how=how)
+    while True:
+        try:
+            train(stack, progress, checkpoint, write, warn, how=how)
+            break
+        except AskedError:
+            if halves := cut_in_two(stack, folder, checkpoint):
+                raise _CutError(halves[0]) from None
+            remove(asked(lock.path))  # there is nothing to give
     if failed:
         raise failed[0]
     confirm()

@@ -48,6 +48,7 @@ def status(out: Path) -> Status:
     plan = read_plan(out)
     running, failed = living(out / "locks"), failures(out)
     owners = {run: owner for owner in running.values() for run in owner.runs}
+    of_runs = {run: failure for failure in failed.values() for run in failure.runs}  # of halves, if the stack was cut
     store = Store(out)
     store.refresh()
     there = {path.name for path in (out / "runs").glob("[!.]*")} | store.ids()
@@ -60,8 +61,7 @@ def status(out: Path) -> Status:
             found.append(StackStatus(number, members, finished, "finished"))
         elif owner is not None:
             found.append(StackStatus(number, members, finished, "running", owner.machine, owner.started))
-        elif stack.name in failed:
-            failure = failed[stack.name]
+        elif failure := failed.get(stack.name) or next((of_runs[run] for run in stack.runs if run in of_runs), None):
             found.append(StackStatus(number, members, finished, "failed", failure.machine, failure.at, failure.reason))
         else:
             found.append(StackStatus(number, members, finished, "waiting"))

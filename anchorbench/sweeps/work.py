@@ -8,6 +8,7 @@ from anchorbench.sweeps.failures import failures, has_failed
 from anchorbench.sweeps.folder import SweepFolder
 from anchorbench.sweeps.lock import is_held
 from anchorbench.sweeps.plan import Plan, read_plan
+from anchorbench.sweeps.recut import ask, parts
 from anchorbench.sweeps.runner import Progress, train_stack, warner
 from anchorbench.train.execution import Execution
 
@@ -55,20 +56,21 @@ class Worker:
         return worked
 
     def train_free(self, worked: Worked | None = None) -> Worked:
-        """Trains all stacks that are neither finished nor in training, nor failed elsewhere meanwhile, until none is left.
+        """Trains all stacks that are neither finished nor in training, nor failed elsewhere meanwhile, until none is left; then
+        halves of those in training, as long as their owners give them.
 
         Goes on after what was `worked` before, if given.
         """
         worked, before = worked or Worked(), set(failures(self._folder.out))
         trained = True
-        while trained:
+        while trained or (worked.taken and ask(self._folder.out)):
             trained, worked.taken = False, []
             for number, stack in enumerate(self._plan.stacks):
                 if number in worked.finished or number in worked.failed or self._folder.has(stack.runs, self._how.keep_steps):
                     continue
                 if stack.name not in before and has_failed(self._folder.out, stack.name):
                     continue
-                if is_held(self._folder.out / "locks" / stack.name):  # told before its recipes are made
+                if self._attempt is None and is_held(self._folder.out / "locks" / stack.name):  # told before its recipes are made
                     worked.taken.append(number)
                     continue
                 trained |= self._train(number, worked)
@@ -81,21 +83,24 @@ class Worker:
         return {number for number, stack in enumerate(self._plan.stacks) if done.issuperset(stack.runs)}
 
     def _train(self, number: int, worked: Worked) -> bool:
-        """Whether the stack was not taken."""
+        """Whether any of the stack was trained here."""
         stack = self._plan.recipes(number, self._sweep)
         self._folder.require_free([recipe.run_id for recipe in stack])
 
         def report(progress: Progress) -> None:
             self._report(number, progress)
 
-        trained = train_stack(stack, self._folder.checkpoint(stack), self._folder, report, self._how, warner(report), self._attempt)
-        if trained.failure is not None:
-            worked.failed[number] = trained.failure
-        elif trained.busy:
+        every = [
+            train_stack(part, checkpoint, self._folder, report, self._how, warner(report), self._attempt)
+            for part, checkpoint in parts(stack, self._folder)
+        ]
+        if failures := [trained.failure for trained in every if trained.failure is not None]:
+            worked.failed[number] = failures[0]
+        elif any(trained.busy for trained in every):
             worked.taken.append(number)
         else:
             worked.finished.append(number)
-        return not trained.busy
+        return any(trained.worked for trained in every)
 
     def _complete(self) -> None:
         """Writes the tables and cleans up if this was the last stack."""

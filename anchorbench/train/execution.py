@@ -20,3 +20,7 @@ class Execution:
     """Whether a sweep ends with the first stack that fails, rather than train the others first."""
     checkpoint_seconds: float = field(default_factory=lambda: CHECKPOINT_SECONDS)
     """Time between two checkpoints of a stack."""
+
+
+class PausedError(Exception):
+    """Raised by the `progress` of `train` to stop training, which resumes from here: the state is saved before it is passed on."""

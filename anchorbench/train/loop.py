@@ -7,12 +7,8 @@ from pathlib import Path
 from anchorbench.recipe import Recipe
 from anchorbench.train import checkpoint as checkpoints
 from anchorbench.train.evaluation import evaluation_steps
-from anchorbench.train.execution import Execution
+from anchorbench.train.execution import Execution, PausedError
 from anchorbench.train.stack import Member, Stack
-
-
-class PausedError(Exception):
-    """Raised by `progress` to stop training, which resumes from here: the state is saved before it is passed on."""
 
 
 def train(

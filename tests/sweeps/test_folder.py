@@ -202,6 +202,8 @@ HALF_WRITTEN = {
     "stacks/01/.0123456789abcdef.1a2b3c4d",
     "stacks/index/.0-00-1a2b3c4d.parquet.1a2b3c4d",
     "forecasts/.0123456789abcdef.json.1a2b3c4d",
+    "recut/.0123456789abcdef.json.1a2b3c4d",
+    "locks/.asked-0123456789abcdef",
 }
 OWN = {".notes", ".git/config", ".results", "phase.of.last.week.png", "runs/.keep", "runs/notes.txt", "checkpoints/mine.pt"}
 
