@@ -213,7 +213,9 @@ def test_a_failed_figure_is_a_sentence_after_the_results(
 
 def test_a_report_without_its_figure(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = sorted((sweep / "runs").iterdir())
-    monkeypatch.setattr("anchorbench.show.report.most_different", lambda runs, known: [run for run in runs if run.path == folders[0]])
+    monkeypatch.setattr(
+        "anchorbench.show.report.most_different", lambda runs, known: [run for run in runs if run.path == folders[0]]
+    )
     monkeypatch.setattr("anchorbench.show.report._probes", lambda shown: ([], []))
     whole = report(sweep, sweep / "whole.html")
     break_matplotlib(monkeypatch, RuntimeError("no latex"))
