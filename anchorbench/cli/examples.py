@@ -13,6 +13,7 @@ EXAMPLES = {
     "parts": "parts schedule cosine",
     "new": "new optimizer my-optimizer",
     "report": "report norms --x init.gamma --y model.norm",
+    "watch": "watch norms --port 8080",
     "reproduce": "reproduce frequency-principle --out my-ledger",
     "ways": "ways anchorbench-out/ways --out my-tables",
     "sweep plan": "sweep plan recipes/weight-decay.yaml --axis seed=0,1",

@@ -84,7 +84,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Output folder; default: anchorbench-out/TASK-VARIANT-PRESET.")] = None,
 ) -> None:
     """Train a sweep over gamma and name each run's solution."""
-    from anchorbench.cli.plan import plan
+    from anchorbench.cli.plan import make_cut, plan
     from anchorbench.cli.run import make_sweep, run_and_show
     from anchorbench.show.canvas import parse_formats
     from anchorbench.sweeps.make import default_folder
@@ -107,7 +107,8 @@ def run(
     if dry_run:
         plan(sweep, folder, in_bytes(memory))
         return
-    run_and_show(sweep, folder, execution(memory, keep_steps, strict_bits=strict_bits), formats)
+    how = execution(memory, keep_steps, strict_bits=strict_bits)
+    run_and_show(sweep, folder, how, formats, cut=make_cut(sweep, 1, how.memory, None, how.keep_steps))
 
 
 @app.command()
@@ -291,6 +292,28 @@ def report(
     for problem in problems:
         typer.echo(f"left out: {visible(problem)}")
     typer.echo(f"page: {visible(page)}")
+
+
+@app.command()
+def watch(
+    sweep: Annotated[Path, typer.Argument(help="Output folder of a sweep, finished or in training.")],
+    x: Annotated[str | None, typer.Option(help="Horizontal axis of the phase diagram; default: gamma, if it varies.")] = None,
+    y: Annotated[str | None, typer.Option(help="Vertical axis; default: the next field that varies.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to serve on; 0: a free one.")] = 8765,
+) -> None:
+    """Serve a sweep's page on this machine while it trains.
+
+    The page of report without probes, which follows the folder's files; Ctrl-C stops it.
+    """
+    from contextlib import suppress
+
+    from anchorbench.show.live import ADDRESS, LivePage, server
+
+    with server(LivePage(sweep, x, y), port) as serving:
+        typer.echo(f"page: http://{ADDRESS}:{serving.server_port}/ (Ctrl-C stops it)")
+        sys.stdout.flush()
+        with suppress(KeyboardInterrupt):
+            serving.serve_forever()
 
 
 @app.command()

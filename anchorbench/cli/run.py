@@ -15,6 +15,7 @@ from rich.table import Table
 
 from anchorbench.cli.costs import bytes_on_disk, costs
 from anchorbench.cli.plan import duration, parse_axis, require_steps
+from anchorbench.cli.progress import ProgressLines
 from anchorbench.files import visible
 from anchorbench.recipe import Recipe
 from anchorbench.show.canvas import draw_all
@@ -162,6 +163,7 @@ def _train_with_progress(sweep: Sweep, folder: SweepFolder, missing: int, consol
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     ]
+    lines = ProgressLines(lambda line: console.print(line, soft_wrap=True, highlight=False), folder.out, missing * sweep.base.steps)
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("training", total=missing)
         done = 0
@@ -169,6 +171,8 @@ def _train_with_progress(sweep: Sweep, folder: SweepFolder, missing: int, consol
 
         def report(event: Event) -> None:
             nonlocal done
+            if not console.is_terminal:
+                lines.report(event)
             if event.message is not None:
                 console.print(visible(event.message), soft_wrap=True)
                 return

@@ -94,6 +94,8 @@ class Known:
 
     flows: dict[str, Flow | None] = field(default_factory=dict)
     """By run id."""
+    pictures: dict[tuple[str, ...], tuple[str | None, list[str]]] = field(default_factory=dict)
+    """By ids of the runs shown."""
 
 
 def report(
@@ -128,11 +130,11 @@ def page(
     arguments: Sequence[str] = (),
     csv: bool = False,
     known: Known | None = None,
-    live: bool = False,
+    live: str = "",
 ) -> tuple[bytes, list[str]]:
     """The page as bytes, and messages as `report` returns; `csv` says that `results.csv` lies beside it.
 
-    A `live` page asks its server for news, and reads no probes, which take seconds.
+    A `live` page asks its server whether the folder's version is still this one, and reads no probes, which take seconds.
     """
     gathered = gather(folder)
     runs, problems = gathered.finished, list(gathered.problems)
@@ -142,7 +144,10 @@ def page(
     x, y = _chosen(x, y, varying)
     shown = _thinned(grouped)
     pair = most_different(runs, known.flows)
-    picture, undrawn = _attention_flow(pair)
+    ids = tuple(run.result.run_id for run in pair)
+    if ids not in known.pictures:
+        known.pictures[ids] = _attention_flow(pair)
+    picture, undrawn = known.pictures[ids]
     members, probe_rows = ([], []) if live else _probes(pair)  # reads forecasts, which rows show
     rows = [_row(run, varying) for run in shown] + [_training_row(run, varying) for run in gathered.training]
     used = [at for at in range(len(SHARES)) if any(row.shares[at] is not None for row in rows)]
@@ -156,13 +161,14 @@ def page(
             "axes": {path: [_word(value) for value in _values(grouped, path)] for path in varying},
             "x": x,
             "y": y,
+            "version": live,
             "conditions": [_condition(each, grouped, varying) for each in grouped],
             "runs": [[row.run_id, row.verdict] for row in rows],
             "trajectories": trajectories,
             "answers": _answers(shown),
             "attention": _attention(shown, known),
         },
-        live=live,
+        live=bool(live),
         task=" and ".join(names) or folder.name,
         members=len(runs),
         planned=gathered.planned,

@@ -55,14 +55,14 @@ def gather(folder: Path) -> Gathered:
     done = {run.result.run_id for run in finished}
     training = [
         Training(run_id, recipes.get(run_id), state.step, points)
-        for state in _checkpoints(folder)
+        for state in checkpoints(folder)
         for run_id, points in zip(state.run_ids, state.trajectories, strict=False)  # a lone member is padded
         if run_id not in done
     ]
     return Gathered(finished, training, len(recipes.keys() | done) if recipes else None, problems)
 
 
-def _checkpoints(folder: Path) -> list[CheckpointState]:
+def checkpoints(folder: Path) -> list[CheckpointState]:
     """The states in the folder's checkpoints that can be read."""
     from safetensors import SafetensorError, safe_open
 

@@ -25,7 +25,9 @@ const draw = async (name, table) => {
   if (!element) return;
   tables[name] = table;
   const spec = specification(name, dark.matches ? "dark" : "light");
-  element.closest("figure").hidden = !Object.values(table)[0].length;
+  const there = Object.values(table)[0].length > 0;
+  element.closest("figure").hidden = !there;
+  if (!there) return;
   if (drawn[name]) drawn[name].finalize();
   drawn[name] = await vegaEmbed(element, spec, options);
   const { view } = drawn[name];
@@ -204,5 +206,31 @@ dark.addEventListener("change", () => {
   drawPhase();
   drawShown();
 });
+
+const search = document.querySelector("input[type=search]");
+const follow = async () => {
+  let version = null;
+  try {
+    version = await (await fetch("/version", { cache: "no-store" })).text();
+  } catch {
+    document.getElementById("news").textContent = "its server has stopped";
+    return;
+  }
+  if (version !== data.version) {
+    sessionStorage.setItem("seen", JSON.stringify([search.value, ...chosenAxes()]));
+    location.reload();
+  } else {
+    setTimeout(follow, 5000);
+  }
+};
+if (data.version) {
+  const [words, ...axes] = JSON.parse(sessionStorage.getItem("seen") || '["", null, null]');
+  ["x", "y"].forEach((id, at) => {
+    if (axis(id) && axes[at] !== null) axis(id).value = axes[at] in data.axes ? axes[at] : "";
+  });
+  search.value = words;
+  setTimeout(follow, 5000);
+}
 drawPhase();
+refilter();
 drawShown();
