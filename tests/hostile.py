@@ -9,22 +9,34 @@ import gzip
 import hashlib
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from anchorbench.leaderboard.board import Board, assemble
 from anchorbench.leaderboard.check import MAX_ENTRY_BYTES, asked
-from anchorbench.leaderboard.entry import (
-    SEEDS,
-    Entry,
-    Flow,
-    Machine,
-    Row,
-    SubmittedRecipe,
-    flow_rows,
-    seen_and_held_out,
-)
-from anchorbench.leaderboard.statistics import statistics_of
+from anchorbench.leaderboard.entry import Entry, Flow, Machine, Row, flow_rows, seen_and_held_out
+from anchorbench.leaderboard.registration import Beacon, Registry
+from anchorbench.leaderboard.submission import SubmittedRecipe, canonical, training_digest
+from anchorbench.leaderboard.suite import SEEDS
+from anchorbench.machine import Machine as Environment
 from anchorbench.verdict import Share, composition_of
 
+BEACON = Beacon(name="dice", value="0123456789abcdef" * 4, date="2026-12-02", source="thrown on a table")
+ENVIRONMENT = Environment(
+    gradient="native (g++ 12 AVX2)",
+    precision="fp32",
+    cpu="A processor",
+    capability="AVX2",
+    threads=2,
+    blas="MKL 2024.2",
+    gpu="none",
+    driver="none",
+    system="Linux x86_64",
+    python="3.12.1",
+    torch="2.13.0",
+    numpy="2.4.6",
+    anchorbench="0.1.0",
+)
 MACHINE = Machine(
     python="3.12.1",
     machine="x86_64",
@@ -39,19 +51,29 @@ MACHINE = Machine(
 
 
 def honest_entry(
-    name: str = "Honest", *, inferential: int = 5, description: str = "As written by hand.", track: str = "laptop", **fields: Any
+    name: str = "Honest",
+    *,
+    inferential: int = 5,
+    description: str = "As written by hand.",
+    track: str = "laptop",
+    registered: bool = True,
+    beacon: Beacon = BEACON,
+    shift: int = 0,
+    **fields: Any,
 ) -> Entry:
     """A valid entry that no one trained: of each task, so many members compose, one is underfit, and the others memorize.
 
-    The name is not checked: what is shown has to stand any.
+    The name is not checked: what is shown has to stand any. `shift` takes hits off every share that composes.
     """
     recipe = SubmittedRecipe.model_validate(
         {"name": "Any", "description": description, "track": track, "steps": 600, "precision": "fp32", **fields}
     )
-    recipe = recipe.model_copy(update={"name": name})
+    recipe = (canonical(recipe) if registered else recipe).model_copy(update={"name": name})
+    about = {"registration": training_digest(recipe), "beacon": beacon} if registered else {"schema_version": 1}
+    blank = Entry.model_construct(recipe=recipe, registration=about.get("registration"), beacon=about.get("beacon"))
     rows: list[Row] = []
     for task in recipe.suite:
-        for number, seed in enumerate(recipe.seeds(task)):
+        for number, seed in enumerate(blank.seeds(task)):
             run = recipe.recipe(task, seed)
             fingerprint, counts = _asked(run.model_dump_json())
             hits = counts | {"symmetric": 0}
@@ -60,21 +82,34 @@ def honest_entry(
                 hits |= {field: counts[field] // 10 for field in ("accuracy_iid", "rule")} if task.unseen == "iid" else {}
             if number == SEEDS - 1 > inferential:
                 hits |= {field: counts[field] // 2 for field in ("accuracy_train", "accuracy_iid", "rule")}
+            hits["composes"] = max(0, hits["composes"] - shift)
             shares = {field: Share(hits[field], n) if n else None for field, n in counts.items()}
             content = {"task": task.task, "variant": task.variant, "seed": seed, "fingerprint": fingerprint, **shares}
             row = Row(
                 **content, verdict="underfit", steps=run.steps, settled=1 + run.steps // (number + 2), seconds=2.5 + number / 8
             )
-            seen, held_out = seen_and_held_out(task, row)
-            rows.append(row.model_copy(update={"verdict": composition_of(seen.value, held_out.interval)}))
+            rows.append(judged(recipe, row))
     return Entry.sealed(
+        **about,
         recipe=recipe,
         rows=tuple(rows),
-        statistics=statistics_of(recipe, rows),
         flows=tuple(even_flow(recipe, rows, number) for number in flow_rows(recipe, rows)),
         machine=MACHINE,
+        environment=ENVIRONMENT if registered else None,
         git=None,
     )
+
+
+def judged(recipe: SubmittedRecipe, row: Row) -> Row:
+    """The row with the verdict that its shares give."""
+    task = next(task for task in recipe.suite if (task.task, task.variant) == (row.task, row.variant))
+    seen, held_out = seen_and_held_out(task, row)
+    return row.model_copy(update={"verdict": composition_of(seen.value, held_out.interval)})
+
+
+def board_of(*entries: Entry, reproductions: Any = (), folder: Path = Path("no such folder")) -> Board:
+    """The board of valid entries, as if their registrations had been checked."""
+    return assemble(entries, reproductions, Registry(folder))
 
 
 def even_flow(recipe: SubmittedRecipe, rows: list[Row], number: int) -> Flow:
@@ -150,13 +185,13 @@ def _flip_first_verdict(content: dict[str, Any]) -> None:
     content["rows"][7]["verdict"] = "inferential"
 
 
-def _more_hits(content: dict[str, Any]) -> None:
-    """Every held-out share raised, verdicts with it, but the statistics left: no one recomputes them, surely."""
-    for row in content["rows"]:
-        if row["composes"]:
-            row["composes"] = [row["composes"][1]] * 2
-            row["accuracy_train"], row["accuracy_iid"] = [1000, 1000], [row["accuracy_iid"][1]] * 2
-            row["rule"], row["verdict"] = [row["rule"][1]] * 2, "inferential"
+def _more_exceptions(content: dict[str, Any]) -> None:
+    row = content["rows"][8]
+    row["rule"] = [row["rule"][0] - 100, row["rule"][1]]
+
+
+def _two_answers(content: dict[str, Any]) -> None:
+    content["rows"][8]["symmetric"][0] = 100
 
 
 def _own_seeds(content: dict[str, Any]) -> None:
@@ -217,11 +252,11 @@ ENTRIES: dict[str, tuple[Callable[[], bytes], str]] = {
     "1e999": (replaced(b'"seconds": 2.5', b'"seconds": 1e999'), "1e999 is too large"),
     "a number of 5,000 digits": (replaced(b'"seconds": 2.5', b'"seconds": ' + b"9" * 5000), "has 5000 characters"),
     "a fraction of 5,000 digits": (replaced(b'"seconds": 2.5', b'"seconds": 2.' + b"5" * 4998), "has 5000 characters"),
-    "a leading zero": (replaced(b'"schema_version": 1', b'"schema_version": 01'), "is not JSON"),
-    "a hexadecimal number": (replaced(b'"schema_version": 1', b'"schema_version": 0x1'), "is not JSON"),
+    "a leading zero": (replaced(b'"schema_version": 2', b'"schema_version": 02'), "is not JSON"),
+    "a hexadecimal number": (replaced(b'"schema_version": 2', b'"schema_version": 0x2'), "is not JSON"),
     # The schema
     "an object without fields": (lambda: b"{}", "the field recipe is missing"),
-    "another version": (changed("schema_version", to=2), "schema_version is 2"),
+    "another version": (changed("schema_version", to=3), "schema_version is 3"),
     "an unknown field": (changed("score", to=1.0), "unknown field 'score'"),
     "an unknown inner field": (changed("recipe", "optimizer", "nesterov", to=True), "unknown field 'recipe.optimizer.nesterov'"),
     "a prototype": (changed("__proto__", to={"rank": 1}), "unknown field '__proto__'"),
@@ -300,9 +335,9 @@ ENTRIES: dict[str, tuple[Callable[[], bytes], str]] = {
     "no rows": (changed("rows", to=[]), "row 0 of composite/heldout-both, seed"),
     "a ninth member": (edited(_best_of_nine), "row 8 is of"),
     "a row too many": (edited(lambda content: content["rows"].append(content["rows"][0])), "has 49 rows"),
-    "chosen seeds": (edited(_own_seeds), "the recipe's hash gives"),
-    "members in another order": (edited(_swap_rows), "the recipe's hash gives"),
-    "another recipe's rows": (edited(_other_recipe), "the recipe's hash gives"),
+    "chosen seeds": (edited(_own_seeds), "registration and beacon give"),
+    "members in another order": (edited(_swap_rows), "registration and beacon give"),
+    "another recipe's rows": (edited(_other_recipe), "the recipe gives"),
     "another task's data": (changed("rows", 0, "fingerprint", to="0" * 16), "the task of this version has"),
     "more steps than the recipe": (changed("rows", 0, "steps", to=601), "row 0 has 601 steps"),
     "fewer steps than the recipe": (changed("rows", 0, "steps", to=1), "row 0 has 1 steps; the recipe has 600"),
@@ -310,8 +345,8 @@ ENTRIES: dict[str, tuple[Callable[[], bytes], str]] = {
         changed("rows", 0, "accuracy_iid", to=[0, 1000]),
         "cannot be part of accuracy_iid",
     ),
-    "more exceptions than were asked": (changed("rows", 8, "rule", to=[900, 926]), "cannot be part of accuracy_iid"),
-    "two answers at once": (changed("rows", 8, "symmetric", to=[100, 321]), "row 8 has 321 ordered and 100 symmetric of 321"),
+    "more exceptions than were asked": (edited(_more_exceptions), "cannot be part of accuracy_iid"),
+    "two answers at once": (edited(_two_answers), "ordered and 100 symmetric of"),
     "no time on the reference": (changed("machine", "reference_seconds", to=1e-300), "machine.reference_seconds is 1e-300"),
     "no time for training": (changed("rows", 0, "seconds", to=5e-324), "rows.0.seconds is 5e-324"),
     "settled after the end": (changed("rows", 0, "settled", to=601), "row 0 is settled at step 601"),
@@ -324,14 +359,19 @@ ENTRIES: dict[str, tuple[Callable[[], bytes], str]] = {
     "a share left out": (changed("rows", 0, "composes", to=None), "row 0 has composes None"),
     # Claims that do not follow
     "a verdict that the shares do not give": (edited(_flip_first_verdict), "row 7 has verdict 'inferential'; its shares give"),
-    "better rows than statistics": (edited(_more_hits), "the rows give"),
-    "a better score": (changed("statistics", "inferential", "value", to=0.999), "statistics.inferential.value is 0.999"),
-    "a narrower interval": (changed("statistics", "inferential", "low", to=0.62), "statistics.inferential.low is 0.62"),
-    "a score above one": (changed("statistics", "inferential", "value", to=1.5), "statistics.inferential.value is 1.5"),
-    "less computation": (changed("statistics", "flops", to=1.0), "statistics.flops is 1.0"),
-    "fewer steps": (changed("statistics", "member_steps", to=1), "statistics.member_steps is 1"),
-    "less time": (changed("statistics", "seconds", to=0.5), "statistics.seconds is 0.5"),
-    "fewer tasks in the mean": (edited(lambda content: content["statistics"]["tasks"].pop()), "statistics.tasks has 5 items"),
+    "statistics, where they are computed": (changed("statistics", to={"score": 1.0}), "unknown field 'statistics'"),
+    # Registrations and beacons
+    "no registration": (changed("registration", to=None), "has a registration or a beacon; allowed: both"),
+    "no beacon": (changed("beacon", to=None), "has a registration or a beacon; allowed: both"),
+    "neither": (edited(lambda content: content.update(registration=None, beacon=None)), "the entry has no registration"),
+    "another registration": (changed("registration", to="0" * 64), "the registration is 0000000000000000"),
+    "another beacon": (changed("beacon", "value", to="f" * 32), "registration and beacon give"),
+    "a short beacon": (changed("beacon", "value", to="0"), "beacon.value is '0'"),
+    "a beacon in capitals": (changed("beacon", "value", to="A" * 32), "beacon.value is 'AAAA"),
+    "a beacon of no day": (changed("beacon", "date", to="2026-02-30"), "beacon.date"),
+    "a ninth digit": (changed("recipe", "optimizer", "lr", to=1.0000001e-3), "in canonical form"),
+    "a field without effect": (changed("recipe", "optimizer", "decay_until", to=900), "in canonical form"),
+    "a rate given twice": (changed("recipe", "init", "qk", to=0.5), "in canonical form"),
     # Pictures of other things
     "another member's attention": (changed("flows", 0, "row", to=1), "flows are of rows [1, 5, 7]; the first of each verdict"),
     "one member's attention twice": (
@@ -348,7 +388,6 @@ ENTRIES: dict[str, tuple[Callable[[], bytes], str]] = {
     "more than all attention": (changed("flows", 0, "attention", 0, 8, 0, to=100), "of reader 8 is not 9 percents"),
     "101 percent": (changed("flows", 0, "attention", 0, 8, 0, to=101), "flows.0.attention.0.8.0 is 101"),
     "half a percent": (changed("flows", 0, "attention", 0, 8, 0, to=10.5), "valid integer"),
-    "other verdict counts": (changed("statistics", "tasks", 0, "verdicts", to=[8, 0, 0, 0]), "statistics.tasks.0.verdicts.0 is 8"),
 }
 
 RECIPES: dict[str, tuple[bytes, str]] = {
@@ -375,6 +414,7 @@ RECIPES: dict[str, tuple[bytes, str]] = {
     "deep": (b"name: " + b"[" * 30_000, "YAML"),
     "9,000 keys": (b"".join(b"k%x:\n" % i for i in range(9_000)), "the field name is missing"),
     "a list as key": (b"? [a]\n: 1", "YAML"),
+    "rates from a file": (b"name: x\ndescription: y\noptimizer: {kind: grafted-sgd, rates: /etc/passwd}", "not a file"),
     "its own task": (b"name: x\ndescription: y\ntask: identity", "unknown field 'task'"),
     "its own seed": (b"name: x\ndescription: y\nseed: 3", "unknown field 'seed'"),
     "out of budget": (b"name: x\ndescription: y\nmodel: {n_layer: 2, d_model: 4096}", "allowed in track laptop"),

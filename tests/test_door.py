@@ -105,10 +105,11 @@ COMMANDS = {
     "sweep plan": ("sweep", "plan", "FILE"),
     "sweep run": ("sweep", "run", "FILE", "--out", "OUT"),
     "sweep locate": ("sweep", "locate", "FILE", "--low", "0.1", "--high", "0.9", "--out", "OUT"),
-    "leaderboard run": ("leaderboard", "run", "FILE", "--out", "OUT"),
+    "leaderboard register": ("leaderboard", "register", "FILE", "--name", "a", "--board", "OUT"),
+    "leaderboard run": ("leaderboard", "run", "FILE", "--beacon", "0" * 16, "--out", "OUT"),
     "leaderboard validate": ("leaderboard", "validate", "FILE"),
     "leaderboard verify": ("leaderboard", "verify", "FILE", "--out", "OUT"),
-    "leaderboard render": ("leaderboard", "render", "--folder", "FOLDER", "--out", "OUT"),
+    "leaderboard render": ("leaderboard", "render", "--board", "FOLDER", "--out", "OUT"),
     "leaderboard export": ("leaderboard", "export", "FILE", "--dataset", "a/b", "--out", "OUT"),
     "classify": ("classify", "FOLDER"),
     "check": ("check", "FOLDER"),
@@ -149,16 +150,15 @@ def test_no_command_waits_for_a_pipe_or_prints_a_name_as_it_is(cli: Cli, tmp_pat
 
 
 def test_entries_in_odd_files_are_named_in_one_line(cli: Cli, tmp_path: Path) -> None:
-    entries = tmp_path / NAME
-    entries.mkdir()
-    honest = hostile.honest_entry().to_json()
-    (entries / f"1{NAME}.json").write_bytes(honest)
-    (entries / f"2{NAME}.json").write_bytes(honest)
-    (entries / "3.json").write_bytes(hostile.honest_entry("\uff28ONEST", data_size=50_000).to_json())
-    rendered = cli("leaderboard", "render", "--folder", entries, "--out", tmp_path / NAME / "out")
+    entries = tmp_path / NAME / "entries"
+    entries.mkdir(parents=True)
+    honest = hostile.honest_entry(registered=False)
+    (entries / f"1{NAME}.json").write_bytes(honest.to_json())
+    (entries / f"2{NAME}.json").write_bytes(honest.to_json())
+    (entries / f"3{NAME}.json").write_bytes(hostile.honest_entry("\uff28ONEST", data_size=50_000).to_json())
+    rendered = cli("leaderboard", "render", "--board", tmp_path / NAME, "--out", tmp_path / NAME / "out")
     assert rendered.code == 0
-    assert "the same training as" in rendered.out
-    assert "the same name as" in rendered.out
+    assert "is not among the board's" in rendered.out
     assert "1 entries" in rendered.out
     assert all(char.isprintable() or char == "\n" for char in rendered.out)
-    assert rendered.out.count("\n") == 3
+    assert rendered.out.count("\n") == 2

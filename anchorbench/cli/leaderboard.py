@@ -1,63 +1,135 @@
 """The commands `anchorbench leaderboard ...`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from anchorbench.cli.options import Device, Threads, use
 
-if TYPE_CHECKING:
-    from anchorbench.leaderboard.entry import Entry
-
 app = typer.Typer(no_args_is_help=True, help="Training recipes compared on a fixed suite of tasks.")
 EntryFile = Annotated[Path, typer.Argument(help="An entry: one JSON file.")]
+BoardFolder = Annotated[Path, typer.Option("--board", help="The board's folder, with entries, registrations and beacons.")]
+BOARD = Path("leaderboard")
+
+
+@app.command()
+def register(
+    recipe: Annotated[Path, typer.Argument(help="YAML: name, description, and fields of a recipe.")],
+    name: Annotated[str, typer.Option(help="Name of the file: small letters, digits, '.' and '-'.")],
+    beacon: Annotated[
+        str | None, typer.Option(help="What will decide the seeds; default: the round of drand's quicknet one day from now.")
+    ] = None,
+    board: BoardFolder = BOARD,
+) -> None:
+    """Announce a recipe before its seeds exist.
+
+    Writes registrations/NAME.yaml in the board's folder: the recipe with three significant digits and without fields that have no
+    effect, and the beacon from which its seeds will follow.
+    """
+    import re
+    from datetime import UTC, datetime
+
+    from anchorbench.files import visible, write_atomically
+    from anchorbench.leaderboard.check import read_recipe
+    from anchorbench.leaderboard.names import name_key
+    from anchorbench.leaderboard.registration import Registry
+    from anchorbench.leaderboard.registration import register as register_recipe
+
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,59}", name):
+        raise ValueError(f"name is {visible(name, 100)!r}; allowed: 1 to 60 small letters, digits, '.' and '-', no sign first")
+    path = board / "registrations" / f"{name}.yaml"
+    if path.exists():
+        raise ValueError(f"{path} exists; choose another --name")
+    registration = register_recipe(read_recipe(recipe), beacon, datetime.now(UTC))
+    known = Registry(board).registrations
+    if registration.digest in known:
+        before = known[registration.digest]
+        raise ValueError(f"{recipe}: trains like {before.recipe.name!r}, registered {before.date}; allowed: one registration")
+    if name_key(registration.recipe.name) in {name_key(each.recipe.name) for each in known.values()}:
+        raise ValueError(f"the name {registration.recipe.name!r} is registered; choose another")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, registration.to_yaml())
+    typer.echo(f"{visible(path)}: {registration.digest[:16]}, seeds by {registration.beacon}")
 
 
 @app.command()
 def run(
-    recipe: Annotated[Path, typer.Argument(help="YAML: name, description, and fields of a recipe.")],
-    out: Annotated[Path | None, typer.Option(help="Output folder; default: anchorbench-out/leaderboard/RECIPE.")] = None,
+    registration: Annotated[Path, typer.Argument(help="A registration: YAML, from `leaderboard register`.")],
+    beacon: Annotated[str, typer.Option(help="The announced beacon: a file with name, value, date and source, or its value.")],
+    out: Annotated[Path | None, typer.Option(help="Output folder; default: anchorbench-out/leaderboard/NAME.")] = None,
     threads: Threads = None,
     device: Device = None,
 ) -> None:
-    """Train a recipe on its track's suite; write entry.json.
+    """Train a registered recipe on its track's suite.
 
-    Finished runs are kept.
+    Writes entry.json. Finished runs are kept.
     """
+    import re
+    from datetime import UTC, datetime
+
     from anchorbench.files import visible
+    from anchorbench.leaderboard.registration import Beacon, read_beacon, read_registration
+    from anchorbench.leaderboard.statistics import statistics_of
     from anchorbench.leaderboard.submit import run_entry
 
     use(threads, device)
-    folder = out if out is not None else Path("anchorbench-out/leaderboard") / recipe.stem
+    registered = read_registration(registration)
+    if not re.fullmatch(r"[0-9a-f]{16,128}", beacon):
+        value = read_beacon(Path(beacon))
+    else:
+        today = datetime.now(UTC).date().isoformat()
+        content = {"name": registered.beacon, "value": beacon, "date": today, "source": "given on the command line"}
+        value = Beacon.model_validate(content)
+    folder = out if out is not None else Path("anchorbench-out/leaderboard") / registration.stem
 
     def report(task: str, message: str) -> None:
         typer.echo(f"  {task}: {visible(message)}")
 
-    entry = run_entry(recipe, folder, report)
-    share = entry.statistics.inferential
-    typer.echo(f"score {share.value:.2f}, 95% interval {share.low:.2f} to {share.high:.2f}")
+    entry = run_entry(registered, value, folder, report)
+    statistics = statistics_of(entry.recipe, entry.rows)
+    score, underfit = statistics.score, statistics.underfit
+    typer.echo(
+        f"score {score.value:.2f}, 95% interval {score.low:.2f} to {score.high:.2f};"
+        f" {statistics.inferential.value:.0%} of runs inferential, {underfit.hits} of {underfit.n} underfit"
+    )
     typer.echo(f"entry: {visible(folder / 'entry.json')}")
 
 
 @app.command()
-def validate(entries: Annotated[list[Path], typer.Argument(help="Entries: JSON files.")]) -> None:
+def validate(
+    entries: Annotated[list[Path], typer.Argument(help="Entries: JSON files.")],
+    board: BoardFolder = BOARD,
+) -> None:
     """Check entries without training.
 
-    Format, digest, completeness and statistics; exit code 2 if one is rejected.
+    Format, digest, seeds and rows; exit code 2 if one is rejected.
     """
     from anchorbench.files import visible
+    from anchorbench.leaderboard.board import require_registered
     from anchorbench.leaderboard.check import read_entry
+    from anchorbench.leaderboard.registration import Registry
+    from anchorbench.leaderboard.statistics import statistics_of
 
     refused = 0
+    registry = Registry(board)
     for path in entries:
         try:
             entry = read_entry(path)
         except ValueError as refusal:
             refused += 1
             typer.echo(f"rejected: {visible(refusal)}")
+            continue
+        score = statistics_of(entry.recipe, entry.rows).score.value
+        if entry.registration is None:
+            status = "unregistered: its seeds could have been redrawn"
         else:
-            typer.echo(f"{visible(path)}: valid, {entry.recipe.name}, score {entry.statistics.inferential.value:.2f}")
+            try:
+                require_registered(entry, registry, "registered elsewhere")
+                status = "registered"
+            except ValueError as reason:
+                status = visible(reason)
+        typer.echo(f"{visible(path)}: valid, {entry.recipe.name}, score {score:.2f}; {status}")
     if refused:
         raise ValueError(f"{refused} of {len(entries)} entries rejected")
 
@@ -65,81 +137,71 @@ def validate(entries: Annotated[list[Path], typer.Argument(help="Entries: JSON f
 @app.command()
 def verify(
     entry: EntryFile,
-    members: Annotated[int, typer.Option(help="Number of runs to retrain.")] = 3,
-    seed: Annotated[int | None, typer.Option(help="Seed for drawing the runs; default: random.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Draw new seeds: luck does not reproduce.")] = False,
+    members: Annotated[int | None, typer.Option(help="Number of runs to retrain; default: enough to find a lie of 0.15.")] = None,
+    seed: Annotated[str | None, typer.Option(help="16 hexadecimal digits that draw runs or seeds; default: random.")] = None,
+    by: Annotated[str | None, typer.Option(help="With --fresh: your name, under which to write a reproduction.")] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; default: a temporary one.")] = None,
     threads: Threads = None,
     device: Device = None,
 ) -> None:
-    """Retrain a random part of an entry.
+    """Retrain runs of an entry: does its claim stand?
 
-    Says whether its claim stands; exit code 1 if not.
+    Says what the answer can and cannot exclude; exit code 1 if the claim does not stand.
     """
+    import re
     import secrets
     import tempfile
 
+    from anchorbench.files import visible, write_atomically
     from anchorbench.leaderboard.check import read_entry
-    from anchorbench.leaderboard.submit import verify as verify_entry
+    from anchorbench.leaderboard.verify import Reproduction, in_words, verify_fresh
+    from anchorbench.leaderboard.verify import verify as verify_own
 
     use(threads, device)
+    drawn_by = secrets.token_hex(8) if seed is None else seed
+    if not re.fullmatch(r"[0-9a-f]{16}", drawn_by):
+        raise ValueError(f"seed is {visible(drawn_by, 100)!r}; allowed: 16 digits 0-9a-f")
+    if by is not None and (not fresh or out is None):
+        raise ValueError("by is given; allowed with --fresh and --out, as it signs the reproduction written there")
     claim = read_entry(entry)
-    drawn_by = secrets.randbelow(2**31) if seed is None else seed
     with tempfile.TemporaryDirectory() as temporary:
-        done = verify_entry(claim, members, drawn_by, out or Path(temporary))
-    for claimed, again in zip(done.claimed, done.retrained, strict=True):
-        words = f"  {claimed.task}/{claimed.variant}, seed {claimed.seed}: claimed {claimed.verdict}, now {again.verdict}"
-        typer.echo(words)
-    low, high = done.share.interval
-    share = claim.statistics.inferential
-    typer.echo(
-        f"--seed {drawn_by}: {done.share.hits} of {done.share.n} inferential, 95% interval {low:.2f} to {high:.2f};"
-        f" claimed {share.value:.2f}, {share.low:.2f} to {share.high:.2f};"
-        f" {done.agree} inferential or not as claimed, {done.reproduced} with exactly the claimed counts"
-    )
-    typer.echo("the claim stands" if done.stands else "the claim does not stand")
+        folder = out or Path(temporary)
+        done = verify_fresh(claim, members, drawn_by, folder) if fresh else verify_own(claim, members, drawn_by, folder)
+    for sentence in in_words(done, drawn_by):
+        typer.echo(sentence)
+    if by is not None and out is not None:
+        write_atomically(out / "reproduction.json", Reproduction.of(done, by, drawn_by).to_json())
+        typer.echo(f"reproduction: {visible(out / 'reproduction.json')}")
     if not done.stands:
         raise typer.Exit(1)
 
 
 @app.command()
 def render(
-    folder: Annotated[Path, typer.Option(help="Folder with entries: JSON files.")] = Path("leaderboard/entries"),
-    out: Annotated[Path, typer.Option(help="Folder to write index.html and table.md to.")] = Path("leaderboard"),
+    board: BoardFolder = BOARD,
+    out: Annotated[Path | None, typer.Option(help="Folder to write index.html and table.md to; default: the board's.")] = None,
 ) -> None:
-    """Write the page and the table of all valid entries.
+    """Write the page and the table of a board.
 
-    Invalid ones are named and left out.
+    Invalid files are named and left out.
     """
     from anchorbench.files import visible, write_atomically
-    from anchorbench.leaderboard.check import read_entry
-    from anchorbench.leaderboard.entry import name_key
+    from anchorbench.leaderboard.board import read_board
     from anchorbench.leaderboard.page import markdown_table
     from anchorbench.leaderboard.page import render as render_page
 
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; allowed: a folder with entries")
-    entries: list[Entry] = []
-    known: dict[object, Path] = {}
-    for path in sorted(folder.glob("*.json")):
-        try:
-            entry = read_entry(path)
-            # Seeds follow from what is trained: the same ones, the same training, whatever it is called.
-            training = (entry.recipe.track, entry.recipe.seeds(entry.suite[0]))
-            name = name_key(entry.recipe.name)
-            for what, key in (("the same training as", training), ("the same name as", name)):
-                if key in known:
-                    raise ValueError(f"{path}: {what} {known[key]}")
-            known |= {training: path, name: path}
-        except ValueError as refusal:
-            typer.echo(f"left out: {visible(refusal)}")
-        else:
-            entries.append(entry)
-    if not entries:
-        raise ValueError(f"folder {folder} holds no valid entry; allowed: at least one")
-    out.mkdir(parents=True, exist_ok=True)
-    page = render_page(entries, out / "index.html")
-    write_atomically(out / "table.md", markdown_table(entries).encode())
-    typer.echo(f"{len(entries)} entries: {visible(page)}, {visible(out / 'table.md')}")
+    found = read_board(board)
+    for reason in found.left_out:
+        typer.echo(f"left out: {reason}")
+    count = sum(map(len, found.tracks.values()))
+    if not count:
+        raise ValueError(f"folder {board / 'entries'} holds no valid entry; allowed: at least one")
+    folder = board if out is None else out
+    folder.mkdir(parents=True, exist_ok=True)
+    page = render_page(found, folder / "index.html")
+    write_atomically(folder / "table.md", markdown_table(found).encode())
+    typer.echo(f"{count} entries: {visible(page)}, {visible(folder / 'table.md')}")
 
 
 @app.command()

@@ -12,7 +12,9 @@ from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from anchorbench.files import write_atomically
-from anchorbench.leaderboard.entry import TRACKS, Entry, SuiteTask
+from anchorbench.leaderboard.entry import Entry
+from anchorbench.leaderboard.statistics import statistics_of
+from anchorbench.leaderboard.suite import TRACKS, SuiteTask
 from anchorbench.task import full_name
 
 
@@ -28,7 +30,7 @@ def benchmark(track: str) -> dict[str, Any]:
     return {
         "name": f"anchorbench, {track}",
         "description": "Does a training recipe make a transformer infer the rule, or memorize the table? The value of a task is the"
-        " share of runs, with seeds derived from the recipe, whose answers on held-out groups compose."
+        " share of answers on held-out groups that compose, over runs with seeds that nobody could choose."
         + (f" With non-default settings: {'; '.join(special)}." if special else ""),
         "evaluation_framework": "anchorbench",
         "tasks": [{"id": task_id(task), "config": task_id(task), "split": task.unseen} for task in suite],
@@ -38,13 +40,13 @@ def benchmark(track: str) -> dict[str, Any]:
 def results(entry: Entry, dataset: str) -> list[EvalResultEntry]:
     """One result per task; `dataset` is the benchmark's repository, OWNER/NAME."""
     found: list[EvalResultEntry] = []
-    for task, statistics in zip(entry.suite, entry.statistics.tasks, strict=True):
-        share, n = statistics.inferential, sum(statistics.verdicts)
+    for task in statistics_of(entry.recipe, entry.rows).tasks:
+        share, inferential = task.composed, task.inferential
         notes = (
-            f"{statistics.verdicts[0]} of {n} runs inferential, 95% interval {share.low:.3f} to {share.high:.3f};"
+            f"95% interval {share.low:.3f} to {share.high:.3f}; {inferential.hits} of {inferential.n} runs inferential;"
             f" recipe {entry.digest[:12]}"
         )
-        found.append(EvalResultEntry(dataset_id=dataset, task_id=task_id(task), value=round(share.value, 6), notes=notes))
+        found.append(EvalResultEntry(dataset_id=dataset, task_id=task_id(task.task), value=round(share.value, 6), notes=notes))
     return found
 
 

@@ -15,36 +15,39 @@ from typing import Any
 import numpy as np
 import yaml
 
-from anchorbench.leaderboard.entry import (
-    SEEDS,
-    TRACKS,
-    VERDICTS,
-    Entry,
-    Flow,
-    Interval,
-    Machine,
-    Row,
-    Statistics,
-    SubmittedRecipe,
-    TaskStatistics,
-    canonical,
-    flow_example,
-    seen_and_held_out,
-)
-from anchorbench.leaderboard.statistics import BETTER, better_than, ranking
+from anchorbench.leaderboard.board import Board, Line
+from anchorbench.leaderboard.entry import VERDICTS, Entry, Flow, Row, flow_example, seen_and_held_out
+from anchorbench.leaderboard.statistics import FAMILY, Interval, TaskStatistics
+from anchorbench.leaderboard.submission import canonical_json
+from anchorbench.leaderboard.suite import SEEDS, TRACKS
 from anchorbench.probes.attention_flow import Link, links
 from anchorbench.show.html import MAX_PAGE_BYTES, PageTooLargeError, percent, write_page
 from anchorbench.verdict import FIT
 
+COLUMNS = (
+    "rank",
+    "recipe",
+    "score",
+    "95% interval",
+    "inferential",
+    "underfit",
+    "seen",
+    "TMACs",
+    "seeds",
+    "independent",
+    "time / reference (reported)",
+)
 RANKS = (
-    "The rank is one plus the number of entries whose 95% interval lies entirely above this entry's interval: entries with the same"
-    " rank need not be equal. Within a rank, entries are sorted by score."
+    "Score: the share of held-out answers that compose, averaged over the tasks, of all runs, fit or not. Rank: one plus the number"
+    " of entries that are better, directly or through others, by an exact permutation test corrected for all comparisons (Holm,"
+    f" {FAMILY:.0%}); entries with the same rank need not be equal. The interval is for these tasks; other tasks would vary more."
 )
 LIMITS = (
-    f"A run below {FIT:.0%} accuracy on its training data is underfit and counts as not inferential, even if it answers the"
-    " held-out groups correctly: the score also measures fit, and on a task that no run memorizes it measures only fit. In"
-    " conflict-control the held-out pair follows from the seed, so entries are tested on different mixes of pairs. Inferential"
-    " means inferential within the entry's own training steps. Times are reported by the submitter."
+    f"Underfit runs, below {FIT:.0%} accuracy on their training data, count in the score as they answer, and their share is shown."
+    " A registered entry has seeds that nobody could choose; those of an unregistered one follow from the text of its recipe, and"
+    " it may be asked other held-out pairs than the next. Compute is recomputed from the recipe. Time and machine are reported by"
+    " the submitter, and no number is verified that nobody has retrained: 'independent' counts those who say that they did."
+    " Inferential means inferential within the entry's own training steps."
 )
 """Limitations of the score."""
 
@@ -55,12 +58,12 @@ class Point:
 
     digest: str
     gamma: float
-    share: Interval
-    held_out: float
+    score: Interval
+    inferential: float
 
     @classmethod
-    def of(cls, entry: Entry) -> "Point":
-        return cls(entry.digest, entry.recipe.init.gamma, entry.statistics.inferential, entry.statistics.held_out.value)
+    def of(cls, line: Line) -> "Point":
+        return cls(line.entry.digest, line.entry.recipe.init.gamma, line.statistics.score, line.statistics.inferential.value)
 
 
 @dataclass(frozen=True)
@@ -101,15 +104,10 @@ class ShownFlow:
 
 @dataclass(frozen=True)
 class Shown:
-    """An entry prepared for the template."""
+    """A line prepared for the template."""
 
-    rank: int
+    line: Line
     id: str
-    recipe: SubmittedRecipe
-    statistics: Statistics
-    machine: Machine
-    git: str | None
-    digest: str
     words: str
     """Text that the filter searches in addition to the table row."""
     yaml: str
@@ -119,38 +117,50 @@ class Shown:
     flows: list[ShownFlow]
     phase: Phase | None
     """The entries that differ only in gamma: the set that contains this one, or else the first such set."""
-    better: list[str]
-    """Names of the entries that this one is better than."""
-    reference: float
-    """Seconds that the reference recipe takes on the entry's machine, for the same number of runs."""
 
     @property
     def relative_time(self) -> float:
-        return self.statistics.seconds / self.reference
+        """Reported training time, in units of the reference's on the same machine for as many runs."""
+        return self.seconds / self.reference
+
+    @property
+    def seconds(self) -> float:
+        return sum(row.seconds for row in self.line.entry.rows)
+
+    @property
+    def reference(self) -> float:
+        return self.line.entry.machine.reference_seconds * len(self.line.entry.rows)
+
+    @property
+    def status(self) -> str:
+        """What a reader must know before the score."""
+        line = self.line
+        words = ["registered" if line.registered else "unregistered"]
+        words += ["disputed"] if line.disputes else []
+        words += [f"{len(line.flags)} {'run' if len(line.flags) == 1 else 'runs'} flagged"] if line.flags else []
+        return ", ".join(words)
 
 
-def render(entries: Sequence[Entry], out: Path, *, most_bytes: int = MAX_PAGE_BYTES) -> Path:
-    """Writes the page of valid `entries`, omitting attention figures if the page would exceed `most_bytes` with them.
+def render(board: Board, out: Path, *, most_bytes: int = MAX_PAGE_BYTES) -> Path:
+    """Writes the page of a board, omitting attention figures if the page would exceed `most_bytes` with them.
 
     Raises PageTooLargeError if it is too large even so.
     """
     tracks: list[dict[str, Any]] = []
-    for name, track in TRACKS.items():
-        ranked = ranking([entry for entry in entries if entry.recipe.track == name])
-        if ranked:
-            others = [entry for _, entry in ranked]
-            phases = _phases(others)
-            shown = [_shown(rank, entry, others, phases) for rank, entry in ranked]
+    for name, lines in board.tracks.items():
+        if lines:
+            phases = _phases(lines)
             tracks.append(
                 {
                     "name": name,
-                    "suite": [task.words for task in track.suite],
-                    "entries": shown,
+                    "suite": [task.words for task in TRACKS[name].suite],
+                    "entries": [_shown(line, phases) for line in lines],
                     "phases": phases,
-                    "verdicts": verdicts_by_task(others),
+                    "verdicts": verdicts_by_task(lines),
+                    "withheld": [registration.recipe.name for registration in board.withheld[name]],
                 }
             )
-    content: dict[str, Any] = {"tracks": tracks, "seeds": SEEDS, "better_p": BETTER, "ranks": RANKS, "limits": LIMITS}
+    content: dict[str, Any] = {"tracks": tracks, "seeds": SEEDS, "family": FAMILY, "ranks": RANKS, "limits": LIMITS}
     content["verdict_names"] = VERDICTS
     try:
         return write_page("leaderboard.html", out, most_bytes=most_bytes, **content, attention=True)
@@ -158,29 +168,24 @@ def render(entries: Sequence[Entry], out: Path, *, most_bytes: int = MAX_PAGE_BY
         return write_page("leaderboard.html", out, most_bytes=most_bytes, **content, attention=False)
 
 
-def _shown(rank: int, entry: Entry, others: list[Entry], phases: list[Phase]) -> Shown:
+def _shown(line: Line, phases: list[Phase]) -> Shown:
+    entry = line.entry
     own = [phase for phase in phases if entry.digest in {point.digest for point in phase.points}] or phases
     tasks: list[ShownTask] = []
-    for task, statistics in zip(entry.suite, entry.statistics.tasks, strict=True):
-        tasks.append(ShownTask(statistics, [(row, seen_and_held_out(task, row)[1].value) for row in entry.rows_of(task)]))
-    count = Counter(row.verdict for row in entry.rows)
-    differing = entry.recipe.model_dump(mode="json", exclude_defaults=True, exclude={"name", "description", "authors"})
+    for statistics in line.statistics.tasks:
+        task = statistics.task
+        rows = [row for row in line.rows if (row.task, row.variant) == (task.task, task.variant)]
+        tasks.append(ShownTask(statistics, [(row, seen_and_held_out(task, row)[1].value) for row in rows]))
+    count = Counter(row.verdict for row in line.rows)
     return Shown(
-        rank=rank,
+        line=line,
         id=f"entry-{entry.digest[:12]}",
-        recipe=entry.recipe,
-        statistics=entry.statistics,
-        machine=entry.machine,
-        git=entry.git,
-        digest=entry.digest,
         words=" ".join([entry.recipe.description, *entry.recipe.authors, f"{entry.recipe.model.norm}-LN"]),
-        yaml=yaml.safe_dump(differing, sort_keys=False),
+        yaml=yaml.safe_dump(entry.recipe.training, sort_keys=False),
         tasks=tasks,
         verdicts=[(verdict, count[verdict]) for verdict in VERDICTS],
         flows=[_flow(entry, flow) for flow in entry.flows],
-        phase=replace(own[0], marked=Point.of(entry)) if own else None,
-        better=[other.recipe.name for other in others if other is not entry and better_than(entry, other) < BETTER],
-        reference=entry.machine.reference_seconds * len(entry.rows),
+        phase=replace(own[0], marked=Point.of(line)) if own else None,
     )
 
 
@@ -200,66 +205,67 @@ def _flow(entry: Entry, flow: Flow) -> ShownFlow:
     return ShownFlow(row, task.text(tokens)[0].split(), kinds, len(patterns), links(patterns))
 
 
-def _phases(entries: list[Entry]) -> list[Phase]:
+def _phases(lines: Sequence[Line]) -> list[Phase]:
     """Sets of at least three entries that differ only in gamma."""
-    alike: dict[bytes, list[Entry]] = {}
-    for entry in entries:
-        training = entry.recipe.training
-        alike.setdefault(canonical(training | {"init": training["init"] | {"gamma": None}}), []).append(entry)
+    alike: dict[bytes, list[Line]] = {}
+    for line in lines:
+        training = line.entry.recipe.training
+        init = {field: value for field, value in training.get("init", {}).items() if field != "gamma"}
+        alike.setdefault(canonical_json(training | {"init": init}), []).append(line)
     found: list[Phase] = []
     for group in alike.values():
-        by_gamma = {entry.recipe.init.gamma: Point.of(entry) for entry in reversed(group)}
+        by_gamma = {line.entry.recipe.init.gamma: Point.of(line) for line in reversed(group)}
         if len(by_gamma) < 3:
             continue
-        recipe = group[0].recipe
+        recipe = group[0].entry.recipe
         words = f"{recipe.model.norm}-LN, learning rate {recipe.optimizer.lr:g}, weight decay {recipe.optimizer.weight_decay:g}"
         found.append(Phase(words, [point for _, point in sorted(by_gamma.items())]))
     return found
 
 
-def verdicts_by_task(entries: Sequence[Entry]) -> list[tuple[str, list[int]]]:
-    """Name of each task of the suite, with the number of runs per verdict (as in VERDICTS) over all `entries` (of one track)."""
+def verdicts_by_task(lines: Sequence[Line]) -> list[tuple[str, list[int]]]:
+    """Name of each task of the suite, with the number of runs per verdict (as in VERDICTS) over all lines (of one track)."""
     counted: list[tuple[str, list[int]]] = []
-    for of_task in zip(*(entry.statistics.tasks for entry in entries), strict=True):
-        counts = np.sum([each.verdicts for each in of_task], axis=0)
-        counted.append((f"{of_task[0].task}/{of_task[0].variant}", counts.tolist()))
+    for of_task in zip(*(line.statistics.tasks for line in lines), strict=True):
+        counted.append((of_task[0].task.name, np.sum([each.verdicts for each in of_task], axis=0).tolist()))
     return counted
 
 
-def markdown_table(entries: Sequence[Entry]) -> str:
+def markdown_table(board: Board) -> str:
     """Per track: the entries, ranked as on the page, and the verdicts of all their runs by task."""
-    lines: list[str] = []
-    for name in TRACKS:
-        ranked = ranking([entry for entry in entries if entry.recipe.track == name])
-        if not ranked:
+    text: list[str] = []
+    for name, lines in board.tracks.items():
+        if not lines:
             continue
-        lines += [
-            *([""] if lines else []),
+        text += [
+            *([""] if text else []),
             f"Track {name}. {RANKS}",
             "",
-            "| rank | recipe | score | 95% interval | held-out | seen | underfit | TFLOPs to a stable verdict | time / reference |",
-            "|---:|---|---:|---:|---:|---:|---:|---:|---:|",
+            f"| {' | '.join(COLUMNS)} |",
+            "|---:|---|" + "---:|" * 6 + "---|---:|---:|",
         ]
-        for rank, entry in ranked:
-            statistics = entry.statistics
-            score = statistics.inferential
+        for shown in (_shown(line, []) for line in lines):
+            statistics = shown.line.statistics
+            score = statistics.score
             cells = [
-                str(rank),
-                _escape_markdown(entry.recipe.name),
+                str(shown.line.rank or "-"),
+                _escape_markdown(shown.line.name),
                 percent(score.value),
                 f"{percent(score.low)} to {percent(score.high)}",
-                percent(statistics.held_out.value),
+                percent(statistics.inferential.value),
+                percent(statistics.underfit.value),
                 percent(statistics.seen.value),
-                percent(statistics.underfit),
-                f"{statistics.flops_to_verdict / 1e12:,.1f}",
-                f"{statistics.seconds / (entry.machine.reference_seconds * len(entry.rows)):.2f}",
+                f"{statistics.macs / 1e12:,.1f}",
+                shown.status,
+                str(len(shown.line.independent)),
+                f"{shown.relative_time:.2f}",
             ]
-            lines.append("| " + " | ".join(cells) + " |")
-        lines += ["", f"{LIMITS} The verdicts of all runs above, by task:", ""]
-        lines += [f"| task | {' | '.join(VERDICTS)} |", "|---|" + "---:|" * len(VERDICTS)]
-        for task, counts in verdicts_by_task([entry for _, entry in ranked]):
-            lines.append(f"| {task} | {' | '.join(map(str, counts))} |")
-    return "\n".join(lines) + "\n"
+            text.append("| " + " | ".join(cells) + " |")
+        text += ["", f"{LIMITS} The verdicts of all runs above, by task:", ""]
+        text += [f"| task | {' | '.join(VERDICTS)} |", "|---|" + "---:|" * len(VERDICTS)]
+        for task, counts in verdicts_by_task(lines):
+            text.append(f"| {task} | {' | '.join(map(str, counts))} |")
+    return "\n".join(text) + "\n"
 
 
 def _escape_markdown(text: str) -> str:

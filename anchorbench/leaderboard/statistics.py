@@ -1,95 +1,141 @@
-"""Statistics of an entry's rows, and comparison of entries.
+"""Statistics of rows, always recomputed from them, and comparison of entries.
 
-Statistics      per task, over seeds: the share of inferential runs with its Wilson interval; means of held-out and seen accuracy
-    with t-intervals, no narrower than the Wilson interval over all answers. Overall: unweighted means over tasks. The share's
-    interval is Wilson's at the effective number of runs, as for a stratified sample: runs of one task vary less than runs
-    of the suite. (A bootstrap interval would have zero width where all runs agree.) Half-widths of the accuracies' intervals add
-    in quadrature. All intervals are 95%.
-Ranking         by the mean inferential share; a rank is one more than the number of entries whose interval lies wholly above.
-Better than     p < 0.01 in the exact one-sided permutation test that exchanges runs between two entries within each task.
+Score           the mean over tasks of the share of held-out answers that compose, of all runs, fit or not. A task that holds out
+    several pairs counts each pair once, whatever its number of runs.
+Interval        95%, of the mean on these tasks: t over the units within each task, which are pairs where seeds hold out different
+    ones, otherwise seeds, and no narrower than Wilson's over all answers; half-widths add in quadrature. What other tasks of this
+    kind would give is another question, with another interval: t over the tasks.
+Inferential     the mean over tasks of the share of runs with that verdict. Its interval is Wilson's at the effective number of
+    runs, as for a stratified sample: runs of one task vary less than runs of the suite.
+Better than     the exact two-sided permutation test that exchanges runs between two entries within each task and pair, corrected
+    for all comparisons of the track (Holm, familywise 5%); registrations without a result count as entries.
+Rank            one plus the number of entries that are better, directly or through others: no rank contradicts a comparison.
 """
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
-from scipy import stats
+from jaxtyping import Float
+from scipy.signal import fftconvolve
 
 from anchorbench.intervals import wilson
-from anchorbench.leaderboard.entry import (
-    SEEDS,
-    Entry,
-    Interval,
-    Row,
-    Statistics,
-    SubmittedRecipe,
-    TaskStatistics,
-    seen_and_held_out,
-)
+from anchorbench.leaderboard.entry import VERDICTS, Row, seen_and_held_out
+from anchorbench.leaderboard.submission import SubmittedRecipe
+from anchorbench.leaderboard.suite import SuiteTask
 from anchorbench.sweeps.summary import Mean
 from anchorbench.verdict import Share
 
-BETTER = 0.01
-"""p-value below which an entry may be called better than another."""
+FAMILY = 0.05
+"""Probability that any 'better than' of a track is wrong."""
+GRID = 200
+"""Shares are rounded to this fraction in permutation tests: half a percent, less than their sampling error."""
+Strata = Mapping[tuple[str, str], Sequence[float]]
+"""(task, fingerprint of its data, which differs by held-out pair) -> held-out shares of the runs."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class TaskStatistics:
+    """Statistics of one task's rows."""
+
+    task: SuiteTask
+    composed: Interval
+    """Mean share of held-out answers that compose."""
+    seen: Interval
+    """Mean accuracy on seen groups."""
+    inferential: Share
+    """Share of runs with the inferential verdict."""
+    verdicts: tuple[int, ...]
+    """Number of runs by verdict, as in VERDICTS."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Statistics of all rows of an entry."""
+
+    score: Interval
+    """Mean over tasks of the composed share, and its interval on these tasks."""
+    over_tasks: Interval
+    """The same mean, with the interval of a mean over tasks of this kind."""
+    inferential: Interval
+    """Mean over tasks of the share of inferential runs."""
+    seen: Interval
+    underfit: Share
+    """Runs that did not fit their training data; their answers count in the score as they are."""
+    macs: float
+    """Matmul MACs of the suite's runs, from the recipe, with the passes of estimators and penalties."""
+    tasks: tuple[TaskStatistics, ...]
 
 
 def statistics_of(recipe: SubmittedRecipe, rows: Sequence[Row]) -> Statistics:
-    """Statistics of the complete rows of a suite."""
+    """Statistics of rows of a suite, which may be more than one entry's; tasks without rows are left out."""
     tasks: list[TaskStatistics] = []
-    flops = flops_to_verdict = 0.0
     for task in recipe.suite:
         members = [row for row in rows if (row.task, row.variant) == (task.task, task.variant)]
-        shares = [seen_and_held_out(task, row) for row in members]
+        if not members:
+            continue
         count = Counter(row.verdict for row in members)
-        inferential = Share(count["inferential"], len(members))
-        low, high = inferential.interval
+        shares = [(row.fingerprint, *seen_and_held_out(task, row)) for row in members]
         tasks.append(
             TaskStatistics(
-                task=task.task,
-                variant=task.variant,
-                inferential=Interval(value=inferential.value, low=low, high=high),
-                held_out=_mean([held_out for _, held_out in shares]),
-                seen=_mean([seen for seen, _ in shares]),
-                verdicts=(count["inferential"], count["mixed"], count["memorizing"], count["underfit"]),
+                task=task,
+                composed=_mean([(pair, held_out) for pair, _, held_out in shares]),
+                seen=_mean([(pair, seen) for pair, seen, _ in shares]),
+                inferential=Share(count["inferential"], len(members)),
+                verdicts=tuple(count[verdict] for verdict in VERDICTS),
             )
         )
-        per_step = 2.0 * recipe.recipe(task, 0).macs_per_step()
-        flops += per_step * sum(row.steps for row in members)
-        flops_to_verdict += per_step * sum(row.settled for row in members)
+    score = mean_of_tasks([task.composed for task in tasks])
+    over = Mean.of([task.composed.value for task in tasks])
     return Statistics(
-        inferential=share_of_suite([task.verdicts[0] for task in tasks], SEEDS),
-        held_out=mean_of_tasks([task.held_out for task in tasks]),
+        score=score,
+        over_tasks=Interval(score.value, over.low, over.high),
+        inferential=share_of_suite([task.inferential for task in tasks]),
         seen=mean_of_tasks([task.seen for task in tasks]),
-        member_steps=sum(row.steps for row in rows),
-        member_steps_to_verdict=sum(row.settled for row in rows),
-        flops=flops,
-        flops_to_verdict=flops_to_verdict,
-        seconds=math.fsum(row.seconds for row in rows),
+        underfit=Share(sum(task.verdicts[VERDICTS.index("underfit")] for task in tasks), len(rows)),
+        macs=recipe.macs(),
         tasks=tuple(tasks),
     )
 
 
-def _mean(shares: list[Share]) -> Interval:
-    """Mean over seeds with a t-interval no narrower than Wilson's over all their answers: agreement is not certainty."""
-    mean = Mean.of([share.value for share in shares])
-    low, high = Share(sum(share.hits for share in shares), sum(share.n for share in shares)).interval
-    return Interval(value=mean.value, low=min(mean.low, low), high=max(mean.high, high))
-
-
-def share_of_suite(counts: Sequence[int], n: int) -> Interval:
-    """Mean over tasks of the share of inferential runs, `counts[t]` out of `n` in task t.
-
-    The interval is Wilson's at the effective number of runs: their total, divided by the ratio of their within-task variance
-    to the variance of runs pooled regardless of task. Half a run is added to each side, so that neither variance is zero.
+def _mean(shares: Sequence[tuple[str, Share]]) -> Interval:
+    """Mean over pairs, or over seeds where there is one pair, from (pair, share). Agreement is not certainty: its interval is no
+    narrower than Wilson's over all answers.
     """
-    value = sum(counts) / (n * len(counts))
-    smoothed = [(count + 0.5) / (n + 1) for count in counts]
+    of_pair: dict[str, list[float]] = {}
+    for pair, share in shares:
+        of_pair.setdefault(pair, []).append(share.value)
+    pairs = list(of_pair.values())
+    mean = Mean.of([fmean(values) for values in pairs] if len(pairs) > 1 else pairs[0])
+    low, high = Share(sum(share.hits for _, share in shares), sum(share.n for _, share in shares)).interval
+    return Interval(mean.value, min(mean.low, low), max(mean.high, high))
+
+
+def share_of_suite(shares: Sequence[Share]) -> Interval:
+    """Mean over tasks of the share of inferential runs.
+
+    The interval is Wilson's at the effective number of runs: that of a simple sample whose variance is the stratified one's. Half
+    a run is added to each side, so that no variance is zero.
+    """
+    value = math.fsum(share.value for share in shares) / len(shares)
+    smoothed = [(share.hits + 0.5) / (share.n + 1) for share in shares]
     overall = math.fsum(smoothed) / len(smoothed)
-    within = math.fsum(share * (1 - share) for share in smoothed) / len(smoothed)
-    members = n * len(counts) * overall * (1 - overall) / within
+    variance = math.fsum(p * (1 - p) / share.n for p, share in zip(smoothed, shares, strict=True)) / len(shares) ** 2
+    members = overall * (1 - overall) / variance
     low, high = wilson(value * members, members)
-    return Interval(value=value, low=max(0.0, min(value, low)), high=min(1.0, max(value, high)))
+    return Interval(value, max(0.0, min(value, low)), min(1.0, max(value, high)))
 
 
 def mean_of_tasks(intervals: Sequence[Interval]) -> Interval:
@@ -98,38 +144,97 @@ def mean_of_tasks(intervals: Sequence[Interval]) -> Interval:
     value = math.fsum(each.value for each in intervals) / n
     below = math.hypot(*(each.value - each.low for each in intervals)) / n
     above = math.hypot(*(each.high - each.value for each in intervals)) / n
-    return Interval(value=value, low=max(0.0, value - below), high=min(1.0, value + above))
+    return Interval(value, max(0.0, value - below), min(1.0, value + above))
 
 
-def ranking(entries: Sequence[Entry]) -> list[tuple[int, Entry]]:
-    """(rank, entry) sorted by rank, and by score within a rank; the entries must be of one track."""
-
-    def rank(entry: Entry) -> int:
-        return 1 + sum(other.statistics.inferential.low > entry.statistics.inferential.high for other in entries)
-
-    def key(ranked: tuple[int, Entry]) -> tuple[int, float, float, str]:
-        number, entry = ranked
-        return number, -entry.statistics.inferential.value, -entry.statistics.held_out.value, entry.digest
-
-    return sorted([(rank(entry), entry) for entry in entries], key=key)
+# ------------------------------------------------------------------------------------------------ comparison
 
 
-def better_than(a: Entry, b: Entry) -> float:
-    """One-sided p-value of `a` scoring above `b`; below BETTER, `a` may be called better.
+def strata_of(suite: Sequence[SuiteTask], rows: Iterable[Row]) -> dict[tuple[str, str], list[float]]:
+    """The rows' held-out shares by task and pair: see `Strata`."""
+    strata: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        strata.setdefault((f"{row.task}/{row.variant}", row.fingerprint), []).append(share_of(suite, row))
+    return strata
 
-    Under the null hypothesis, each of a task's runs could have come from either entry. Given a task's total number of
-    inferential runs, the number in `a` is then hypergeometric; the test statistic is the sum over tasks, so its exact
-    distribution is a convolution. Raises ValueError for entries of different tracks.
+
+def share_of(suite: Sequence[SuiteTask], row: Row) -> float:
+    """The row's share of held-out answers that compose."""
+    task = next(task for task in suite if (task.task, task.variant) == (row.task, row.variant))
+    return seen_and_held_out(task, row)[1].value
+
+
+def exchange_p(ours: Strata, theirs: Strata, grid: int = GRID) -> tuple[float, float]:
+    """P(our sum at least, at most what it is) if, within each stratum, any of the runs could have been ours.
+
+    Exact: the distribution of the sum of a random subset of each stratum, convolved over strata. Strata that only one side has say
+    nothing. Nothing is assumed about the shares, which are far from normal (many runs compose all, or nothing); stratifying removes
+    the differences between tasks and pairs, which are larger than those between recipes.
     """
-    if a.recipe.track != b.recipe.track:
-        raise ValueError(f"entries are of tracks {a.recipe.track} and {b.recipe.track}; allowed: one track")
-    counts = [[entry.statistics.tasks[i].verdicts[0] for i in range(len(a.suite))] for entry in (a, b)]
-    return permutation_p(counts[0], counts[1], SEEDS)
+    distribution: Float[np.ndarray, " sums"] = np.ones(1)
+    total = 0
+    for stratum in sorted(set(ours) & set(theirs)):
+        mine, other = ([round(grid * share) for share in side[stratum]] for side in (ours, theirs))
+        distribution = fftconvolve(distribution, _subset_sums([*mine, *other], len(mine)))
+        total += sum(mine)
+    distribution = distribution.clip(0)
+    at_least, at_most = distribution[total:].sum(), distribution[: total + 1].sum()
+    return min(1.0, float(at_least)), min(1.0, float(at_most))
 
 
-def permutation_p(a: Sequence[int], b: Sequence[int], n: int) -> float:
-    """P(sum at least that of `a`) if, of each task's `a[t] + b[t]` successes among 2n runs, any n could be those of `a`."""
-    distribution = np.ones(1)
-    for ours, theirs in zip(a, b, strict=True):
-        distribution = np.convolve(distribution, stats.hypergeom.pmf(np.arange(n + 1), 2 * n, ours + theirs, n))
-    return float(min(1.0, distribution[sum(a) :].sum()))
+def _subset_sums(values: Sequence[int], n: int) -> Float[np.ndarray, " sums"]:
+    """P(sum) of `n` of the values, drawn at random without replacement."""
+    table = np.zeros((n + 1, sum(values) + 1))
+    table[0, 0] = 1.0
+    for value in values:
+        taken = table[:-1, : table.shape[1] - value].copy()
+        table[1:, value:] += taken
+    return table[n] / table[n].sum()
+
+
+def flip_p(pairs: Iterable[tuple[float, float]], grid: int = GRID) -> tuple[float, float]:
+    """P(sum of differences at least, at most what it is) if in each pair (our share, their share) either could have been ours.
+
+    Exact: the signs of the differences are flipped in all ways. For runs of equal seeds, whatever the machines have in common.
+    """
+    differences = [round(grid * (a - b)) for a, b in pairs]
+    distribution: Float[np.ndarray, " sums"] = np.ones(1)
+    for difference in differences:
+        either = np.zeros(abs(difference) + 1)
+        either[0] += 0.5
+        either[-1] += 0.5
+        distribution = np.convolve(distribution, either)
+    positive = sum(max(0, difference) for difference in differences)  # the sum of those with a positive sign
+    return min(1.0, float(distribution[positive:].sum())), min(1.0, float(distribution[: positive + 1].sum()))
+
+
+def better(scores: Sequence[float], strata: Sequence[Strata], withheld: int = 0) -> set[tuple[int, int]]:
+    """The pairs (i, j) of entries of one track for which i may be called better than j, by Holm's correction for all comparisons.
+
+    `withheld` registrations without a result count as entries, since they may have been left out for their result.
+    """
+    n = len(scores)
+    tests: list[tuple[float, int, int]] = []
+    for i in range(n):
+        for j in range(i):
+            more, less = exchange_p(strata[i], strata[j])
+            first, second = (i, j) if more < less else (j, i)
+            tests.append((min(1.0, 2 * min(more, less)), first, second))
+    found: set[tuple[int, int]] = set()
+    comparisons = (n + withheld) * (n + withheld - 1) // 2
+    for number, (p, first, second) in enumerate(sorted(tests)):
+        if p > FAMILY / (comparisons - number):
+            break
+        if scores[first] > scores[second]:  # they can disagree only where the entries were asked different pairs
+            found.add((first, second))
+    return found
+
+
+def ranks(n: int, better_pairs: set[tuple[int, int]]) -> list[int]:
+    """Ranks of `n` entries: one plus the number of those that are better, directly or through others."""
+    above = np.zeros((n, n), bool)
+    for first, second in better_pairs:
+        above[first, second] = True
+    for middle in range(n):
+        above |= np.outer(above[:, middle], above[middle])
+    return [1 + int(count) for count in above.sum(axis=0)]

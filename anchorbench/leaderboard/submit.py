@@ -1,4 +1,4 @@
-"""Trains an entry: the suite with the derived seeds, or a random part of it to verify a claim."""
+"""Trains an entry: a registered recipe on the suite, with the seeds that registration and beacon give."""
 
 import os
 import platform
@@ -6,33 +6,20 @@ import statistics
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import binom
 
 from anchorbench.files import Plain, read_json, write_atomically
 from anchorbench.inspect.open_model import open_model
-from anchorbench.leaderboard.check import read_recipe
-from anchorbench.leaderboard.entry import (
-    SEEDS,
-    Commit,
-    Entry,
-    Flow,
-    Interval,
-    Machine,
-    Row,
-    SubmittedRecipe,
-    SuiteTask,
-    flow_example,
-    flow_rows,
-)
-from anchorbench.leaderboard.statistics import BETTER, statistics_of
+from anchorbench.leaderboard.entry import Commit, Entry, Flow, Machine, Row, flow_example, flow_rows
+from anchorbench.leaderboard.registration import Beacon, Registration, require_later, seeds_of
+from anchorbench.leaderboard.suite import SEEDS, SuiteTask
+from anchorbench.machine import Machine as Environment
 from anchorbench.presets import PRESETS
 from anchorbench.probes.attention_flow import attention
 from anchorbench.sweeps.run_folder import Run
@@ -41,21 +28,21 @@ from anchorbench.task import Task
 from anchorbench.verdict import Composition, Share, composition_of
 
 TIMED_STEPS = 20
-AGREE = 0.8
-"""Assumed lower bound on how often a run retrained elsewhere agrees with its claim (inferential or not). With the same code on the
-same kind of machine they always agree; of 20 runs near the boundary, one more was inferential in bf16 than in fp32."""
 
 
-def run_entry(recipe_yaml: Path, out: Path, report: Callable[[str, str], None] = lambda task, message: None) -> Entry:
-    """Trains the recipe on its track's suite in `out`, one sweep folder per task, and writes `out/entry.json`.
+def run_entry(
+    registration: Registration, beacon: Beacon, out: Path, report: Callable[[str, str], None] = lambda task, message: None
+) -> Entry:
+    """Trains a registered recipe on its track's suite in `out`, one sweep folder per task, and writes `out/entry.json`.
 
     A second call trains only missing runs. `report` receives a task's name and a message about each stack of its members. Raises
-    ValueError as `read_recipe` does, and for an unfinished folder that was started elsewhere.
+    ValueError for a beacon that the registration did not announce, and for an unfinished folder that was started elsewhere.
     """
-    recipe = resolve(read_recipe(recipe_yaml))
+    require_later(registration, beacon)
+    recipe = registration.recipe
     sweeps: list[tuple[SuiteTask, Sweep, SweepFolder]] = []
     for task in recipe.suite:
-        seeds = recipe.seeds(task)
+        seeds = seeds_of(registration.digest, beacon.value, task)
         sweep = Sweep(recipe.recipe(task, seeds[0]), {"seed": seeds})
         sweeps.append((task, sweep, SweepFolder(out / task.name.replace("/", "-"), sweep)))
     origin = _origin(out)
@@ -68,14 +55,22 @@ def run_entry(recipe_yaml: Path, out: Path, report: Callable[[str, str], None] =
     rows = tuple(row_of(task, run) for task, run in runs)
     entry = Entry.sealed(
         recipe=recipe,
+        registration=registration.digest,
+        beacon=beacon,
         rows=rows,
-        statistics=statistics_of(recipe, rows),
         flows=tuple(filter(None, (flow_of(number, *runs[number]) for number in flow_rows(recipe, rows)))),
         machine=origin.machine,
+        environment=environment_of([run for _, run in runs]),
         git=origin.git,
     )
     write_atomically(out / "entry.json", entry.to_json())
     return entry
+
+
+def environment_of(runs: Sequence[Run]) -> Environment | None:
+    """What the runs' bits depend on, if it was the same for all."""
+    machines = [machine for run in runs for _, machine in run.result.machines]
+    return machines[0] if all(machine == machines[0] for machine in machines) else None
 
 
 class Origin(Plain):
@@ -113,15 +108,6 @@ def _teller(task: SuiteTask, report: Callable[[str, str], None]) -> Callable[[Pr
             report(task.name, ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()))
 
     return tell
-
-
-def resolve(recipe: SubmittedRecipe) -> SubmittedRecipe:
-    """The recipe with `auto` resolved to this machine's precision."""
-    from anchorbench.train.gradients.choice import auto_precision
-
-    if recipe.precision != "auto":
-        return recipe
-    return recipe.model_copy(update={"precision": auto_precision(recipe.recipe(recipe.suite[0], 0))})
 
 
 def row_of(suite: SuiteTask, run: Run) -> Row:
@@ -232,71 +218,3 @@ def commit() -> str | None:
         return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-@dataclass(frozen=True)
-class Verification:
-    """A retrained subset of an entry's runs."""
-
-    claim: Interval
-    """The entry's share of inferential runs."""
-    claimed: tuple[Row, ...]
-    retrained: tuple[Row, ...]
-
-    @property
-    def share(self) -> Share:
-        """Share of inferential runs among the retrained."""
-        return Share(sum(row.verdict == "inferential" for row in self.retrained), len(self.retrained))
-
-    @property
-    def stands(self) -> bool:
-        """Whether the share's Wilson interval overlaps the entry's, and not significantly few runs agree."""
-        low, high = self.share.interval
-        meets = low <= self.claim.high and self.claim.low <= high
-        return meets and float(binom.cdf(self.agree, len(self.claimed), AGREE)) >= BETTER
-
-    @property
-    def reproduced(self) -> int:
-        """Number of runs with exactly the claimed counts, as expected from the same code on the same kind of machine."""
-        return sum(_counted(a) == _counted(b) for a, b in zip(self.claimed, self.retrained, strict=True))
-
-    @property
-    def agree(self) -> int:
-        """Number of runs whose verdict (inferential or not) agrees with the claim."""
-        pairs = zip(self.claimed, self.retrained, strict=True)
-        return sum((a.verdict == "inferential") == (b.verdict == "inferential") for a, b in pairs)
-
-
-def verify(entry: Entry, members: int, seed: int, out: Path) -> Verification:
-    """Retrains `members` runs of a valid entry in `out`, drawn at random with `seed` and spread over as many tasks as possible.
-
-    The submitter does not know `seed`. The claim stands if the 95% interval of the retrained runs' inferential share overlaps
-    the entry's, and if the number of runs that agree with their claim is not improbable (p < BETTER) when each agrees with
-    probability AGREE. The second condition can fail from 3 runs on, the first alone only if the entry's interval is high. Raises
-    ValueError for a number of runs that the entry does not have, and for a negative seed.
-    """
-    if not 1 <= members <= len(entry.rows):
-        raise ValueError(f"members is {members}; allowed: 1 to {len(entry.rows)}")
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; allowed: 0 or more")
-    chosen = _drawn(entry, members, seed)
-    retrained: list[Row] = []
-    for task in entry.suite:
-        if seeds := tuple(row.seed for row in chosen if (row.task, row.variant) == (task.task, task.variant)):
-            sweep = Sweep(entry.recipe.recipe(task, seeds[0]), {"seed": seeds})
-            folder = SweepFolder(out / task.name.replace("/", "-"), sweep)
-            retrained += [row_of(task, run) for run in run_sweep(sweep, folder)]
-    return Verification(entry.statistics.inferential, tuple(chosen), tuple(retrained))
-
-
-def _drawn(entry: Entry, members: int, seed: int) -> list[Row]:
-    """Randomly chosen rows, in the entry's order: rounds over the tasks in random order, each with a random run per task."""
-    rng = np.random.default_rng(seed)
-    tasks = len(entry.suite)
-    members_of = np.stack([rng.permutation(SEEDS) for _ in range(tasks)])
-    rounds = [SEEDS * task + int(members_of[task, i]) for i in range(SEEDS) for task in rng.permutation(tasks)]
-    return [entry.rows[row] for row in sorted(rounds[:members])]
-
-
-def _counted(row: Row) -> dict[str, object]:
-    return row.model_dump(exclude={"seconds"})

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -14,6 +15,7 @@ from unittest.mock import Mock
 import hostile
 import numpy as np
 import pytest
+import yaml
 from conftest import ROOT
 from scipy import stats
 from typer.testing import CliRunner
@@ -21,10 +23,12 @@ from typer.testing import CliRunner
 from anchorbench.cli import leaderboard as leaderboard_cli
 from anchorbench.hub import models as hub
 from anchorbench.inspect.open_model import open_model
-from anchorbench.leaderboard import entry as board
-from anchorbench.leaderboard.check import validate_entry
-from anchorbench.leaderboard.entry import Entry
-from anchorbench.leaderboard.submit import _drawn, run_entry, settled_at, verify
+from anchorbench.leaderboard.check import parse_recipe_yaml, validate_entry
+from anchorbench.leaderboard.entry import Entry, flow_example
+from anchorbench.leaderboard.registration import register
+from anchorbench.leaderboard.submit import run_entry, settled_at
+from anchorbench.leaderboard.suite import TRACKS
+from anchorbench.leaderboard.verify import Reproduction, drawn, read_reproduction, verify, verify_fresh
 from anchorbench.probes.attention_flow import attention
 from anchorbench.sweeps.run_folder import Run, read_run
 
@@ -40,11 +44,13 @@ data_size: 1500
 """
 
 
+REGISTERED = register(parse_recipe_yaml(TOY.encode()), hostile.BEACON.name, datetime(2026, 12, 1, tzinfo=UTC))
+
+
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Entry, Path]:
     folder = tmp_path_factory.mktemp("toy")
-    (folder / "toy.yaml").write_text(TOY)
-    return run_entry(folder / "toy.yaml", folder / "out"), folder
+    return run_entry(REGISTERED, hostile.BEACON, folder / "out"), folder
 
 
 def test_a_trained_entry_is_valid_and_says_what_the_runs_say(toy: tuple[Entry, Path]) -> None:
@@ -71,7 +77,7 @@ def test_an_entry_shows_the_attention_of_its_first_member_of_each_verdict(toy: t
     (flow,) = entry.flows
     assert flow.row == 0
     run = next(run for run in map(read_run, (folder / "out").glob("*/runs/*")) if run.recipe.seed == entry.rows[0].seed)
-    tokens = board.flow_example(entry.suite[0], run.recipe.load_task())
+    tokens = flow_example(entry.suite[0], run.recipe.load_task())
     layers = attention(open_model(hub.export(run, tmp_path / "model")), tokens)
     for layer, shown in zip(layers, flow.attention, strict=True):
         for reader, percents in enumerate(shown):
@@ -80,8 +86,9 @@ def test_an_entry_shows_the_attention_of_its_first_member_of_each_verdict(toy: t
 
 def test_an_entry_of_members_that_diverged_shows_no_attention(tmp_path: Path) -> None:
     diverging = "{gamma: -2}\noptimizer: {lr: 100, weight_decay: 1000, warmup: 1}"
-    (tmp_path / "diverging.yaml").write_text(TOY.replace("{lr: 1e-3, warmup: 1}", diverging).replace("optimizer", "init", 1))
-    entry = run_entry(tmp_path / "diverging.yaml", tmp_path / "out")
+    recipe = parse_recipe_yaml(TOY.replace("{lr: 1e-3, warmup: 1}", diverging).replace("optimizer", "init", 1).encode())
+    registered = register(recipe, hostile.BEACON.name, datetime(2026, 12, 1, tzinfo=UTC))
+    entry = run_entry(registered, hostile.BEACON, tmp_path / "out")
     assert [run.result.diverged_at for run in map(read_run, (tmp_path / "out").glob("*/runs/*"))] == [3] * 48
     assert validate_entry((tmp_path / "out" / "entry.json").read_bytes()) == entry
     assert entry.flows == ()
@@ -94,7 +101,7 @@ def test_a_second_call_trains_only_what_is_missing(toy: tuple[Entry, Path], tmp_
     lost = sorted((out / "chain-search-single" / "runs").iterdir())[0]
     shutil.rmtree(lost)
     told: list[tuple[str, str]] = []
-    again = run_entry(folder / "toy.yaml", out, lambda task, message: told.append((task, message)))
+    again = run_entry(REGISTERED, hostile.BEACON, out, lambda task, message: told.append((task, message)))
     assert [each for each in told if "underfit" in each[1]] == [("chain-search/single", "1 underfit")]
     assert lost.exists()
     without_time = [row.model_dump(exclude={"seconds"}) for row in again.rows]
@@ -103,32 +110,75 @@ def test_a_second_call_trains_only_what_is_missing(toy: tuple[Entry, Path], tmp_
 
 def test_verification_trains_the_same_members_again(toy: tuple[Entry, Path], tmp_path: Path) -> None:
     entry, _ = toy
-    done = verify(entry, 3, 1, tmp_path / "verify")
-    assert (done.reproduced, done.agree, done.stands, len(done.claimed)) == (3, 3, True, 3)
-    assert len({(row.task, row.variant) for row in done.claimed}) == 3
+    done = verify(entry, None, "01", tmp_path / "verify")
+    assert (done.exact, done.unequal, done.stands, len(done.retrained)) == (True, [], True, 12)
+    assert len({(row.task, row.variant) for row in done.retrained}) == 6
     with pytest.raises(ValueError, match="members is 49; allowed: 1 to 48"):
-        verify(entry, 49, 1, tmp_path / "other")
-    with pytest.raises(ValueError, match="seed is -1; allowed: 0 or more"):
-        verify(entry, 3, -1, tmp_path / "other")
+        verify(entry, 49, "01", tmp_path / "other")
+    with pytest.raises(ValueError, match="members is 0; allowed: 1 to 48"):
+        verify_fresh(entry, 0, "01", tmp_path / "other")
+
+
+def claimed_by(entry: Entry, **fields: Any) -> Entry:
+    """A valid entry of the toy's recipe and machine that nobody trained."""
+    lie = hostile.honest_entry(**fields, **{"steps": 3, **entry.recipe.training})
+    content = lie.model_dump(mode="json") | {"environment": entry.environment and entry.environment.model_dump()}
+    return validate_entry(hostile.sealed(content))
+
+
+def test_where_bits_are_the_same_one_row_decides(toy: tuple[Entry, Path], tmp_path: Path) -> None:
+    """Everything is true but one row's last answer."""
+    entry, _ = toy
+    content = json.loads(entry.to_json())
+    number = drawn(6, 12, 7)[0]
+    content["rows"][number]["accuracy_train"][0] += 1
+    content["flows"] = []
+    lie = validate_entry(hostile.sealed(content))
+    done = verify(lie, None, "07", tmp_path / "verify")
+    assert done.exact
+    assert [claimed for claimed, _ in done.unequal] == [lie.rows[number]]
+    assert not done.stands
 
 
 def test_a_claim_out_of_thin_air_does_not_stand(toy: tuple[Entry, Path], tmp_path: Path) -> None:
-    """All members inferential, says a valid entry of a recipe that learns nothing."""
+    """All members compose, says a valid entry of a recipe that learns nothing."""
     entry, _ = toy
-    rows = hostile.honest_entry(inferential=8, **entry.recipe.training | {"precision": "fp32"})
-    validate_entry(rows.to_json())
-    done = verify(rows, 3, 1, tmp_path / "verify")
-    assert (done.reproduced, done.agree, done.stands) == (0, 0, False)
+    lie = claimed_by(entry, inferential=8)
+    done = verify(lie, 6, "01", tmp_path / "own")
+    assert (done.exact, len(done.unequal), done.stands) == (True, 6, False)
+    fresh = verify_fresh(lie, 12, "01", tmp_path / "fresh")
+    assert fresh.p[0] < 1e-6
+    assert not fresh.stands
 
 
-def test_a_claim_that_no_member_bears_out_does_not_stand(toy: tuple[Entry, Path], tmp_path: Path) -> None:
-    """0 of 3 inferential is within the wide interval of 3 members, but each was drawn as inferential: .2 ** 3 < .01."""
+def test_on_another_kind_of_machine_a_test_decides(toy: tuple[Entry, Path], tmp_path: Path) -> None:
+    """All runs are trained, as the test needs them; the claim is true, and differs from machine to machine in a few answers."""
     entry, _ = toy
-    claim = hostile.honest_entry(inferential=5, **entry.recipe.training | {"precision": "fp32"})
-    seed = next(seed for seed in range(99) if all(row.verdict == "inferential" for row in _drawn(claim, 3, seed)))
-    done = verify(claim, 3, seed, tmp_path / "verify")
-    assert done.share.interval[1] > claim.statistics.inferential.low
-    assert (done.agree, done.stands) == (0, False)
+    content = json.loads(entry.to_json())
+    content["environment"]["capability"] = "AVX2 of another kind"
+    content["flows"] = []
+    for number, row in enumerate(content["rows"]):
+        row["accuracy_train"][0] += 1 - 2 * (number % 2) * (row["accuracy_train"][0] > 0)
+    other = validate_entry(hostile.sealed(content))
+    done = verify(other, None, "01", tmp_path / "verify")
+    assert (done.exact, len(done.retrained), done.stands) == (False, 48, True)
+    assert "capability AVX2 of another kind there" in (done.differences or "")
+    lie = claimed_by(entry, inferential=3).model_copy(update={"environment": other.environment})
+    assert not verify(lie, None, "01", tmp_path / "lie").stands
+
+
+def test_an_honest_claim_stands_on_fresh_seeds_and_pools(toy: tuple[Entry, Path], tmp_path: Path) -> None:
+    entry, _ = toy
+    done = verify_fresh(entry, 12, "0123456789abcdef", tmp_path / "fresh")
+    assert done.stands
+    assert not {row.seed for row in done.retrained} & {row.seed for row in entry.rows}
+    found = Reproduction.of(done, "Somebody else", "0123456789abcdef")
+    (tmp_path / "found.json").write_bytes(found.to_json())
+    assert read_reproduction(tmp_path / "found.json") == found
+    (line,) = hostile.board_of(entry, reproductions=[found]).tracks["laptop"]
+    assert (line.independent, len(line.rows), line.disputes) == (["Somebody else"], 60, [])
+    with pytest.raises(ValueError, match="begins with '1'"):
+        Reproduction.of(done, "1. place", "0123456789abcdef")
 
 
 def test_a_folder_names_the_machine_and_commit_that_it_was_begun_with(toy: tuple[Entry, Path], tmp_path: Path) -> None:
@@ -139,14 +189,14 @@ def test_a_folder_names_the_machine_and_commit_that_it_was_begun_with(toy: tuple
     assert origin == {"machine": entry.machine.model_dump(), "git": entry.git}
     origin["git"], origin["machine"]["torch"] = "0" * 40, "1.0"
     (out / "origin.json").write_text(json.dumps(origin))
-    again = run_entry(folder / "toy.yaml", out)
+    again = run_entry(REGISTERED, hostile.BEACON, out)
     assert (again.git, again.machine.torch) == ("0" * 40, "1.0")
     shutil.rmtree(next((out / "chain-search-single" / "runs").iterdir()))
     with pytest.raises(ValueError, match=r"was started with torch 1\.0, here it is 2"):
-        run_entry(folder / "toy.yaml", out)
+        run_entry(REGISTERED, hostile.BEACON, out)
     (out / "origin.json").write_text("{")
     with pytest.raises(ValueError, match=r"origin\.json is damaged; remove it or choose another --out"):
-        run_entry(folder / "toy.yaml", out)
+        run_entry(REGISTERED, hostile.BEACON, out)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +210,7 @@ def test_a_folder_names_the_machine_and_commit_that_it_was_begun_with(toy: tuple
     ],
 )
 def test_the_step_of_the_verdict_by_hand(suite: int, fit: float, changes: list[tuple[float, int]], settled: int) -> None:
-    task = board.TRACKS["laptop"].suite[suite]
+    task = TRACKS["laptop"].suite[suite]
     asked = "accuracy_iid" if task.unseen == "iid" else "inferential"
     other = "inferential" if task.unseen == "iid" else "accuracy_iid"
     points = [{"step": 1, "accuracy_train": 0.1, "accuracy_iid": 0.1, "inferential": 0.0}] + [
@@ -170,16 +220,11 @@ def test_the_step_of_the_verdict_by_hand(suite: int, fit: float, changes: list[t
 
 
 def test_members_to_verify_are_drawn_from_all_tasks_by_the_verifiers_seed() -> None:
-    entry = hostile.honest_entry()
-    draws = {tuple(row.seed for row in _drawn(entry, 6, seed)) for seed in range(20)}
-    assert len(draws) == 20
+    assert len({tuple(drawn(6, 6, seed)) for seed in range(20)}) == 20
     for seed in range(5):
-        assert len({(row.task, row.variant) for row in _drawn(entry, 6, seed)}) == 6
-        assert _drawn(entry, 48, seed) == list(entry.rows)
-    counts = np.zeros(48)
-    for seed in range(400):
-        for row in _drawn(entry, 3, seed):
-            counts[[each.seed for each in entry.rows].index(row.seed)] += 1
+        assert [row // 8 for row in drawn(6, 6, seed)] == [0, 1, 2, 3, 4, 5]
+        assert drawn(6, 48, seed) == list(range(48))
+    counts = np.bincount([row for seed in range(400) for row in drawn(6, 3, seed)], minlength=48)
     assert stats.chisquare(counts).pvalue > 0.001  # each member is as likely as any other
 
 
@@ -190,9 +235,11 @@ def command() -> Callable[..., Any]:
 
 def test_validate_names_the_file_and_the_reason(command: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "good.json").write_bytes(hostile.honest_entry().to_json())
-    good = command("validate", tmp_path / "good.json")
+    good = command("validate", tmp_path / "good.json", "--board", tmp_path)
     assert good.exit_code == 0
-    assert "valid, Honest, score 0.62" in good.output
+    assert "valid, Honest, score 0.68; registered elsewhere: its registration" in good.output
+    (tmp_path / "old.json").write_bytes(hostile.honest_entry(registered=False).to_json())
+    assert "unregistered: its seeds could have been redrawn" in command("validate", tmp_path / "old.json").output
     (tmp_path / "bad.json").write_bytes(b"{}")
     (tmp_path / "large.json").write_bytes(b" " * 10_000_000)
     bad = command(
@@ -210,35 +257,63 @@ def test_validate_names_the_file_and_the_reason(command: Callable[..., Any], tmp
     ]
 
 
+def written(board: Path, *entries: Entry) -> Path:
+    """A board's folder with these entries, their registrations, and the beacon."""
+    for folder in ("entries", "registrations", "beacons"):
+        (board / folder).mkdir(parents=True, exist_ok=True)
+    (board / "beacons" / "dice.yaml").write_text(yaml.safe_dump(hostile.BEACON.model_dump()))
+    for entry in entries:
+        registered = register(entry.recipe, hostile.BEACON.name, datetime(2026, 12, 1, tzinfo=UTC))
+        (board / "registrations" / f"{registered.digest[:8]}.yaml").write_bytes(registered.to_yaml())
+        (board / "entries" / f"{entry.digest[:8]}.json").write_bytes(entry.to_json())
+    return board
+
+
 def test_render_leaves_out_what_is_refused(command: Callable[..., Any], tmp_path: Path) -> None:
-    entries = tmp_path / "entries"
-    entries.mkdir()
-    (entries / "good.json").write_bytes(hostile.honest_entry().to_json())
+    honest = hostile.honest_entry()
+    board = written(tmp_path / "board", honest)
+    entries = board / "entries"
     (entries / "nan.json").write_bytes(hostile.ENTRIES["NaN"][0]())
-    (entries / "other-name.json").write_bytes(hostile.honest_entry("Mine now").to_json())
+    (entries / "nobody.json").write_bytes(hostile.honest_entry("Nobody", data_size=50_000).to_json())
+    rerolled = hostile.BEACON.model_copy(update={"value": "f" * 32})
+    (entries / "rerolled.json").write_bytes(hostile.honest_entry(beacon=rerolled).to_json())
     (entries / "folder.json").mkdir()
     (entries / "gone.json").symlink_to(tmp_path / "nothing")
     os.mkfifo(entries / "pipe.json")
-    done = command("render", "--folder", entries, "--out", tmp_path / "new" / "board")
+    done = command("render", "--board", board, "--out", tmp_path / "new" / "board")
     assert done.exit_code == 0
-    *left_out, written = done.output.splitlines()
+    *left_out, text = done.output.splitlines()
+    nobody = hostile.training_digest(hostile.honest_entry(data_size=50_000).recipe)[:12]
     assert [line.removeprefix(f"left out: {entries}/") for line in left_out] == [
         "folder.json is not a plain file; allowed: no folder, pipe, socket or device",
         "gone.json is missing",
         "nan.json: the entry: NaN is not a JSON number; allowed: finite numbers",
-        f"other-name.json: the same training as {entries / 'good.json'}",
+        f"nobody.json: its registration {nobody} is not among the board's",
         "pipe.json is not a plain file; allowed: no folder, pipe, socket or device",
+        "rerolled.json: its beacon is ffffffffffffffff...; the board has 0123456789abcdef...",
     ]
-    assert written.startswith("1 entries: ")
+    assert text.startswith("1 entries: ")
     assert "Honest" in (tmp_path / "new" / "board" / "index.html").read_text()
-    assert "| 1 | Honest | 62% |" in (tmp_path / "new" / "board" / "table.md").read_text()
+    assert "| 1 | Honest | 68% |" in (tmp_path / "new" / "board" / "table.md").read_text()
+
+
+def test_a_registration_without_a_result_is_named(command: Callable[..., Any], tmp_path: Path) -> None:
+    board = written(tmp_path, hostile.honest_entry())
+    lost = register(hostile.honest_entry("Better forgotten", data_size=50_000).recipe, "dice", datetime(2026, 12, 1, tzinfo=UTC))
+    (board / "registrations" / "lost.yaml").write_bytes(lost.to_yaml())
+    later = register(hostile.honest_entry("Not out yet", data_size=60_000).recipe, "next dice", datetime(2026, 12, 1, tzinfo=UTC))
+    (board / "registrations" / "later.yaml").write_bytes(later.to_yaml())
+    assert command("render", "--board", board).exit_code == 0
+    page = (board / "index.html").read_text()
+    assert "Better forgotten" in page
+    assert "Not out yet" not in page
 
 
 def test_render_does_not_replace_a_board_by_nothing(command: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text("the board")
-    assert "entires is not a folder" in str(command("render", "--folder", tmp_path / "entires", "--out", tmp_path).exception)
-    assert "holds no valid entry" in str(command("render", "--folder", tmp_path, "--out", tmp_path).exception)
-    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+    assert "entries is not a folder" in str(command("render", "--board", tmp_path).exception)
+    (tmp_path / "entries").mkdir()
+    assert "holds no valid entry" in str(command("render", "--board", tmp_path).exception)
     assert (tmp_path / "index.html").read_text() == "the board"
 
 
@@ -251,24 +326,36 @@ def test_export_is_to_a_data_set_that_can_be(command: Callable[..., Any], tmp_pa
 
 
 def test_the_committed_board_is_rendered_from_the_committed_entries(command: Callable[..., Any], tmp_path: Path) -> None:
-    done = command("render", "--folder", BOARD / "entries", "--out", tmp_path)
+    done = command("render", "--board", BOARD, "--out", tmp_path)
     count = len(list((BOARD / "entries").iterdir()))
     assert done.output.startswith(f"{count} entries: ")  # none is left out
     for name in ("index.html", "table.md"):
         assert (tmp_path / name).read_bytes() == (BOARD / name).read_bytes(), f"{name}: run anchorbench leaderboard render"
 
 
-def test_run_verify_and_export_by_command(command: Callable[..., Any], toy: tuple[Entry, Path], tmp_path: Path) -> None:
+def test_register_run_verify_and_export_by_command(command: Callable[..., Any], toy: tuple[Entry, Path], tmp_path: Path) -> None:
     entry, folder = toy
-    again = command("run", folder / "toy.yaml", "--out", folder / "out")
+    (tmp_path / "toy.yaml").write_text(TOY)
+    announced = command("register", tmp_path / "toy.yaml", "--name", "toy", "--beacon", "dice", "--board", tmp_path)
+    assert announced.exit_code == 0
+    path = tmp_path / "registrations" / "toy.yaml"
+    content = yaml.safe_load(path.read_text())
+    assert content["digest"] == entry.registration
+    path.write_text(path.read_text().replace(f"'{content['date']}'", "'2026-12-01'"))
+    (tmp_path / "beacon.yaml").write_text(yaml.safe_dump(hostile.BEACON.model_dump()))
+    again = command("run", path, "--beacon", tmp_path / "beacon.yaml", "--out", folder / "out")
     assert again.exit_code == 0
-    assert "score 0.00, 95% interval 0.00 to 0.07" in again.output
-    verified = command("verify", folder / "out" / "entry.json", "--members", 1, "--seed", 5)
+    assert "of runs inferential, 48 of 48 underfit" in again.output
+    verified = command("verify", folder / "out" / "entry.json", "--members", 1, "--seed", "0" * 16)
     assert (verified.exit_code, "the claim stands" in verified.output) == (0, True)
     lie = tmp_path / "lie.json"
-    lie.write_bytes(hostile.honest_entry(inferential=8, **entry.recipe.training).to_json())
-    refuted = command("verify", lie, "--members", 2, "--seed", 5)
+    lie.write_bytes(claimed_by(entry, inferential=8).to_json())
+    refuted = command("verify", lie, "--members", 2, "--seed", "0" * 16)
     assert (refuted.exit_code, "the claim does not stand" in refuted.output) == (1, True)
+    fresh = ("verify", folder / "out" / "entry.json", "--fresh", "--members", 6, "--by", "Somebody", "--out", tmp_path / "fresh")
+    signed = command(*fresh, "--seed", "0" * 16)
+    assert signed.exit_code == 0
+    assert read_reproduction(tmp_path / "fresh" / "reproduction.json").by == "Somebody"
     exported = command("export", lie, "--out", tmp_path / "hub", "--dataset", "a/b")
     assert exported.exit_code == 0
     assert (tmp_path / "hub" / "eval.yaml").exists()

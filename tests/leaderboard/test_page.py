@@ -10,8 +10,10 @@ import pytest
 from pages import Structure, Watched
 
 from anchorbench.leaderboard.check import validate_entry
-from anchorbench.leaderboard.entry import LAPTOP_SUITE, Entry
+from anchorbench.leaderboard.entry import Entry
 from anchorbench.leaderboard.page import markdown_table, render
+from anchorbench.leaderboard.statistics import statistics_of
+from anchorbench.leaderboard.suite import LAPTOP_SUITE
 from anchorbench.show.html import MAX_PAGE_BYTES
 from anchorbench.task import load_task
 
@@ -26,7 +28,7 @@ def gamma_entries() -> list[Entry]:
 @pytest.fixture(scope="module")
 def entries() -> list[Entry]:
     marked = [
-        hostile.honest_entry(text, description=text, inferential=k % 9, data_size=50_000 + k)
+        hostile.honest_entry(text, description=text, inferential=k % 9, data_size=50_000 + 1000 * k)
         for k, text in enumerate(hostile.MARKUP)
     ]
     return [*gamma_entries(), *marked, hostile.honest_entry("gpu's own", track="gpu", model={"norm": "post"})]
@@ -34,7 +36,7 @@ def entries() -> list[Entry]:
 
 @pytest.fixture(scope="module")
 def page(entries: list[Entry], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return render(entries, tmp_path_factory.mktemp("page") / "index.html")
+    return render(hostile.board_of(*entries), tmp_path_factory.mktemp("page") / "index.html")
 
 
 # --- As text
@@ -81,59 +83,68 @@ def test_the_page_beside_hostile_entries_is_the_page_without_them(entries: list[
         except ValueError:
             refused += 1
     assert refused == len(hostile.ENTRIES) >= 40
-    assert render(accepted, tmp_path / "beside.html").read_bytes() == render(entries, tmp_path / "alone.html").read_bytes()
+    beside, alone = (
+        render(hostile.board_of(*each), tmp_path / f"{len(each)}{name}.html") for name, each in (("a", accepted), ("b", entries))
+    )
+    assert beside.read_bytes() == alone.read_bytes()
 
 
 def test_equal_entries_give_equal_bytes(entries: list[Entry], page: Path, tmp_path: Path) -> None:
-    assert render(entries[::-1], tmp_path / "again.html").read_bytes() == page.read_bytes()
+    assert render(hostile.board_of(*entries[::-1]), tmp_path / "again.html").read_bytes() == page.read_bytes()
 
 
 def test_an_entry_without_attention_has_no_heading_for_it(tmp_path: Path) -> None:
     with_attention = hostile.honest_entry()
     without = with_attention.model_copy(update={"flows": ()})
     heading = "Attention of one run per verdict"
-    assert heading in render([with_attention], tmp_path / "page.html").read_text()
-    assert heading not in render([without], tmp_path / "page.html").read_text()
+    assert heading in render(hostile.board_of(with_attention), tmp_path / "page.html").read_text()
+    assert heading not in render(hostile.board_of(without), tmp_path / "page.html").read_text()
 
 
 def test_too_many_entries_are_shown_without_attention(tmp_path: Path) -> None:
     """Twelve layers, four verdicts' worth of links: honest in form, and large. The limit is a quarter of the real one."""
     limit = MAX_PAGE_BYTES // 4
     deep = [
-        hostile.honest_entry(f"deep {k}", data_size=50_000 + k, model={"n_layer": 12, "d_head": 8, "d_ff": 64}) for k in range(5)
+        hostile.honest_entry(f"deep {k}", data_size=50_000 + 1000 * k, model={"n_layer": 12, "d_head": 8, "d_ff": 64})
+        for k in range(5)
     ]
-    text = render(deep, tmp_path / "page.html", most_bytes=limit).read_text()
+    text = render(hostile.board_of(*deep), tmp_path / "page.html", most_bytes=limit).read_text()
     assert len(text.encode()) <= limit
     assert "Attention figures are left out" in text
     assert text.count("<details>") == 5
-    few = render(deep[:1], tmp_path / "page.html", most_bytes=limit).read_text()
+    few = render(hostile.board_of(*deep[:1]), tmp_path / "page.html", most_bytes=limit).read_text()
     assert "Attention figures are left out" not in few
     assert len(few) > limit / 5, "else all pictures would have fit"
 
 
 def test_a_page_without_entries_says_so(tmp_path: Path) -> None:
-    assert "No entries yet." in render([], tmp_path / "empty.html").read_text()
+    assert "No entries yet." in render(hostile.board_of(), tmp_path / "empty.html").read_text()
 
 
 def test_a_page_that_would_be_too_large_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="allowed: at most 1000"):
-        render(gamma_entries(), tmp_path / "large.html", most_bytes=1000)
+        render(hostile.board_of(*gamma_entries()), tmp_path / "large.html", most_bytes=1000)
     assert not (tmp_path / "large.html").exists()
 
 
 def test_entries_that_differ_in_gamma_alone_share_a_figure(tmp_path: Path) -> None:
-    assert "Score over gamma" in render(gamma_entries(), tmp_path / "a.html").read_text()
-    assert "Score over gamma" not in render(gamma_entries()[:2], tmp_path / "b.html").read_text()
-    others = [hostile.honest_entry(f"{g}", init={"gamma": g}, data_size=50_000 + int(g * 10)) for g in GAMMAS]
-    assert "Score over gamma" not in render(others, tmp_path / "c.html").read_text()
+    assert "Score over gamma" in render(hostile.board_of(*gamma_entries()), tmp_path / "a.html").read_text()
+    assert "Score over gamma" not in render(hostile.board_of(*gamma_entries()[:2]), tmp_path / "b.html").read_text()
+    others = [hostile.honest_entry(f"{g}", init={"gamma": g}, data_size=int(g * 100_000)) for g in GAMMAS]
+    assert "Score over gamma" not in render(hostile.board_of(*others), tmp_path / "c.html").read_text()
 
 
 def test_the_markdown_table_worked_by_hand() -> None:
-    lines = markdown_table([hostile.honest_entry("a|b <i>_c_</i>", inferential=5)]).splitlines()
-    assert (lines[0].startswith("Track laptop. The rank is one plus"), lines[1]) == (True, "")
+    lines = markdown_table(hostile.board_of(hostile.honest_entry("a|b <i>_c_</i>", inferential=5))).splitlines()
+    assert (lines[0].startswith("Track laptop. Score: the share of"), lines[1]) == (True, "")
     cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", lines[4])[1:-1]]
-    # 6 tasks x (8 x 2.5 + 28 / 8) s of 48 x 12.5 s; five members of each task are inferential.
-    assert cells[:4] == ["1", r"a\|b &lt;i&gt;\_c\_&lt;/i&gt;", "62%", "48% to 75%"]
+    # Five of 8 members compose all, the others a tenth. In conflict-control members are averaged by pair, (3 x .55 + 2) / 5; the
+    # underfit one of chain-search knows half.
+    score = (4 * 5.3 / 8 + (3 * 0.55 + 2) / 5 + 5.7 / 8) / 6
+    assert cells[:3] == ["1", r"a\|b &lt;i&gt;\_c\_&lt;/i&gt;", f"{score:.0%}"]
+    assert cells[4:6] == ["62%", "12%"]
+    assert cells[8:10] == ["registered", "0"]
+    # 6 tasks x (8 x 2.5 + 28 / 8) s of 48 x 12.5 s.
     assert cells[-1] == f"{6 * (20 + 3.5) / 600:.2f}"
     assert len(cells) == lines[2].count("|") - 1 == lines[3].count("|") - 1
     assert lines[-6:] == [f"| {task.name} | 5 | 0 | 2 | 1 |" for task in LAPTOP_SUITE]
@@ -141,7 +152,7 @@ def test_the_markdown_table_worked_by_hand() -> None:
 
 @pytest.mark.parametrize("text", hostile.MARKUP)
 def test_no_name_breaks_the_markdown_table(text: str) -> None:
-    _, _, header, _, line, *_ = markdown_table([hostile.honest_entry(text)]).splitlines()
+    _, _, header, _, line, *_ = markdown_table(hostile.board_of(hostile.honest_entry(text))).splitlines()
     assert len(re.split(r"(?<!\\)\|", line)) == header.count("|") + 1
     assert "<" not in line
     assert not re.search(r"(?<!\\)[\[\]()`*_]", line)
@@ -161,7 +172,7 @@ def shown(browser: Any, page: Path) -> Iterator[Watched]:
 def test_it_shows_every_entry_in_order(shown: Watched, entries: list[Entry]) -> None:
     names = shown.column(1)
     assert sorted(names) == sorted(entry.recipe.name for entry in entries if entry.recipe.track == "laptop")
-    scores = [int(score.rstrip("%")) for score in shown.column(2)]
+    scores = [int(score.partition("%")[0]) for score in shown.column(2)]
     assert scores == sorted(scores, reverse=True)
     assert shown.tab.title() == "anchorbench leaderboard"
 
@@ -180,10 +191,17 @@ def test_a_click_on_a_header_sorts_both_ways(shown: Watched) -> None:
 
 def test_numbers_sort_as_numbers(shown: Watched, entries: list[Entry]) -> None:
     shown.header("Score").locator("button").click()
-    laptop = [entry.statistics.inferential.value for entry in entries if entry.recipe.track == "laptop"]
-    assert shown.column(2) == [f"{100 * value:.0f}%" for value in sorted(laptop, reverse=True)]
+    laptop = [statistics_of(entry.recipe, entry.rows).score.value for entry in entries if entry.recipe.track == "laptop"]
+    assert [score.partition(" ")[0] for score in shown.column(2)] == [
+        f"{100 * value:.0f}%" for value in sorted(laptop, reverse=True)
+    ]
     shown.header("Score").locator("button").click()
-    assert shown.column(2) == [f"{100 * value:.0f}%" for value in sorted(laptop)]
+    assert [score.partition(" ")[0] for score in shown.column(2)] == [f"{100 * value:.0f}%" for value in sorted(laptop)]
+
+
+def test_what_is_only_reported_cannot_be_sorted_by(shown: Watched) -> None:
+    assert shown.header("Time / reference, reported").locator("button").count() == 0
+    assert shown.header("Compute, TMACs").locator("button").count() == 1
 
 
 def test_the_keyboard_sorts_and_filters(shown: Watched) -> None:
@@ -290,7 +308,8 @@ def test_a_phone_needs_no_sideways_scrolling(browser: Any, page: Path) -> None:
     watched.tab.locator("details").nth(2).locator("summary").click()
     assert watched.tab.evaluate("document.documentElement.scrollWidth") <= 360
     assert watched.header("Score").is_visible()
-    assert not watched.header("95% interval").is_visible()
+    assert not watched.header("95% interval").is_visible()  # the figure; the numbers stand beside the score
+    assert watched.tab.locator("table.board .range").first.is_visible()
     assert watched.is_quiet()
     watched.context.close()
 

@@ -7,6 +7,7 @@ for (const board of document.querySelectorAll("table.board")) {
     return cell.dataset.value === undefined ? cell.textContent.trim().toLowerCase() : Number(cell.dataset.value);
   };
   heads.forEach((head, column) => {
+    if (head.dataset.first === "none") return;
     const button = document.createElement("button");
     button.type = "button";
     button.append(...head.childNodes);
