@@ -210,7 +210,7 @@ class Store:
         if not tables:
             return None
         table = pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
-        of_stack = table[_STACK].combine_chunks().dictionary_encode()
+        of_stack = table[_STACK].combine_chunks()
         there = set(self._names())
         gone = [name not in there for name in of_stack.dictionary.to_pylist()]
         keep = ~np.array(gone)[of_stack.indices.to_numpy()] & ~table["run_id"].to_pandas().duplicated(keep="last").to_numpy()
@@ -263,7 +263,9 @@ class Store:
         return [path.name for place in places for path in place.glob("[!.]*")]
 
     def _learn(self, part: pa.Table) -> None:
-        of_stack = part[_STACK].combine_chunks().dictionary_encode()
+        of_stack = part[_STACK].combine_chunks()
+        if not pa.types.is_dictionary(of_stack.type):  # just made
+            of_stack = of_stack.dictionary_encode()
         names: list[str] = of_stack.dictionary.to_pylist()
         indices = of_stack.indices.to_numpy()
         self._of.update(zip(part["run_id"].to_pylist(), map(names.__getitem__, indices.tolist()), strict=True))
@@ -382,16 +384,21 @@ def _read(folder: Path, name: str, **options: Any) -> pa.Table:
 
 
 def _read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
-    table = _read_table(path, columns=columns, read_dictionary=[_RECIPE])
+    table = _read_table(path, columns=columns, dictionaries=True)
     if columns is None and not {"run_id", _STACK, _RECIPE} <= set(table.column_names):
         raise ValueError(f"{path} is no part of an index")
     return table
 
 
-def _read_table(path: Path, **options: Any) -> pa.Table:
+def _read_table(path: Path, *, dictionaries: bool = False, **options: Any) -> pa.Table:
+    """With `dictionaries`, text other than ids is read as dictionaries of what is different in it: most of it is not."""
     with open_plain(path) as file:
         if os.fstat(file.fileno()).st_size > MAX_PARQUET_BYTES:
             raise ValueError(f"{path} is larger than {MAX_PARQUET_BYTES} bytes")
+        if dictionaries:
+            options["read_dictionary"] = [
+                field.name for field in pq.read_schema(file) if pa.types.is_string(field.type) and field.name != "run_id"
+            ]
         return pq.read_table(file, **options)
 
 
@@ -423,7 +430,9 @@ def _with_differences(table: pa.Table, readings: Mapping[str, dict[str, Any]]) -
     paths = dict.fromkeys(path for each in flat for path in each if path not in NAMED_FIELDS)
     varying = [path for path in paths if len({json.dumps(flat[at].get(path)) for at in used}) > 1]
     internal = (_STACK, _RECIPE, _KEPT, _TRAINED, *_OTHER_SEEDS)
-    frame = table.drop_columns([name for name in internal if name in table.column_names]).to_pandas()
+    table_of_rows = table.drop_columns([name for name in internal if name in table.column_names])
+    text = [field.with_type(pa.large_string()) if pa.types.is_dictionary(field.type) else field for field in table_of_rows.schema]
+    frame = table_of_rows.cast(pa.schema(text)).to_pandas()
     empty = dict.fromkeys(Reading.model_fields)
     rows = frame["run_id"].map(readings) if readings else None
     for name in empty:
