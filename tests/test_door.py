@@ -29,6 +29,8 @@ ALLOWED = {
     ("show/html.py", "read_text"): "templates of the package",
     ("sweeps/index.py", "read_table"): "of what `open_plain` opened",
     ("sweeps/index.py", "model_validate_json"): "text of a column of a part of limited size, for speed",
+    ("sweeps/store.py", "read_table"): "of what `open_plain` opened, of limited size",
+    ("sweeps/store.py", "safe_open"): "after `require_whole`",
     ("sweeps/lock.py", "model_validate_json"): "a lock is smaller than MAX_BYTES, and a plain file",
     ("sweeps/lock.py", "open"): "the same",
     ("sweeps/lock.py", "read_bytes"): "the same, and /proc",
@@ -40,6 +42,7 @@ ALLOWED = {
     ("show/ledger.py", "open"): "a figure that was just drawn",
     ("sweeps/run_folder.py", "load_file"): "after `require_plain`",
     ("sweeps/folder.py", "safe_open"): "after `require_plain`",
+    ("recipe.py", "loads"): "of text that we made",
     ("registry.py", "load"): "an entry point of an installed package",
     ("train/checkpoint.py", "safe_open"): "after `require_plain`",
 }
@@ -52,6 +55,8 @@ ALLOWED_TO_WRITE = {
     ("cli/new.py", "write_text"): "the same",
     ("hub/models.py", "write_text"): "the same",
     ("sweeps/run_folder.py", "write_bytes"): "the same",
+    ("sweeps/store.py", "write_bytes"): "the same",
+    ("sweeps/store.py", "save_file"): "the same",
 }
 
 

@@ -13,6 +13,7 @@ depends on it: a folder that no part mentions is added by the next call, and row
 import hashlib
 import json
 import math
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,8 +26,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
+from pydantic_core import from_json
 
-from anchorbench.files import new_folder, open_plain, parse_json, read_json, remove, require_plain, visible, write_atomically
+from anchorbench.files import new_folder, open_plain, parse_json, read_json, remove, visible, write_atomically
 from anchorbench.recipe import SEEDS, flatten, parse_recipe
 from anchorbench.sweeps.run_folder import (
     NAMED_FIELDS,
@@ -48,7 +50,6 @@ if TYPE_CHECKING:
 MAX_PARTS = 64
 """Parts of one size from which on they are merged, so that a run's row is written again a few times only."""
 MAX_PARQUET_BYTES = 2**31
-MAX_STACK_RUNS = 2**16
 DIGESTS, RUNS, TRAJECTORIES = "digests.json", "runs.parquet", "trajectories.parquet"
 _STACK, _RECIPE, _KEPT, _TRAINED = ".stack", ".recipe", ".kept", ".trained"
 """Columns of the index besides those of `Run.row`: name of the stack, recipe without seeds, steps kept and trained."""
@@ -209,7 +210,7 @@ class Store:
         if not tables:
             return None
         table = pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
-        of_stack = table[_STACK].combine_chunks().dictionary_encode()
+        of_stack = table[_STACK].combine_chunks()
         there = set(self._names())
         gone = [name not in there for name in of_stack.dictionary.to_pylist()]
         keep = ~np.array(gone)[of_stack.indices.to_numpy()] & ~table["run_id"].to_pandas().duplicated(keep="last").to_numpy()
@@ -262,7 +263,9 @@ class Store:
         return [path.name for place in places for path in place.glob("[!.]*")]
 
     def _learn(self, part: pa.Table) -> None:
-        of_stack = part[_STACK].combine_chunks().dictionary_encode()
+        of_stack = part[_STACK].combine_chunks()
+        if not pa.types.is_dictionary(of_stack.type):  # just made
+            of_stack = of_stack.dictionary_encode()
         names: list[str] = of_stack.dictionary.to_pylist()
         indices = of_stack.indices.to_numpy()
         self._of.update(zip(part["run_id"].to_pylist(), map(names.__getitem__, indices.tolist()), strict=True))
@@ -375,20 +378,28 @@ def _stored(out: Path, folder: Path, run_id: str, member: int, recipe: str, resu
 def _read(folder: Path, name: str, **options: Any) -> pa.Table:
     require_whole(folder, name)
     try:
-        with open_plain(folder / name) as file:
-            return pq.read_table(file, **options)
+        return _read_table(folder / name, **options)
     except (ValueError, KeyError, pa.ArrowException) as error:
         raise DamagedRunError(f"{folder / name} is damaged: {visible(error)}") from None
 
 
 def _read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
-    require_plain(path)
-    if path.stat().st_size > MAX_PARQUET_BYTES:
-        raise ValueError(f"{path} is larger than any part of an index")
-    table = pq.read_table(path, columns=columns, read_dictionary=[_RECIPE])
+    table = _read_table(path, columns=columns, dictionaries=True)
     if columns is None and not {"run_id", _STACK, _RECIPE} <= set(table.column_names):
         raise ValueError(f"{path} is no part of an index")
     return table
+
+
+def _read_table(path: Path, *, dictionaries: bool = False, **options: Any) -> pa.Table:
+    """With `dictionaries`, text other than ids is read as dictionaries of what is different in it: most of it is not."""
+    with open_plain(path) as file:
+        if os.fstat(file.fileno()).st_size > MAX_PARQUET_BYTES:
+            raise ValueError(f"{path} is larger than {MAX_PARQUET_BYTES} bytes")
+        if dictionaries:
+            options["read_dictionary"] = [
+                field.name for field in pq.read_schema(file) if pa.types.is_string(field.type) and field.name != "run_id"
+            ]
+        return pq.read_table(file, **options)
 
 
 def _tier(name: str) -> int:
@@ -414,12 +425,14 @@ def _with_differences(table: pa.Table, readings: Mapping[str, dict[str, Any]]) -
 
     recipes = table[_RECIPE].combine_chunks()
     indices = recipes.indices.to_numpy()
-    flat = [flatten(json.loads(text)) for text in recipes.dictionary.to_pylist()]
+    flat = [flatten(from_json(text)) for text in recipes.dictionary.to_pylist()]
     used = np.unique(indices)
     paths = dict.fromkeys(path for each in flat for path in each if path not in NAMED_FIELDS)
     varying = [path for path in paths if len({json.dumps(flat[at].get(path)) for at in used}) > 1]
     internal = (_STACK, _RECIPE, _KEPT, _TRAINED, *_OTHER_SEEDS)
-    frame = table.drop_columns([name for name in internal if name in table.column_names]).to_pandas()
+    table_of_rows = table.drop_columns([name for name in internal if name in table.column_names])
+    text = [field.with_type(pa.large_string()) if pa.types.is_dictionary(field.type) else field for field in table_of_rows.schema]
+    frame = table_of_rows.cast(pa.schema(text)).to_pandas()
     empty = dict.fromkeys(Reading.model_fields)
     rows = frame["run_id"].map(readings) if readings else None
     for name in empty:

@@ -5,14 +5,18 @@ Ray itself, where it is installed.
 import importlib.util
 import os
 import re
+import shlex
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, Cli, require_one_sentence
 from processes import child, environment
 
+from anchorbench.cli.main import main
 from anchorbench.cli.plan import load_sweep
 from anchorbench.sweeps.engines import slurm
 from anchorbench.sweeps.folder import SweepFolder
@@ -22,14 +26,14 @@ from anchorbench.sweeps.runner import run_sweep
 STAND_INS = ROOT / "tests" / "stand_ins"
 PAGES = {path.stem: path.read_text() for path in sorted((ROOT / "docs" / "cluster").glob("*.md"))}
 SWEEP = """
-steps: 6000
+steps: 3000
 batch: 16
 data_size: 500
 model: {n_layer: 1, n_head: 1, d_model: 8, d_head: 8, d_ff: 16}
 optimizer: {warmup: 2}
 axes: {seed: 4}
 """
-"""A second or two for each of two stacks, so that a worker is killed while it trains."""
+"""A second for each of two stacks, so that a worker is killed while it trains."""
 
 
 def blocks(page: str, kind: str) -> list[str]:
@@ -56,16 +60,43 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run_page(page: str, place: Path, *packages: Path) -> list[str]:
-    """Runs all commands of a page; gives what each printed."""
+Commands = Callable[..., list[str]]
+
+
+@pytest.fixture
+def run_page(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Commands]:
+    """Runs all commands of a page and gives what each printed: those of anchorbench in this process, which has imported all, and
+    others, with the workers that they start, in processes of their own.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.chdir(place)
     path = os.pathsep.join([str(STAND_INS), os.environ["PATH"]])
-    env = environment(*packages, PATH=path, PYTHON=sys.executable, STAND_IN_NOTES=str(place), OMP_NUM_THREADS="1")
-    told: list[str] = []
-    for command in "".join(blocks(page, "bash")).splitlines():
-        done = subprocess.run(["/bin/bash", "-c", command], cwd=place, env=env, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (0, ""), (command, done)
-        told.append(done.stdout)
-    return told
+    variables = {"PATH": path, "PYTHON": sys.executable, "STAND_IN_NOTES": str(place), "OMP_NUM_THREADS": "1"}
+    for name, value in (environment() | variables).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("anchorbench.cli.run._draw", lambda *_: None)  # figures are looked at elsewhere
+
+    def in_process(command: str) -> str:
+        monkeypatch.setattr("sys.argv", shlex.split(command))
+        with pytest.raises(SystemExit) as ended:
+            main()
+        told = capsys.readouterr()
+        assert (ended.value.code or 0, told.err) == (0, ""), command
+        return told.out
+
+    def run(page: str) -> list[str]:
+        told: list[str] = []
+        for command in "".join(blocks(page, "bash")).splitlines():
+            if command.startswith("anchorbench "):
+                told.append(in_process(command))
+                continue
+            done = subprocess.run(["/bin/bash", "-c", command], capture_output=True, text=True, check=False)
+            assert (done.returncode, done.stderr) == (0, ""), (command, done)
+            told.append(done.stdout)
+        return told
+
+    yield run
+    signal.signal(signal.SIGTERM, before)
 
 
 def test_there_is_a_page_for_each() -> None:
@@ -75,9 +106,9 @@ def test_there_is_a_page_for_each() -> None:
             assert command.split()[0] in {"anchorbench", "kubectl", "parallel", "pip"}
 
 
-def test_slurm(place: Path, weights: dict[str, bytes]) -> None:
+def test_slurm(run_page: Commands, place: Path, weights: dict[str, bytes]) -> None:
     """A task is killed with its node, requeued, runs out of time, and is requeued again."""
-    submitted, progress, shown = run_page("slurm", place)
+    submitted, progress, shown = run_page("slurm")
     assert "4 of 4 runs in 2 stacks of 2 to 2" in submitted
     assert "job 7: 2 tasks for 2 stacks" in submitted
     assert progress.startswith("4 of 4 planned runs are finished; stacks: 2 finished")
@@ -91,32 +122,31 @@ def test_slurm(place: Path, weights: dict[str, bytes]) -> None:
     ]  # fmt: skip
 
 
-def test_kubernetes(place: Path, weights: dict[str, bytes]) -> None:
+def test_kubernetes(run_page: Commands, place: Path, weights: dict[str, bytes]) -> None:
     """A pod is lost with its node; its successor goes on."""
     [manifest] = blocks("kubernetes", "yaml")
     (place / "job.yaml").write_text(manifest)
-    *_, shown = run_page("kubernetes", place)
+    *_, shown = run_page("kubernetes")
     assert "All 4 runs are finished; nothing is trained." in shown
     assert weights_of(place / "sweep") == weights
 
 
-def test_gnu_parallel(place: Path, weights: dict[str, bytes]) -> None:
-    *_, shown = run_page("parallel", place)
+def test_gnu_parallel(run_page: Commands, place: Path, weights: dict[str, bytes]) -> None:
+    *_, shown = run_page("parallel")
     assert "All 4 runs are finished; nothing is trained." in shown
     assert weights_of(place / "sweep") == weights
 
 
-@pytest.fixture
-def fake_ray(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("fake")
-    (folder / "ray.py").symlink_to(STAND_INS / "ray.py")
-    return folder
-
-
-def test_ray_page(place: Path, weights: dict[str, bytes], fake_ray: Path) -> None:
+def test_ray_page(run_page: Commands, place: Path, weights: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_file_location("ray", STAND_INS / "ray.py")
+    assert spec is not None
+    assert spec.loader is not None
+    fake = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fake)
+    monkeypatch.setitem(sys.modules, "ray", fake)
     [manifest] = blocks("ray", "yaml")
     (place / "rayjob.yaml").write_text(manifest)
-    _, trained, again, _, shown, on_kubernetes = run_page("ray", place, fake_ray)
+    _, trained, again, _, shown, on_kubernetes = run_page("ray")
     assert "stack 0: attempt 0 was lost with its process; it resumes from its last checkpoint" in trained
     assert "finished (2 of 2)" in trained
     assert "all runs are finished; nothing is trained" in again

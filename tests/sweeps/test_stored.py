@@ -119,7 +119,7 @@ def test_runs_are_a_sequence(finished: dict[str, Path]) -> None:
 
 def test_a_second_call_reads_the_index_only(finished: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     before = bytes_of(finished["stacks"])
-    monkeypatch.setattr(store, "open_plain", lambda path: pytest.fail(f"{path} is read"))
+    monkeypatch.setattr(store, "require_whole", lambda *path: pytest.fail(f"{path} is read"))
     monkeypatch.setattr("anchorbench.train.loop.train", lambda *_, **__: pytest.fail("a finished run is trained again"))
     assert len(run_sweep(SWEEP, SweepFolder(finished["stacks"], SWEEP))) == 8
     assert bytes_of(finished["stacks"]) == before
