@@ -6,7 +6,8 @@ if TYPE_CHECKING:
     from anchorbench import probes as probes
     from anchorbench.inspect.classify import classify
     from anchorbench.inspect.forecast import forecast
-    from anchorbench.show.figures import plot_flow, plot_phase
+    from anchorbench.show.figures import plot_phase
+    from anchorbench.show.flow import plot_flow
     from anchorbench.sweeps.make import sweep
     from anchorbench.sweeps.run_folder import load_results
     from anchorbench.task import Answers, Examples, Task, list_tasks, load_task
@@ -43,7 +44,7 @@ def __getattr__(name: str) -> Any:
         "classify": "anchorbench.inspect.classify",
         "forecast": "anchorbench.inspect.forecast",
         "load_results": "anchorbench.sweeps.run_folder",
-        "plot_flow": "anchorbench.show.figures",
+        "plot_flow": "anchorbench.show.flow",
         "plot_phase": "anchorbench.show.figures",
         "sweep": "anchorbench.sweeps.make",
     }

@@ -28,7 +28,7 @@ class Look(NamedTuple):
 VERDICTS = {
     "memorizing": Look("#0a3a80", "#6fb1ff", "s", "square", "--", (5, 2)),
     "underfit": Look("#5a5a5a", "#8e8e8e", "X", "cross", ":", (1, 2)),
-    "inferential": Look("#008060", "#48dcae", "o", "circle", "-", (1, 0)),
+    "inferential": Look("#00804a", "#48dcae", "o", "circle", "-", (1, 0)),
     "mixed": Look("#c07f00", "#ffd166", "D", "diamond", "-.", (6, 2, 1, 2)),
     "symmetric": Look("#7a2a7a", "#d99ae0", "^", "triangle-up", "--", (3, 3)),
     "other": Look("#c07f00", "#ffd166", "v", "triangle-down", "-.", (6, 2, 1, 2)),
@@ -43,7 +43,7 @@ MEASURES = {
 }
 """Share of answers -> look; a share that makes a verdict has the verdict's."""
 
-PARTS = {"key": ("#008060", "#48dcae"), "anchor": ("#b34700", "#ff9a5c"), "filler": ("#666666", "#9a9a9a")}
+PARTS = {"key": ("#00804a", "#48dcae"), "anchor": ("#b34700", "#ff9a5c"), "filler": ("#666666", "#9a9a9a")}
 """Part of a sequence -> colour on white and on dark."""
 
 

@@ -12,6 +12,7 @@ from anchorbench.cli.examples import add_examples
 from anchorbench.cli.interruption import INTERRUPTED, SENTENCE
 from anchorbench.cli.options import (
     AsJson,
+    Columns,
     Device,
     DryRun,
     FigureFile,
@@ -80,6 +81,7 @@ def run(
     threads: Threads = None,
     device: Device = None,
     figures: Formats = "png",
+    columns: Columns = 2,
     dry_run: DryRun = False,
     out: Annotated[Path | None, typer.Option(help="Output folder; default: anchorbench-out/TASK-VARIANT-PRESET.")] = None,
 ) -> None:
@@ -108,7 +110,7 @@ def run(
         plan(sweep, folder, in_bytes(memory))
         return
     how = execution(memory, keep_steps, strict_bits=strict_bits)
-    run_and_show(sweep, folder, how, formats, cut=make_cut(sweep, 1, how.memory, None, how.keep_steps))
+    run_and_show(sweep, folder, how, formats, cut=make_cut(sweep, 1, how.memory, None, how.keep_steps), columns=columns)
 
 
 @app.command()

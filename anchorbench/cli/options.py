@@ -24,6 +24,9 @@ Threads = Annotated[
 ]
 Memory = Annotated[float | None, typer.Option(help="GiB that training may use; default: 60% of free memory.")]
 Formats = Annotated[str, typer.Option("--figures", help="Formats of the figures, separated by commas: pdf, svg, png.")]
+Columns = Annotated[
+    int, typer.Option(min=1, max=2, help="Width of the figures, in columns of a paper: 1 (3.4 inches) or 2 (6.9 inches).")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print runs, stacks, memory and an estimate of the time; train nothing.")]
 ModelName = Annotated[str, typer.Argument(help="A run folder, a checkpoint folder or a Hub id.", metavar="DIR|HF_ID")]
 TaskName = Annotated[str | None, typer.Option(help="TASK or TASK-VARIANT; default: what the model records.")]

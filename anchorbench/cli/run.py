@@ -26,7 +26,7 @@ from anchorbench.sweeps.plan import Cut, PlanInUseError, stacks, write_plan
 from anchorbench.sweeps.run_folder import Run, load_results
 from anchorbench.sweeps.runner import Progress as Event
 from anchorbench.sweeps.runner import Sweep, SweepFolder, run_sweep
-from anchorbench.sweeps.summary import Condition, Mean, clearest, conditions
+from anchorbench.sweeps.summary import Condition, Mean, conditions
 from anchorbench.train.execution import Execution
 
 SHOWN = 40
@@ -66,8 +66,10 @@ def run_and_show(
     how: Execution,
     figures: Sequence[str] = ("png",),
     cut: Cut | None = None,
+    columns: int = 2,
 ) -> Sequence[Run]:
-    """Trains the missing runs of the sweep in `out`, then prints the table and writes the figures in these formats.
+    """Trains the missing runs of the sweep in `out`, then prints the table and writes the figures, in these formats and
+    as wide as so many columns of a paper.
 
     With `cut`, a plan is written first, unless workers are training by another. A figure that cannot be drawn gives one sentence at
     the end; the results are already written.
@@ -100,7 +102,7 @@ def run_and_show(
             raise
     show(runs, console)
     console.print(f"{time.perf_counter() - start:.0f} s. Results: {visible(out / 'results.jsonl')}", soft_wrap=True)
-    _draw(runs, out, figures, console)
+    _draw(runs, out, figures, columns, console)
     return runs
 
 
@@ -136,14 +138,16 @@ def _say_costs(recipes: list[Recipe], console: Console, how: Execution) -> None:
     console.print(f"about {duration(seconds)} on this machine, and {disk:.1f} MB of disk; nothing is downloaded", highlight=False)
 
 
-def _draw(runs: Sequence[Run], out: Path, formats: Sequence[str], console: Console) -> None:
-    from anchorbench.show.figures import attention_flow_figure, phase_figure
+def _draw(runs: Sequence[Run], out: Path, formats: Sequence[str], columns: int, console: Console) -> None:
+    from anchorbench.show.circuits import most_different
+    from anchorbench.show.figures import phase_figure
+    from anchorbench.show.flow import attention_flow_figure
 
-    shown = clearest(runs)
+    shown = most_different(runs)
     flows = [out / f"attention_flow.{kind}" for kind in formats]
-    drawn, problems = draw_all(lambda path: phase_figure(list(runs), path), [out / f"phase.{kind}" for kind in formats])
+    drawn, problems = draw_all(lambda path: phase_figure(list(runs), path, columns=columns), [out / f"phase.{kind}" for kind in formats])
     if shown:
-        drawn_too, problems_too = draw_all(lambda path: attention_flow_figure(shown, path), flows)
+        drawn_too, problems_too = draw_all(lambda path: attention_flow_figure(shown, path, columns=columns), flows)
         drawn, problems = drawn + drawn_too, problems + problems_too
     else:
         for path in flows:  # from an earlier call

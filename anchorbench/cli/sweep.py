@@ -5,7 +5,19 @@ from typing import Annotated
 
 import typer
 
-from anchorbench.cli.options import Device, Formats, KeepSteps, Memory, StrictBits, Threads, execution, in_bytes, steps_of, use
+from anchorbench.cli.options import (
+    Columns,
+    Device,
+    Formats,
+    KeepSteps,
+    Memory,
+    StrictBits,
+    Threads,
+    execution,
+    in_bytes,
+    steps_of,
+    use,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Sweeps over any fields of a recipe, described in a YAML file.")
 RecipeFile = Annotated[
@@ -129,6 +141,7 @@ def run(
         typer.Option(help="slurm[:OPTION=VALUE,...] (sbatch's, and limit=N tasks at once) or ray[:ADDRESS]; default: here."),
     ] = None,
     figures: Formats = "png",
+    columns: Columns = 2,
     out: Annotated[Path | None, typer.Option(help="Output folder; default: anchorbench-out/RECIPE, after the file's name.")] = None,
 ) -> None:
     """Train a sweep; finished runs are kept.
@@ -152,7 +165,7 @@ def run(
     use(threads, device)
     sweep = load_sweep(recipe, axis or ())
     how = execution(memory, keep_steps, strict_bits=strict_bits, fail_fast=fail_fast)
-    run_and_show(sweep, out or _folder(recipe), how, formats, cut=make_cut(sweep, 1, how.memory, None, how.keep_steps))
+    run_and_show(sweep, out or _folder(recipe), how, formats, make_cut(sweep, 1, how.memory, None, how.keep_steps), columns)
 
 
 @app.command()

@@ -23,7 +23,7 @@ from anchorbench.show.charts import IN_TRAINING, NO_VERDICT, charts, runtime
 from anchorbench.show.circuits import Flow, flow_of, most_different
 from anchorbench.show.examine import examine, forecast_in_words
 from anchorbench.show.facts import facts, recipe_yaml
-from anchorbench.show.figures import attention_flow_figure
+from anchorbench.show.flow import attention_flow_figure
 from anchorbench.show.html import _ours, render
 from anchorbench.show.scores import Meaning, beyond_control, meaning
 from anchorbench.show.source import Training, gather
