@@ -148,7 +148,10 @@ def _of_task(task: SuiteTask, seed: int, precision: str) -> dict[str, Any]:
 def parameters_of(recipe: Recipe) -> int:
     """Parameters of one run's model, when it has grown."""
     task = recipe.load_task()
-    return parameters(recipe.model_at(recipe.steps), task.vocab_size, task.seq_len)
+    return _parameters(recipe.model_at(recipe.steps), task.vocab_size, task.seq_len)
+
+
+_parameters = lru_cache(maxsize=256)(parameters)  # pyright: ignore[reportArgumentType]  # pydantic makes frozen models hashable
 
 
 def canonical_json(content: Any) -> bytes:
