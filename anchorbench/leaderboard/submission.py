@@ -148,10 +148,13 @@ def _of_task(task: SuiteTask, seed: int, precision: str) -> dict[str, Any]:
 def parameters_of(recipe: Recipe) -> int:
     """Parameters of one run's model, when it has grown."""
     task = recipe.load_task()
-    return _parameters(recipe.model_at(recipe.steps), task.vocab_size, task.seq_len)
+    shape: Any = recipe.model_at(recipe.steps)
+    return _parameters(shape, task.vocab_size, task.seq_len)
 
 
-_parameters = lru_cache(maxsize=256)(parameters)  # pyright: ignore[reportArgumentType]  # pydantic makes frozen models hashable
+@lru_cache(maxsize=256)
+def _parameters(shape: Any, vocab_size: int, seq_len: int) -> int:
+    return parameters(shape, vocab_size, seq_len)
 
 
 def canonical_json(content: Any) -> bytes:

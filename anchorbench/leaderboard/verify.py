@@ -14,7 +14,7 @@ import json
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field, ValidationError
@@ -270,7 +270,7 @@ def _plain(value: object) -> object:
 class Reproduction(Plain):
     """Runs of an entry's recipe by somebody else, with seeds that follow from the recipe and their name: one JSON file."""
 
-    schema_version: Literal[1] = 1
+    schema_version: int = Field(default=1, ge=1, le=1)
     by: Name
     """Who trained them."""
     recipe: SubmittedRecipe
