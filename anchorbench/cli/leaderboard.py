@@ -140,7 +140,7 @@ def verify(
     fresh: Annotated[bool, typer.Option("--fresh", help="Draw new seeds: luck does not reproduce.")] = False,
     members: Annotated[int | None, typer.Option(help="Number of runs to retrain; default: enough to find a lie of 0.15.")] = None,
     seed: Annotated[str | None, typer.Option(help="16 hexadecimal digits that draw runs or seeds; default: random.")] = None,
-    by: Annotated[str | None, typer.Option(help="With --fresh: your name, under which to write a reproduction.")] = None,
+    by: Annotated[str | None, typer.Option(help="With --fresh: your name, to sign a reproduction; default: write none.")] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; default: a temporary one.")] = None,
     threads: Threads = None,
     device: Device = None,

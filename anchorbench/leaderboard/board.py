@@ -129,6 +129,10 @@ def assemble(entries: Sequence[Entry], reproductions: Iterable[Reproduction], re
     ]
     for digest, group in of_training.items():
         of_group, refuted = _lines(group, repeated.get(digest, []))
+        if digest in registry.registrations and len(of_group) == 1:
+            registered = registry.registrations[digest].recipe.name
+            others = [name for name in of_group[0].names if name_key(name) != name_key(registered)]
+            of_group[0].names = [registered, *others]
         lines += of_group
         left_out += refuted
     _name_apart(lines)

@@ -241,14 +241,13 @@ def in_words(done: Verification, seed: str) -> Generator[str]:
             why = "the entry does not record its machine" if done.differences is None else visible(done.differences, 200)
             yield f"rows need not be equal: {why}"
         test = "permutation test within tasks and pairs" if done.fresh else "sign-flip test"
-        yield f"{test}: p = {high:.3g} for claiming too much, {low:.3g} for too little (refused below {ALPHA})"
+        yield f"{test}: p = {high:.3g} for claiming too much,"
+        yield f"  {low:.3g} for claiming too little; refused below {ALPHA}"
     yield "the claim stands" if done.stands else "the claim does not stand"
-    words = ", ".join(f"{lie:.2f} in {share:.0%}" for lie, share in power.items())
-    yield f"refuses a claim that exceeds the truth by {words} of cases"
+    words = ", ".join(f"by {lie:.2f} {share:.0%}" for lie, share in power.items())
+    yield f"power against a claim above the truth: {words}"
     yield "cannot exclude: " + (
-        "smaller lies, and invented times"
-        if done.fresh
-        else "invented rows among those not retrained, lucky seeds (--fresh), and invented times"
+        "smaller lies, invented times" if done.fresh else "other invented rows, lucky seeds (see --fresh), invented times"
     )
     if not done.stands and not done.exact:
         yield "an honest claim is refused in 5% of cases: retrain more runs before calling it a lie"

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from anchorbench.leaderboard.board import Line, agree
 from anchorbench.leaderboard.check import validate_entry
 from anchorbench.leaderboard.entry import Entry, digest_of
-from anchorbench.leaderboard.registration import Beacon
+from anchorbench.leaderboard.registration import Beacon, register
 from anchorbench.leaderboard.verify import Reproduction, drawn, nonce_of, read_reproduction
 from anchorbench.verdict import Share
 
@@ -142,6 +143,15 @@ def test_the_order_of_files_changes_nothing() -> None:
         for order in (entries, entries[::-1], np.random.default_rng(0).permutation(np.array(entries, object)).tolist())
     }
     assert len(shown) == 1
+
+
+def test_the_registered_name_comes_first(tmp_path: Path) -> None:
+    """Whoever enters another's registration does not rename it."""
+    registered = register(hostile.honest_entry("Mine").recipe, "dice", datetime(2026, 12, 1, tzinfo=UTC))
+    (tmp_path / "registrations").mkdir()
+    (tmp_path / "registrations" / "mine.yaml").write_bytes(registered.to_yaml())
+    board = hostile.board_of(hostile.honest_entry("Yours"), folder=tmp_path)
+    assert board.tracks["laptop"][0].name == "Mine = Yours"
 
 
 # --- Reproductions as files

@@ -252,25 +252,41 @@ def test_what_is_no_beacon_is_refused(content: object, tmp_path: Path) -> None:
 
 
 def test_one_training_one_name_one_value_each(tmp_path: Path) -> None:
-    """Whoever comes second is refused by name, and the first stays."""
-    for name, recipe in (
-        ("a", submitted()),
-        ("b", submitted(name="Another", optimizer={"lr": 1.0001e-3})),
-        ("c", submitted(name="\uff21", steps=700)),
-        ("d", submitted(name="D", steps=800)),
+    """Whoever comes later is refused by name, and the first stays."""
+    for day, (name, recipe) in enumerate(
+        (
+            ("a", submitted()),
+            ("b", submitted(name="Another", optimizer={"lr": 1.0001e-3})),
+            ("c", submitted(name="\uff21", steps=700)),
+            ("d", submitted(name="D", steps=800)),
+        )
     ):
         (tmp_path / "registrations").mkdir(exist_ok=True)
-        (tmp_path / "registrations" / f"{name}.yaml").write_bytes(register(recipe, "dice", NOON).to_yaml())
+        registration = register(recipe, "dice", datetime(2026, 12, 1 + day, tzinfo=UTC))
+        (tmp_path / "registrations" / f"{name}.yaml").write_bytes(registration.to_yaml())
     write(tmp_path / "beacons" / "a.yaml", hostile.BEACON.model_dump())
     write(tmp_path / "beacons" / "b.yaml", hostile.BEACON.model_dump() | {"value": "f" * 16})
     found = Registry(tmp_path)
     assert [each.recipe.name for each in found.registrations.values()] == ["A", "D"]
-    assert found.beacons == {"dice": hostile.BEACON}
-    assert [reason.rpartition("/")[2] for reason in found.refused] == [
-        "b.yaml: the beacon 'dice' is recorded twice",
+    assert found.beacons == {}
+    assert sorted(reason.rpartition("/")[2] for reason in found.refused) == [
+        "a.yaml: the beacon 'dice' is recorded with several values",
+        "b.yaml: the beacon 'dice' is recorded with several values",
         "b.yaml: trains like 'A', registered 2026-12-01",
         "c.yaml: the name '\uff21' is registered twice",
     ]
+    (tmp_path / "beacons" / "b.yaml").unlink()
+    assert Registry(tmp_path).beacons == {"dice": hostile.BEACON}
+
+
+def test_a_file_name_does_not_make_a_registration_the_first(tmp_path: Path) -> None:
+    (tmp_path / "registrations").mkdir()
+    for name, beacon, day in (("aaa", "loaded dice", 2), ("genuine", "dice", 1)):
+        registration = register(submitted(), beacon, datetime(2026, 12, day, tzinfo=UTC))
+        (tmp_path / "registrations" / f"{name}.yaml").write_bytes(registration.to_yaml())
+    found = Registry(tmp_path)
+    assert [each.beacon for each in found.registrations.values()] == ["dice"]
+    assert found.refused == [f"{tmp_path / 'registrations' / 'aaa.yaml'}: trains like 'A', registered 2026-12-01"]
 
 
 def test_an_entry_needs_the_boards_own_registration_and_beacon(tmp_path: Path) -> None:
