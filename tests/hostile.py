@@ -75,7 +75,8 @@ def honest_entry(
     for task in recipe.suite:
         for number, seed in enumerate(blank.seeds(task)):
             run = recipe.recipe(task, seed)
-            fingerprint, counts = _asked(run.model_dump_json())
+            loaded = run.load_task()
+            fingerprint, counts = loaded.fingerprint, asked(loaded, run)
             hits = counts | {"symmetric": 0}
             if number >= inferential:
                 hits |= {"composes": counts["composes"] // 10, "ordered": 0, "symmetric": counts["symmetric"]}
@@ -117,15 +118,6 @@ def even_flow(recipe: SubmittedRecipe, rows: list[Row], number: int) -> Flow:
     seq = recipe.recipe(recipe.suite[number // SEEDS], rows[number].seed).load_task().seq_len
     layer = tuple((round(100 / (i + 1)),) * (i + 1) for i in range(seq))
     return Flow(row=number, attention=(layer,) * recipe.model.n_layer)
-
-
-@functools.cache
-def _asked(recipe_json: str) -> tuple[str, dict[str, int]]:
-    from anchorbench.recipe import Recipe
-
-    recipe = Recipe.model_validate_json(recipe_json)
-    task = recipe.load_task()
-    return task.fingerprint, asked(task, recipe)
 
 
 @functools.cache

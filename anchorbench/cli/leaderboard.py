@@ -140,7 +140,7 @@ def verify(
     fresh: Annotated[bool, typer.Option("--fresh", help="Draw new seeds: luck does not reproduce.")] = False,
     members: Annotated[int | None, typer.Option(help="Number of runs to retrain; default: enough to find a lie of 0.15.")] = None,
     seed: Annotated[str | None, typer.Option(help="16 hexadecimal digits that draw runs or seeds; default: random.")] = None,
-    by: Annotated[str | None, typer.Option(help="With --fresh: your name, to write a reproduction; default: none.")] = None,
+    by: Annotated[str | None, typer.Option(help="With --fresh: your name, to sign a reproduction; default: write none.")] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; default: a temporary one.")] = None,
     threads: Threads = None,
     device: Device = None,
@@ -155,23 +155,23 @@ def verify(
 
     from anchorbench.files import visible, write_atomically
     from anchorbench.leaderboard.check import read_entry
-    from anchorbench.leaderboard.verify import Reproduction, in_words, verify_fresh
+    from anchorbench.leaderboard.verify import Reproduction, in_words, nonce_of, verify_fresh
     from anchorbench.leaderboard.verify import verify as verify_own
 
     use(threads, device)
-    drawn_by = secrets.token_hex(8) if seed is None else seed
-    if not re.fullmatch(r"[0-9a-f]{16}", drawn_by):
-        raise ValueError(f"seed is {visible(drawn_by, 100)!r}; allowed: 16 digits 0-9a-f")
-    if by is not None and (not fresh or out is None):
-        raise ValueError("by is given; allowed with --fresh and --out, as it signs the reproduction written there")
+    if seed is not None and not re.fullmatch(r"[0-9a-f]{16}", seed):
+        raise ValueError(f"seed is {visible(seed, 100)!r}; allowed: 16 digits 0-9a-f")
+    if by is not None and (not fresh or out is None or seed is not None):
+        raise ValueError("by is given; allowed with --fresh and --out, where the reproduction is written, and without --seed")
     claim = read_entry(entry)
+    drawn_by = seed or (secrets.token_hex(8) if by is None else nonce_of(claim.recipe, by))
     with tempfile.TemporaryDirectory() as temporary:
         folder = out or Path(temporary)
         done = verify_fresh(claim, members, drawn_by, folder) if fresh else verify_own(claim, members, drawn_by, folder)
     for sentence in in_words(done, drawn_by):
         typer.echo(sentence)
     if by is not None and out is not None:
-        write_atomically(out / "reproduction.json", Reproduction.of(done, by, drawn_by).to_json())
+        write_atomically(out / "reproduction.json", Reproduction.of(done, by).to_json())
         typer.echo(f"reproduction: {visible(out / 'reproduction.json')}")
     if not done.stands:
         raise typer.Exit(1)

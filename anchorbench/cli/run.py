@@ -145,7 +145,9 @@ def _draw(runs: Sequence[Run], out: Path, formats: Sequence[str], columns: int, 
 
     shown = most_different(runs)
     flows = [out / f"attention_flow.{kind}" for kind in formats]
-    drawn, problems = draw_all(lambda path: phase_figure(list(runs), path, columns=columns), [out / f"phase.{kind}" for kind in formats])
+    drawn, problems = draw_all(
+        lambda path: phase_figure(list(runs), path, columns=columns), [out / f"phase.{kind}" for kind in formats]
+    )
     if shown:
         drawn_too, problems_too = draw_all(lambda path: attention_flow_figure(shown, path, columns=columns), flows)
         drawn, problems = drawn + drawn_too, problems + problems_too

@@ -129,6 +129,10 @@ def assemble(entries: Sequence[Entry], reproductions: Iterable[Reproduction], re
     ]
     for digest, group in of_training.items():
         of_group, refuted = _lines(group, repeated.get(digest, []))
+        if digest in registry.registrations and len(of_group) == 1:
+            registered = registry.registrations[digest].recipe.name
+            others = [name for name in of_group[0].names if name_key(name) != name_key(registered)]
+            of_group[0].names = [registered, *others]
         lines += of_group
         left_out += refuted
     _name_apart(lines)
@@ -166,7 +170,9 @@ def agree(a: Entry, b: Entry) -> bool:
 
 def _lines(group: Sequence[Entry], reproductions: Sequence[Reproduction]) -> tuple[list[Line], list[str]]:
     """The lines of all entries of one training, and the reasons for which entries were left out."""
-    fresh = list({found.nonce: found for found in reproductions}.values())
+    authors = {name_key(author) for entry in group for author in entry.recipe.authors}
+    of_name = {name_key(found.by): found for found in reproductions}
+    fresh = [found for name, found in sorted(of_name.items()) if name not in authors]  # nobody reproduces himself
     against = {entry.digest: [found for found in fresh if not _bears_out(found, entry)] for entry in group}
     left_out: list[str] = []
     if _quarrel(group):

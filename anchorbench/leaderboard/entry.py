@@ -8,7 +8,7 @@ earlier versions have no registration; their seeds follow from the recipe alone 
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Int
@@ -106,7 +106,7 @@ class Machine(Plain):
 class Entry(Plain):
     """A recipe and its results: one JSON file."""
 
-    schema_version: Literal[1, 2] = 2
+    schema_version: int = Field(default=2, ge=1, le=2)
     recipe: SubmittedRecipe
     registration: Digest | None = None
     """Digest of the registration; null in an entry of an earlier version."""

@@ -5,8 +5,10 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-BLANK = "\u115f\u1160\u2800\u3164\uffa0"
-"""Letters and symbols that render as blank."""
+BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0") | frozenset(
+    map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)))
+)
+"""Letters, marks and symbols that render as nothing: what Unicode lets a font ignore, and is not a control character."""
 
 
 def visible_text(text: str) -> str:

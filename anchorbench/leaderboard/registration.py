@@ -11,6 +11,7 @@ repository's history: this module checks that the files agree.
 
 import hashlib
 import re
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -146,32 +147,38 @@ class Registry:
     """All registrations and beacons of a board, by digest and by name; of what is refused, the reasons."""
 
     def __init__(self, board: Path) -> None:
-        """Reads the files of `board/registrations` and `board/beacons`."""
+        """Reads the files of `board/registrations` and `board/beacons`. What they are called decides nothing: of two registrations
+        of one training the earlier counts, and of two values of one beacon none.
+        """
         self.registrations: dict[str, Registration] = {}
         self.beacons: dict[str, Beacon] = {}
         self.refused: list[str] = []
-        for path in sorted((board / "beacons").glob("*.yaml")):
-            try:
-                beacon = read_beacon(path)
-                if beacon.name in self.beacons:
-                    raise ValueError(f"{path}: the beacon {beacon.name!r} is recorded twice")
+        beacons = self._read(board / "beacons", read_beacon)
+        for path, beacon in beacons:
+            if all(other.value == beacon.value for _, other in beacons if other.name == beacon.name):
                 self.beacons[beacon.name] = beacon
-            except ValueError as refusal:
-                self.refused.append(str(refusal))
+            else:
+                self.refused.append(f"{path}: the beacon {beacon.name!r} is recorded with several values")
         names: set[str] = set()
-        for path in sorted((board / "registrations").glob("*.yaml")):
-            try:
-                registration = read_registration(path)
-                if registration.digest in self.registrations:
-                    known = self.registrations[registration.digest]
-                    raise ValueError(f"{path}: trains like {known.recipe.name!r}, registered {known.date}")
-                if (name := name_key(registration.recipe.name)) in names:
-                    raise ValueError(f"{path}: the name {registration.recipe.name!r} is registered twice")
-            except ValueError as refusal:
-                self.refused.append(str(refusal))
+        found = self._read(board / "registrations", read_registration)
+        for path, registration in sorted(found, key=lambda each: (each[1].date, each[1].beacon, each[1].digest)):
+            known = self.registrations.get(registration.digest)
+            if known is not None:
+                self.refused.append(f"{path}: trains like {known.recipe.name!r}, registered {known.date}")
+            elif (name := name_key(registration.recipe.name)) in names:
+                self.refused.append(f"{path}: the name {registration.recipe.name!r} is registered twice")
             else:
                 self.registrations[registration.digest] = registration
                 names.add(name)
+
+    def _read(self, folder: Path, read: Callable[[Path], Model]) -> list[tuple[Path, Model]]:
+        found: list[tuple[Path, Model]] = []
+        for path in sorted(folder.glob("*.yaml")):
+            try:
+                found.append((path, read(path)))
+            except ValueError as refusal:
+                self.refused.append(str(refusal))
+        return found
 
 
 def _validated(kind: type[Model], content: Any, name: str) -> Model:

@@ -148,7 +148,13 @@ def _of_task(task: SuiteTask, seed: int, precision: str) -> dict[str, Any]:
 def parameters_of(recipe: Recipe) -> int:
     """Parameters of one run's model, when it has grown."""
     task = recipe.load_task()
-    return parameters(recipe.model_at(recipe.steps), task.vocab_size, task.seq_len)
+    shape: Any = recipe.model_at(recipe.steps)
+    return _parameters(shape, task.vocab_size, task.seq_len)
+
+
+@lru_cache(maxsize=256)
+def _parameters(shape: Any, vocab_size: int, seq_len: int) -> int:
+    return parameters(shape, vocab_size, seq_len)
 
 
 def canonical_json(content: Any) -> bytes:
@@ -292,13 +298,14 @@ def _rates(recipe: Recipe) -> Generator[float]:
         yield shrinkage(way, rate) if way.clip.kind == "relative" else 0.0
 
 
-def _start(recipe: Recipe) -> tuple[bytes, ...]:
-    """The initial weights, and what the model answers with them."""
-    task = recipe.load_task()
+def _start(recipe: Recipe) -> str:
+    """A digest of the initial weights, and of what the model answers with them."""
+    task, found = recipe.load_task(), hashlib.sha256()
     model = new_model(recipe.model, members=1, vocab_size=task.vocab_size, seq_len=task.seq_len)
     initialize(model, [recipe.init], [0])
     tokens = torch.from_numpy(task.sample("train", 4, 0).tokens).long()[None]  # pyright: ignore[reportUnknownMemberType]
     with torch.no_grad():
         answers = model(tokens)
-    named = [part for name, weights in model.named_parameters() for part in (name.encode(), weights.detach().numpy().tobytes())]
-    return (*named, answers.numpy().tobytes())
+    for name, weights in (*model.named_parameters(), ("answers", answers)):
+        found.update(name.encode() + weights.detach().numpy().tobytes())
+    return found.hexdigest()

@@ -9,11 +9,12 @@ Fresh seeds     drawn by the verifier; the claimed runs are compared with them b
 A claim is refused at p < 0.025 in either direction: of honest ones 5%, so that a refusal calls for more runs, which pool.
 """
 
+import hashlib
 import json
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field, ValidationError
@@ -21,7 +22,7 @@ from pydantic import Field, ValidationError
 from anchorbench.files import Plain, parse_json, read_bytes, visible
 from anchorbench.leaderboard.check import MAX_DEPTH, MAX_ENTRY_BYTES, require_row
 from anchorbench.leaderboard.entry import Commit, Entry, Row, digest_of
-from anchorbench.leaderboard.names import Name
+from anchorbench.leaderboard.names import Name, name_key
 from anchorbench.leaderboard.registration import Digest, seeds_of
 from anchorbench.leaderboard.statistics import Interval, exchange_p, flip_p, share_of, statistics_of, strata_of
 from anchorbench.leaderboard.submission import SubmittedRecipe, training_digest
@@ -191,12 +192,21 @@ def verify_fresh(entry: Entry, members: int | None, nonce: str, out: Path) -> Ve
     members = SEEDS * len(entry.suite) if members is None else members
     if not 1 <= members <= SEEDS * len(entry.suite):
         raise ValueError(f"members is {members}; allowed: 1 to {SEEDS * len(entry.suite)}")
-    digest, chosen = training_digest(entry.recipe), drawn(len(entry.suite), members, int(nonce, 16))
-    seeds = [
+    return _verification(entry, _train(entry.recipe, fresh_seeds(entry.recipe, nonce, members), out), fresh=True)
+
+
+def fresh_seeds(recipe: SubmittedRecipe, nonce: str, members: int) -> list[list[int]]:
+    """New seeds of `members` runs, by task: the nonce takes the place of the beacon."""
+    digest, chosen = training_digest(recipe), drawn(len(recipe.suite), members, int(nonce, 16))
+    return [
         [seeds_of(digest, nonce, task)[row % SEEDS] for row in chosen if row // SEEDS == number]
-        for number, task in enumerate(entry.suite)
+        for number, task in enumerate(recipe.suite)
     ]
-    return _verification(entry, _train(entry.recipe, seeds, out), fresh=True)
+
+
+def nonce_of(recipe: SubmittedRecipe, by: str) -> str:
+    """What draws the seeds of a reproduction that somebody signs: one draw for each recipe and name."""
+    return hashlib.sha256(f"{training_digest(recipe)} {name_key(by)}".encode()).hexdigest()[:16]
 
 
 def _train(recipe: SubmittedRecipe, seeds: Sequence[Sequence[int]], out: Path) -> list[tuple[SuiteTask, Run]]:
@@ -231,14 +241,13 @@ def in_words(done: Verification, seed: str) -> Generator[str]:
             why = "the entry does not record its machine" if done.differences is None else visible(done.differences, 200)
             yield f"rows need not be equal: {why}"
         test = "permutation test within tasks and pairs" if done.fresh else "sign-flip test"
-        yield f"{test}: p = {high:.3g} for claiming too much, {low:.3g} for too little (refused below {ALPHA})"
+        yield f"{test}: p = {high:.3g} for claiming too much,"
+        yield f"  {low:.3g} for claiming too little; refused below {ALPHA}"
     yield "the claim stands" if done.stands else "the claim does not stand"
-    words = ", ".join(f"{lie:.2f} in {share:.0%}" for lie, share in power.items())
-    yield f"refuses a claim that exceeds the truth by {words} of cases"
+    words = ", ".join(f"by {lie:.2f} {share:.0%}" for lie, share in power.items())
+    yield f"power against a claim above the truth: {words}"
     yield "cannot exclude: " + (
-        "smaller lies, and invented times"
-        if done.fresh
-        else "invented rows among those not retrained, lucky seeds (--fresh), and invented times"
+        "smaller lies, invented times" if done.fresh else "other invented rows, lucky seeds (see --fresh), invented times"
     )
     if not done.stands and not done.exact:
         yield "an honest claim is refused in 5% of cases: retrain more runs before calling it a lie"
@@ -258,15 +267,13 @@ def _plain(value: object) -> object:
 
 
 class Reproduction(Plain):
-    """Runs of an entry's recipe by somebody else, with seeds of their own: one JSON file."""
+    """Runs of an entry's recipe by somebody else, with seeds that follow from the recipe and their name: one JSON file."""
 
-    schema_version: Literal[1] = 1
+    schema_version: int = Field(default=1, ge=1, le=1)
     by: Name
     """Who trained them."""
     recipe: SubmittedRecipe
     """The entry's recipe."""
-    nonce: Annotated[str, Field(pattern=r"^[0-9a-f]{16,128}$")]
-    """The value from which, with the recipe, the seeds follow; it takes the place of an entry's beacon."""
     rows: Annotated[tuple[Row, ...], Field(min_length=1, max_length=200)]
     """One per run, in the suite's order."""
     environment: Environment | None
@@ -277,9 +284,9 @@ class Reproduction(Plain):
     """SHA-256 of the other fields as canonical JSON."""
 
     @classmethod
-    def of(cls, done: Verification, by: str, nonce: str) -> "Reproduction":
+    def of(cls, done: Verification, by: str) -> "Reproduction":
         """What a verification on fresh seeds leaves behind. Raises ValueError for an invalid name."""
-        content = {"by": by, "recipe": done.entry.recipe, "nonce": nonce, "rows": done.retrained}
+        content = {"by": by, "recipe": done.entry.recipe, "rows": done.retrained}
         try:
             found = cls.model_validate({**content, "environment": done.environment, "git": commit(), "digest": "0" * 64})
         except ValidationError as error:
@@ -308,12 +315,14 @@ def read_reproduction(path: Path) -> Reproduction:
 
 
 def _require_rows(found: Reproduction) -> None:
-    digest = training_digest(found.recipe)
-    allowed = {(task.task, task.variant, seed): task for task in found.recipe.suite for seed in seeds_of(digest, found.nonce, task)}
-    keys = [(row.task, row.variant, row.seed) for row in found.rows]
-    if len(set(keys)) < len(keys):
-        raise ValueError("a run is there twice; allowed: once")
-    for number, (key, row) in enumerate(zip(keys, found.rows, strict=True)):
-        if key not in allowed:
-            raise ValueError(f"row {number} has seed {row.seed}, which recipe and nonce do not give for {row.task}/{row.variant}")
-        require_row(f"row {number}", allowed[key], row, found.recipe.recipe(allowed[key], row.seed))
+    """Requires the runs that recipe, name and number of runs give: none can be chosen, and none left out."""
+    suite, n = found.recipe.suite, len(found.rows)
+    if n > SEEDS * len(suite):
+        raise ValueError(f"there are {n} rows; allowed: at most {SEEDS * len(suite)}")
+    expected = fresh_seeds(found.recipe, nonce_of(found.recipe, found.by), n)
+    runs = [(task, seed) for task, seeds in zip(suite, expected, strict=True) for seed in seeds]
+    for number, ((task, seed), row) in enumerate(zip(runs, found.rows, strict=True)):
+        if (row.task, row.variant, row.seed) != (task.task, task.variant, seed):
+            words = f"row {number} is of {row.task}/{row.variant}, seed {row.seed}; recipe and name give {task.name}, {seed}"
+            raise ValueError(words)
+        require_row(f"row {number}", task, row, found.recipe.recipe(task, seed))

@@ -28,7 +28,7 @@ from anchorbench.leaderboard.entry import Entry, flow_example
 from anchorbench.leaderboard.registration import register
 from anchorbench.leaderboard.submit import run_entry, settled_at
 from anchorbench.leaderboard.suite import TRACKS
-from anchorbench.leaderboard.verify import Reproduction, drawn, read_reproduction, verify, verify_fresh
+from anchorbench.leaderboard.verify import Reproduction, drawn, nonce_of, read_reproduction, verify, verify_fresh
 from anchorbench.probes.attention_flow import attention
 from anchorbench.sweeps.run_folder import Run, read_run
 
@@ -164,21 +164,21 @@ def test_on_another_kind_of_machine_a_test_decides(toy: tuple[Entry, Path], tmp_
     assert (done.exact, len(done.retrained), done.stands) == (False, 48, True)
     assert "capability AVX2 of another kind there" in (done.differences or "")
     lie = claimed_by(entry, inferential=3).model_copy(update={"environment": other.environment})
-    assert not verify(lie, None, "01", tmp_path / "lie").stands
+    assert not verify(lie, 12, "01", tmp_path / "lie").stands
 
 
 def test_an_honest_claim_stands_on_fresh_seeds_and_pools(toy: tuple[Entry, Path], tmp_path: Path) -> None:
     entry, _ = toy
-    done = verify_fresh(entry, 12, "0123456789abcdef", tmp_path / "fresh")
+    done = verify_fresh(entry, 12, nonce_of(entry.recipe, "Somebody else"), tmp_path / "fresh")
     assert done.stands
     assert not {row.seed for row in done.retrained} & {row.seed for row in entry.rows}
-    found = Reproduction.of(done, "Somebody else", "0123456789abcdef")
+    found = Reproduction.of(done, "Somebody else")
     (tmp_path / "found.json").write_bytes(found.to_json())
     assert read_reproduction(tmp_path / "found.json") == found
     (line,) = hostile.board_of(entry, reproductions=[found]).tracks["laptop"]
     assert (line.independent, len(line.rows), line.disputes) == (["Somebody else"], 60, [])
     with pytest.raises(ValueError, match="begins with '1'"):
-        Reproduction.of(done, "1. place", "0123456789abcdef")
+        Reproduction.of(done, "1. place")
 
 
 def test_a_folder_names_the_machine_and_commit_that_it_was_begun_with(toy: tuple[Entry, Path], tmp_path: Path) -> None:
@@ -353,7 +353,8 @@ def test_register_run_verify_and_export_by_command(command: Callable[..., Any], 
     refuted = command("verify", lie, "--members", 2, "--seed", "0" * 16)
     assert (refuted.exit_code, "the claim does not stand" in refuted.output) == (1, True)
     fresh = ("verify", folder / "out" / "entry.json", "--fresh", "--members", 6, "--by", "Somebody", "--out", tmp_path / "fresh")
-    signed = command(*fresh, "--seed", "0" * 16)
+    assert "allowed with --fresh and --out" in str(command(*fresh, "--seed", "0" * 16).exception)
+    signed = command(*fresh)
     assert signed.exit_code == 0
     assert read_reproduction(tmp_path / "fresh" / "reproduction.json").by == "Somebody"
     exported = command("export", lie, "--out", tmp_path / "hub", "--dataset", "a/b")
