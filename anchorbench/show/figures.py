@@ -14,8 +14,8 @@ from anchorbench.sweeps.summary import Condition, conditions
 WIDTHS = {1: 3.4, 2: 6.9}
 """Columns of a paper -> width of a figure in inches."""
 FONT = 8.0
-POOR_FIT, NO_MAJORITY = "poor fit", "seeds differ"
-"""Labels of phases: `underfit` under the papers' name, and regions where no verdict holds for a majority of seeds."""
+NO_MAJORITY = "seeds differ"
+"""Label of a region where no verdict holds for a majority of seeds."""
 STRIP = 1.05, 1.13
 """Lower and upper end of the strip that names the phases, where 1 is the highest share."""
 LETTER = 0.62
@@ -82,7 +82,7 @@ def _phases(grouped: Sequence[Condition], edges: Sequence[float]) -> list[Phase]
         if condition.verdicts:
             most, count = condition.verdicts.most_common(1)[0]
             verdict = most if count * 2 > condition.verdicts.total() else None
-            label = NO_MAJORITY if verdict is None else POOR_FIT if verdict == "underfit" else verdict
+            label = NO_MAJORITY if verdict is None else verdict
             start = found.pop().left if found and found[-1].label == label and found[-1].right == left else left
             found.append(Phase(label, verdict, start, right))
     return found
