@@ -90,7 +90,7 @@ def test_phases_are_named_by_the_most_frequent_verdict(runs: dict[str, list[Run]
         _phase_panel(axis, conditions(shown), 6.0)
         assert [to_hex(span.get_facecolor()) for span in axis.patches] == [colors[name] for name in names]
         assert [span.get_x() for span in axis.patches] == pytest.approx([0.4, 0.6][: len(names)])
-        assert [text.get_text() for text in axis.texts] == names
+        assert [text.get_text() for text in axis.texts] == list(names)
         assert len({text.get_position()[1] for text in axis.texts}) == 1
         dots = np.concatenate([dots.get_offsets() for dots in axis.collections if len(dots.get_offsets()) == 2])
         assert len(dots) == 2 * 4  # every seed's iid and held-out accuracy
