@@ -112,7 +112,7 @@ def _run_by_stack(sweep: Sweep, folder: SweepFolder, console: Console, how: Exec
     console.print(f"{sweep.base.task}, variant {sweep.base.variant}: {count:,} runs, {told}", highlight=False)
     runs = _train_with_progress(sweep, folder, count - finished, console, how)
     frame = load_results(folder.out)
-    frame = frame[frame["run_id"].isin(sweep.numbers().keys())]  # others are from earlier calls with other axes
+    frame = frame[frame["run_id"].isin(list(sweep.numbers()))]  # others are from earlier calls with other axes
     columns = ("gamma", "runs", "seen", "iid", "composed", "verdicts")
     table = Table(*columns, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     groups: list[tuple[float, Any]] = list(frame.groupby("gamma"))  # pyright: ignore[reportAssignmentType] - keys of one column

@@ -37,3 +37,6 @@ else:
     arguments = (2, lambda owners: cluster.remove_node(node, allow_graceful=False))
 threading.Thread(target=when, args=arguments, daemon=True).start()
 run(out, None, lambda sentence: sys.stdout.write(sentence + "\n"))
+if lost == "node":
+    ray.shutdown()
+    cluster.shutdown()  # else a later Ray looks for it
