@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from anchorbench.presets import AXES, PRESETS
-from anchorbench.sweeps.folder import SweepFolder
+from anchorbench.sweeps.folder import FinishedRuns, SweepFolder
 from anchorbench.sweeps.grid import MAX_RUNS, Sweep
 from anchorbench.sweeps.run_folder import Run, load_results
 from anchorbench.sweeps.runner import Progress, run_sweep
@@ -18,18 +18,33 @@ if TYPE_CHECKING:
 PRECISIONS = ("auto", "fp32", "bf16", "tf32")
 
 
-class Runs(list[Run]):
-    """The finished runs of a sweep, in its order."""
+class Runs(Sequence[Run]):
+    """The finished runs of a sweep, in its order; those that are stored by stack are read when they are asked for."""
 
     def __init__(self, runs: Sequence[Run], out: Path) -> None:
-        super().__init__(runs)
+        self._runs = runs
         self.out = out
         """The sweep's folder."""
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    @overload
+    def __getitem__(self, at: int) -> Run: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Run]: ...
+    def __getitem__(self, at: int | slice) -> Run | Sequence[Run]:
+        return self._runs[at]
+
+    @property
+    def ids(self) -> list[str]:
+        """The runs' ids, which are known without reading them."""
+        return list(self._runs.ids) if isinstance(self._runs, FinishedRuns) else [run.result.run_id for run in self._runs]
 
     def frame(self) -> "DataFrame":
         """One row per run, as `anchorbench.load_results`."""
         frame = load_results(self.out).set_index("run_id", drop=False)
-        return frame.loc[[run.result.run_id for run in self]].reset_index(drop=True)
+        return frame.loc[self.ids].reset_index(drop=True)
 
     def clearest(self) -> list[Run]:
         """The clearest inferential run and the clearest memorizing one, of those that are not underfit."""

@@ -49,9 +49,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Of an undisturbed sweep on one machine."""
     root = tmp_path_factory.mktemp("plain")
     (root / "sweep.yaml").write_text(SWEEP)
-    sweep = load_sweep(root / "sweep.yaml", ())
-    run_sweep(sweep, SweepFolder(root / "out", sweep))
-    return weights_of(root / "out")
+    return plain_weights(root)
+
+
+def plain_weights(place: Path) -> dict[str, bytes]:
+    sweep = load_sweep(place / "sweep.yaml", ())
+    run_sweep(sweep, SweepFolder(place / "plain", sweep))
+    return weights_of(place / "plain")
 
 
 @pytest.fixture
@@ -156,10 +160,14 @@ def test_ray_page(run_page: Commands, place: Path, weights: dict[str, bytes], mo
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed; pip install 'anchorbench[ray]'")
-def test_a_killed_process_of_ray_changes_nothing(place: Path, weights: dict[str, bytes]) -> None:
-    """A process of a local Ray is killed as soon as it trains."""
+@pytest.mark.parametrize("lost", ["process", "node"])
+def test_a_process_or_node_of_ray_that_is_lost_changes_nothing(place: Path, weights: dict[str, bytes], lost: str) -> None:
+    """A process of a local Ray is killed as soon as it trains; of two nodes, one is, when both do."""
+    if lost == "node":  # longer, so that both stacks are in training at once
+        (place / "sweep.yaml").write_text(SWEEP.replace("steps: 3000", "steps: 20000"))
+        weights = plain_weights(place)
     env = environment(OMP_NUM_THREADS="1", RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
-    done = subprocess.run(child("killed_ray", place), env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(child("killed_ray", place, lost), env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "was lost with its process; it resumes from its last checkpoint" in done.stdout
     assert weights_of(place / "sweep") == weights
