@@ -58,8 +58,8 @@ def render(template: str, *, scripts: Sequence[str] = (), data: Any = None, live
     )
     filters: dict[str, Any] = environment.filters
     filters.update(along=along, percent=percent)
-    style = palette.css() + _ours("page.css")
-    code = [_ours("page.js"), *scripts]
+    style = palette.css() + ours("page.css")
+    code = [ours("page.js"), *scripts]
     rendered = environment.get_template(template).render(
         style=Markup(style),  # noqa: S704 - ours
         style_hash=_hash(style),
@@ -73,7 +73,7 @@ def render(template: str, *, scripts: Sequence[str] = (), data: Any = None, live
     return rendered.encode()
 
 
-def _ours(name: str) -> str:
+def ours(name: str) -> str:
     return (Path(__file__).parent / "templates" / name).read_text()
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from anchorbench.files import require_place, write_atomically
 from anchorbench.probes import Score, list_probes
-from anchorbench.recipe import flatten
+from anchorbench.recipe import SEEDS, Recipe, flatten
 from anchorbench.show.answers import COMPOSED, ELSE, deviation_names
 from anchorbench.show.canvas import draw_all
 from anchorbench.show.charts import IN_TRAINING, NO_VERDICT, charts, runtime
@@ -24,7 +24,7 @@ from anchorbench.show.circuits import Flow, flow_of, most_different
 from anchorbench.show.examine import examine, forecast_in_words
 from anchorbench.show.facts import facts, recipe_yaml
 from anchorbench.show.flow import attention_flow_figure
-from anchorbench.show.html import _ours, render
+from anchorbench.show.html import ours, render
 from anchorbench.show.scores import Meaning, beyond_control, meaning
 from anchorbench.show.source import Training, gather
 from anchorbench.sweeps.run_folder import DamagedRunError, Run
@@ -50,6 +50,8 @@ class Row:
     verdict: str
     step: int | None
     """The last step known of a run in training; None for a finished one."""
+    so_far: str
+    """The verdict at its last evaluation."""
     shares: list[float | None]
     """See SHARES."""
     forecast: tuple[float, float, float] | None
@@ -140,7 +142,9 @@ def page(
     runs, problems = gathered.finished, list(gathered.problems)
     known = known or Known()
     grouped = conditions(runs)
-    varying = sorted(_varying(grouped), key=lambda path: path != "init.gamma")
+    recipes = [run.recipe for run in runs] + [run.recipe for run in gathered.training if run.recipe is not None]
+    axes = _axes(recipes)
+    varying = list(axes)
     x, y = _chosen(x, y, varying)
     shown = _thinned(grouped)
     pair = most_different(runs, known.flows)
@@ -152,24 +156,26 @@ def page(
     rows = [_row(run, varying) for run in shown] + [_training_row(run, varying) for run in gathered.training]
     used = [at for at in range(len(SHARES)) if any(row.shares[at] is not None for row in rows)]
     trajectories, damaged = _trajectories(shown, gathered.training)
-    names = list(dict.fromkeys(f"{run.result.task}, {run.result.variant}" for run in runs))
+    names = [f"{run.result.task}, {run.result.variant}" for run in runs] or [
+        f"{each.task}, {each.load_task().variant}" for each in recipes
+    ]
     content = render(
         "report.html",
-        scripts=[runtime(), _ours("report.js")],
+        scripts=[runtime(), ours("report.js")],
         data={
             "charts": {"light": charts(dark=False), "dark": charts(dark=True)},
-            "axes": {path: [_word(value) for value in _values(grouped, path)] for path in varying},
+            "axes": {path: [_word(value) for value in values] for path, values in axes.items()},
             "x": x,
             "y": y,
             "version": live,
-            "conditions": [_condition(each, grouped, varying) for each in grouped],
+            "conditions": [_condition(each, axes) for each in grouped],
             "runs": [[row.run_id, row.verdict] for row in rows],
             "trajectories": trajectories,
             "answers": _answers(shown),
             "attention": _attention(shown, known),
         },
         live=bool(live),
-        task=" and ".join(names) or folder.name,
+        task=" and ".join(dict.fromkeys(names)) or folder.name,
         members=len(runs),
         planned=gathered.planned,
         training=len(gathered.training),
@@ -181,7 +187,7 @@ def page(
         verdicts=Counter(_verdict(run) for run in runs).most_common(),
         chance=_chance(runs),
         facts=facts(folder, runs, arguments or ["report", folder.name]) if runs else [],
-        recipe=recipe_yaml([run.recipe for run in shown]) if runs else "",
+        recipe=recipe_yaml([run.recipe for run in shown] + recipes[len(runs) :]) if recipes else "",
         csv=csv,
         picture=picture,
         shown_members=members,
@@ -202,15 +208,16 @@ def _chosen(x: str | None, y: str | None, varying: list[str]) -> tuple[str | Non
     return x, y if y is not None else left.pop(0) if left else None
 
 
-def _varying(grouped: Sequence[Condition]) -> list[str]:
-    return [path for path in grouped[0].axes if len(_values(grouped, path)) > 1] if grouped else []
-
-
-def _values(grouped: Sequence[Condition], path: str) -> list[Any]:
-    """The axis's distinct values: numbers sorted, others in order of appearance."""
-    distinct = list({repr(condition.axes[path]): condition.axes[path] for condition in grouped}.values())  # values may be lists
-    numbers = all(isinstance(value, int | float) for value in distinct)
-    return sorted(distinct) if numbers else distinct
+def _axes(recipes: Sequence[Recipe]) -> dict[str, list[Any]]:
+    """The fields other than seeds in which recipes differ, gamma first, with their values: numbers sorted, others as they come."""
+    flat = [flatten(recipe.model_dump()) for recipe in recipes]
+    found: dict[str, list[Any]] = {}
+    for path in dict.fromkeys(path for fields in flat for path in fields if path not in SEEDS):
+        distinct = list({repr(value): value for fields in flat for value in [fields.get(path)]}.values())  # values may be lists
+        if len(distinct) > 1:
+            numbers = all(isinstance(value, int | float) for value in distinct)
+            found[path] = sorted(distinct) if numbers else distinct
+    return dict(sorted(found.items(), key=lambda axis: axis[0] != "init.gamma"))
 
 
 def _word(value: Any) -> str:
@@ -243,6 +250,7 @@ def _row(run: Run, varying: list[str]) -> Row:
         seed=run.recipe.seed,
         verdict=_verdict(run),
         step=None,
+        so_far="",
         shares=[measured[name] for name in SHARES],
         forecast=None if share is None else (share, read["forecast_low"] or 0.0, read["forecast_high"] or 1.0),
         seconds=run.result.seconds,
@@ -258,16 +266,18 @@ def _training_row(run: Training, varying: list[str]) -> Row:
         seed=None if run.recipe is None else run.recipe.seed,
         verdict=IN_TRAINING,
         step=run.step,
+        so_far=last.get("verdict") or "",
         shares=[last.get(name) for name in SHARES],
         forecast=None,
         seconds=None,
     )
 
 
-def _condition(each: Condition, grouped: Sequence[Condition], varying: list[str]) -> list[Any]:
+def _condition(each: Condition, axes: dict[str, list[Any]]) -> list[Any]:
     """Indices of its values on the axes; verdicts and their counts; sum and number of the shares shown; ids of its runs."""
     shares = [run.result.inferential if run.result.inferential is not None else run.result.accuracy_iid.value for run in each.runs]
-    places = [[repr(value) for value in _values(grouped, path)].index(repr(each.axes[path])) for path in varying]
+    fields = flatten(each.runs[0].recipe.model_dump())
+    places = [list(map(repr, values)).index(repr(fields.get(path))) for path, values in axes.items()]
     counted = Counter(_verdict(run) for run in each.runs)
     return [places, dict(counted), round(sum(shares), 3), len(shares), [run.result.run_id for run in each.runs]]
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from processes import child, environment
 
 from anchorbench.show.canvas import FORMATS, parse_formats, plain_matplotlib, save
-from anchorbench.show.figures import attention_flow_figure, phase_figure
+from anchorbench.show.figures import phase_figure
+from anchorbench.show.flow import attention_flow_figure
 from anchorbench.show.report import report
 from anchorbench.sweeps.run_folder import Run, read_run
 

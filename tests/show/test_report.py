@@ -230,7 +230,9 @@ def test_a_sweep_in_training(paused: Path) -> None:
     text = page.read_text()
     assert Structure(text).open == []
     assert "0 of 4 runs are finished, 4 in training" in text
-    assert text.count("in training, step 4") == 4
+    assert text.count("in training, step 4: underfit so far") == 4
+    assert "<h1>composite, heldout-both</h1>" in text
+    assert data_of(page)["axes"] == {"init.gamma": ["0.5", "0.7"]}
     assert [len(line[1]) for line in data_of(page)["trajectories"]["lines"]] == [2] * 4
 
 

@@ -152,7 +152,8 @@ const drawAttention = (runs) => {
       }
     }
   }
-  document.getElementById("read").textContent = `Read of ${read.length} of these runs.`;
+  const note = document.getElementById("read");
+  if (note) note.textContent = `Read of ${read.length} of these runs.`;
   draw("attention", { attention });
 };
 
