@@ -37,6 +37,8 @@ ALPHA = 0.025
 """A claim is refused if the test's p is below this, in either direction."""
 LIE = 0.15
 """The difference between claimed and true score against which the defaults have a power of about 80% or more."""
+ENOUGH = 0.5
+"""Power against LIE from which on a claim that is not refused may be said to stand."""
 COMPARED = 2
 """Runs per task that are retrained by default where rows must be equal; for a test, all of them."""
 CHANGED = 0.2
@@ -226,10 +228,12 @@ def _verification(entry: Entry, runs: Sequence[tuple[SuiteTask, Run]], *, fresh:
 
 def in_words(done: Verification, seed: str) -> Generator[str]:
     """What was found, and what that can and cannot exclude: one sentence a line, of about 80 characters."""
-    claim, found, n = statistics_of(done.entry.recipe, done.entry.rows).score, done.score, len(done.retrained)
+    found, n = done.score, len(done.retrained)
+    tasks = {(row.task, row.variant) for row in done.retrained}
+    claim = statistics_of(done.entry.recipe, [row for row in done.entry.rows if (row.task, row.variant) in tasks]).score
     kind = "fresh seeds" if done.fresh else "own seeds"
-    yield f"{n} runs with {kind} (--seed {seed})"
-    yield f"score {found.value:.2f}, 95% interval {found.low:.2f} to {found.high:.2f}; claimed {claim.value:.2f}"
+    yield f"{n} {'run' if n == 1 else 'runs'} with {kind} on {len(tasks)} of {len(done.entry.suite)} tasks (--seed {seed})"
+    yield f"score there {found.value:.2f}, 95% interval {found.low:.2f} to {found.high:.2f}; claimed {claim.value:.2f}"
     power = {lie: done.power(lie) for lie in (LIE / 3, LIE / 1.5, LIE)}
     if done.exact:
         yield f"machine and gradient path are the same: {n - len(done.unequal)} of {n} rows are equal"
@@ -243,7 +247,12 @@ def in_words(done: Verification, seed: str) -> Generator[str]:
         test = "permutation test within tasks and pairs" if done.fresh else "sign-flip test"
         yield f"{test}: p = {high:.3g} for claiming too much,"
         yield f"  {low:.3g} for claiming too little; refused below {ALPHA}"
-    yield "the claim stands" if done.stands else "the claim does not stand"
+    if not done.stands:
+        yield "the claim does not stand"
+    elif power[LIE] < ENOUGH:
+        yield "the claim is not refused, but these are too few runs to say that it stands"
+    else:
+        yield "the claim stands"
     words = ", ".join(f"by {lie:.2f} {share:.0%}" for lie, share in power.items())
     yield f"power against a claim above the truth: {words}"
     yield "cannot exclude: " + (

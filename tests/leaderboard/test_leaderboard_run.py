@@ -28,7 +28,7 @@ from anchorbench.leaderboard.entry import Entry, flow_example
 from anchorbench.leaderboard.registration import register
 from anchorbench.leaderboard.submit import run_entry, settled_at
 from anchorbench.leaderboard.suite import TRACKS
-from anchorbench.leaderboard.verify import Reproduction, drawn, nonce_of, read_reproduction, verify, verify_fresh
+from anchorbench.leaderboard.verify import Reproduction, drawn, nonce_of, read_reproduction, row_power, verify, verify_fresh
 from anchorbench.probes.attention_flow import attention
 from anchorbench.sweeps.run_folder import Run, read_run
 
@@ -228,6 +228,18 @@ def test_members_to_verify_are_drawn_from_all_tasks_by_the_verifiers_seed() -> N
     assert stats.chisquare(counts).pvalue > 0.001  # each member is as likely as any other
 
 
+def test_the_power_of_equal_rows_by_hand() -> None:
+    """A lie of 0.05 needs 3 rows of 48, best hidden in three tasks; of each task one run in eight is retrained, then two."""
+    assert row_power([1] * 6, 0.05) == pytest.approx(1 - (7 / 8) ** 3)
+    assert row_power([2] * 6, 0.05) == pytest.approx(1 - (6 / 8) ** 3)
+    assert row_power([8] * 6, 0.01) == 1
+    assert row_power([0] * 6, 0.5) == 0
+    draws = np.random.default_rng(0)  # against the drawing itself: 8 rows, spread over the tasks
+    lies = {0, 1, 8, 9, 16, 24, 32, 40}
+    found = np.mean([bool(lies & set(drawn(6, 12, int(seed)))) for seed in draws.integers(2**31, size=2000)])
+    assert abs(found - row_power([2] * 6, 0.15)) < 0.02
+
+
 @pytest.fixture
 def command() -> Callable[..., Any]:
     return lambda *arguments: CliRunner().invoke(leaderboard_cli.app, [str(argument) for argument in arguments])
@@ -346,8 +358,12 @@ def test_register_run_verify_and_export_by_command(command: Callable[..., Any], 
     again = command("run", path, "--beacon", tmp_path / "beacon.yaml", "--out", folder / "out")
     assert again.exit_code == 0
     assert "of runs inferential, 48 of 48 underfit" in again.output
-    verified = command("verify", folder / "out" / "entry.json", "--members", 1, "--seed", "0" * 16)
-    assert (verified.exit_code, "the claim stands" in verified.output) == (0, True)
+    verified = command("verify", folder / "out" / "entry.json", "--members", 6, "--seed", "0" * 16)
+    assert (verified.exit_code, "\nthe claim stands\n" in verified.output) == (0, True)
+    assert "machine and gradient path are the same: 6 of 6 rows are equal" in verified.output
+    assert "power against a claim above the truth: by 0.05 33%, by 0.10 49%, by 0.15 67%" in verified.output
+    few = command("verify", folder / "out" / "entry.json", "--members", 1, "--seed", "0" * 16)
+    assert (few.exit_code, "the claim is not refused, but these are too few" in few.output) == (0, True)
     lie = tmp_path / "lie.json"
     lie.write_bytes(claimed_by(entry, inferential=8).to_json())
     refuted = command("verify", lie, "--members", 2, "--seed", "0" * 16)

@@ -90,6 +90,15 @@ CANONICAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "a penalty of strength 0": ({"penalties": [{"kind": "l1", "strength": 0}]}, {}),
     "dropout of rate 0": ({"noise": {"kind": "dropout", "embedding": 0, "residual": 0}}, {}),
     "SVRG without a correction": ({"estimator": {"kind": "svrg", "alpha": 0}}, {}),
+    "an activation at tiny weights": (
+        {"model": {"activation": "relu"}, "init": {"gamma": 6.0}},
+        {"model": {"activation": "relu"}, "init": {"gamma": 6.0}},
+    ),
+    "heads at tiny weights": (
+        {"model": {"n_head": 2, "d_head": 32}, "init": {"gamma": 6.0}},
+        {"model": {"n_head": 2, "d_head": 32}, "init": {"gamma": 6.0}},
+    ),
+    "weights that are zero": ({"init": {"gamma": 90.0, "qk": 80.0}}, {"init": {"gamma": 90.0}}),
     "numbers that are used": (
         {"optimizer": {"eps": 1e-7, "warmup": 100, "clip": 2.0}},
         {"optimizer": {"eps": 1e-7, "warmup": 100, "clip": 2.0}},
