@@ -42,6 +42,7 @@ EXAMPLES = {
     "leaderboard render": "leaderboard render --board leaderboard",
     "leaderboard export": "leaderboard export mine/entry.json --dataset OWNER/NAME --out hub",
     "leaderboard schema": "leaderboard schema --out leaderboard",
+    "leaderboard study": "leaderboard study --out study --json suite-study.json --figure suite-study.png",
 }
 """Name of a command, with its group -> its example."""
 

@@ -228,3 +228,22 @@ def schema(out: Annotated[Path, typer.Option(help="Folder to write schema.json a
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "schema.json", schema_json())
     write_atomically(out / "README.md", readme().encode())
+
+
+@app.command()
+def study(
+    out: Annotated[Path, typer.Option(help="Output folder; finished runs in it are kept.")],
+    json_file: Annotated[Path, typer.Option("--json", help="JSON file of what is found; candidates in it are not trained again.")],
+    figure: Annotated[Path | None, typer.Option(help="File to draw the figure to; default: none.")] = None,
+) -> None:
+    """Train all candidates for the suite; print which can rank recipes.
+
+    About 900 runs; the rules are in anchorbench/leaderboard/study.py.
+    """
+    from anchorbench.leaderboard.study import study as run_study
+    from anchorbench.show.study import study_figure, study_table
+
+    found = run_study(out, json_file, typer.echo)
+    typer.echo(study_table(found.grades))
+    if figure is not None:
+        study_figure(found.grades, found.members, figure)

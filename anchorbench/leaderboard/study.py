@@ -13,21 +13,22 @@ enters the suite if
 Of several variants of one task that pass, the one with the largest intraclass correlation enters.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 from scipy import stats
 
-from anchorbench.files import write_atomically
+from anchorbench.files import Plain, read_json, write_atomically
 from anchorbench.presets import PRESETS
 from anchorbench.sweeps.folder import SweepFolder
 from anchorbench.sweeps.grid import Sweep
 from anchorbench.sweeps.run_folder import Run
 from anchorbench.sweeps.runner import Progress, run_sweep
+from anchorbench.task import first_sentence
 from anchorbench.verdict import FIT
 
 GAMMAS = (0.4, 0.5, 0.6, 0.7, 0.9)
@@ -170,30 +171,45 @@ def chosen(grades: Sequence[Grade]) -> list[str]:
     return [each.candidate for each in grades if best.get(each.candidate.split("/")[0]) == each]
 
 
-def study(out: Path, json_file: Path, report: Callable[[str], None], candidates: Sequence[str] = tuple(CANDIDATES)) -> list[Grade]:
-    """Trains the missing runs of all candidates in `out`, and writes members and grades to `json_file` after each of them.
+class Study(Plain):
+    """The file of a study: what it found so far."""
 
-    Candidates whose members are in the file already are not trained again.
+    grades: list[Grade]
+    suite: list[str]
+    members: dict[str, list[Member]]
+
+
+def read_study(path: Path) -> Study:
+    """Raises ValueError with one sentence if the file is damaged or not of a study."""
+    try:
+        return Study.model_validate(read_json(path))
+    except ValidationError as error:
+        raise ValueError(f"{path}: {first_sentence(error)}") from None
+
+
+def study(out: Path, path: Path, report: Callable[[str], None], candidates: Sequence[str] = tuple(CANDIDATES)) -> Study:
+    """Trains the missing runs of all candidates in `out`, and writes what is known to the JSON file `path` after each of them.
+
+    Candidates whose runs are in the file already are not trained again. Raises ValueError as `read_study` does.
     """
-    known: dict[str, list[Member]] = {}
-    if json_file.exists():
-        known = {name: [Member(**each) for each in rows] for name, rows in json.loads(json_file.read_text())["members"].items()}
+    members = read_study(path).members if path.exists() else {}
+    found = _graded(members, candidates)
 
     def say(event: Progress) -> None:
         if event.message:
             report(event.message)
 
     for candidate in candidates:
-        if candidate not in known:
+        if candidate not in members:
             report(candidate)
             sweep = sweep_of(candidate)
             folder = SweepFolder(out / candidate.replace("/", "-"), sweep)
-            known[candidate] = [member_of(run) for run in run_sweep(sweep, folder, say)]
-        grades = [grade(name, members, len(candidates)) for name, members in known.items()]
-        found = {
-            "grades": [asdict(each) for each in grades],
-            "suite": chosen(grades),
-            "members": {name: [asdict(member) for member in members] for name, members in known.items()},
-        }
-        write_atomically(json_file, (json.dumps(found) + "\n").encode())
-    return [grade(name, members, len(candidates)) for name, members in known.items()]
+            members[candidate] = [member_of(run) for run in run_sweep(sweep, folder, say)]
+            found = _graded(members, candidates)
+            write_atomically(path, (found.model_dump_json() + "\n").encode())
+    return found
+
+
+def _graded(members: dict[str, list[Member]], candidates: Sequence[str]) -> Study:
+    grades = [grade(name, members[name], len(candidates)) for name in candidates if name in members]
+    return Study(grades=grades, suite=chosen(grades), members=members)

@@ -1,6 +1,5 @@
 """The study behind the suite: its statistics, its rules, and that finished candidates are not trained again."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +79,15 @@ def test_a_finished_candidate_is_not_trained_again(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(study, "sweep_of", tiny)
     names, file = ("composite/heldout-both", "composite/heldout-pairs"), tmp_path / "study.json"
     study.study(tmp_path / "out", file, lambda line: None, names[:1])
-    grades = study.study(tmp_path / "out", file, lambda line: None, names)
+    found = study.study(tmp_path / "out", file, lambda line: None, names)
     assert trained == list(names)
-    assert [each.candidate for each in grades] == list(names)
-    assert json.loads(file.read_text())["suite"] == []
+    assert [each.candidate for each in found.grades] == list(names)
+    assert study.read_study(file) == found
+    assert found.suite == []
+
+
+def test_a_damaged_file_is_one_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "study.json"
+    file.write_text('{"grades": [], "suite": [], "members": {"a/b": [{"norm": 3}]}}')
+    with pytest.raises(ValueError, match=r"^\S+study.json: "):
+        study.study(tmp_path / "out", file, lambda line: None, ())
