@@ -29,7 +29,7 @@ MOMENTS = [
     ("anchorbench.sweeps.runner.SweepFolder.__init__", 1),
     ("anchorbench.sweeps.runner.SweepFolder.finished", 2),
     ("anchorbench.sweeps.folder.write_atomically", 1),
-    ("anchorbench.sweeps.runner.stacks", 1),
+    ("anchorbench.sweeps.plan.stacks", 1),
     ("anchorbench.sweeps.lock.StackLock.acquire", 1),
     ("anchorbench.sweeps.lock._born", 1),
     ("anchorbench.train.stack.Stack.__init__", 1),
