@@ -9,8 +9,12 @@ from anchorbench.recipe import Recipe
 from anchorbench.sweeps.index import Index
 from anchorbench.sweeps.plan import read_plan
 from anchorbench.sweeps.run_folder import DamagedRunError, Run, read_run
+from anchorbench.sweeps.store import Store
 from anchorbench.train.checkpoint import CheckpointState
 from anchorbench.train.trajectory import TrajectoryPoint
+
+SAMPLE = 2_000
+"""Most runs of a sweep stored by stack that are read."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,18 @@ def gather(folder: Path) -> Gathered:
             finished.append(index.run(path.name) or read_run(path))
         except DamagedRunError as problem:
             problems.append(str(problem))
+    store = Store(folder)
+    problems += store.refresh()
+    stored = sorted(store.ids())
+    if len(stored) > SAMPLE:
+        problems.append(f"{SAMPLE:,} of {len(stored):,} runs are shown, chosen by their ids")
+    for run_id in stored[:SAMPLE]:  # ids are hashes: the first are a random sample
+        try:
+            run = store.run(run_id)
+        except DamagedRunError as problem:
+            problems.append(str(problem))
+        else:
+            finished += [] if run is None else [run]
     recipes: dict[str, Recipe] = {}
     with suppress(ValueError):  # there is no plan
         recipes = {recipe.run_id: recipe for recipe in read_plan(folder).sweep().runs()}
