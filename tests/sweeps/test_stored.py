@@ -21,6 +21,8 @@ from safetensors.torch import load_file, save_file
 
 import anchorbench
 from anchorbench.presets import PRESETS
+from anchorbench.show import source
+from anchorbench.show.source import gather
 from anchorbench.sweeps import folder as folders
 from anchorbench.sweeps import store
 from anchorbench.sweeps.folder import FinishedRuns, SweepFolder
@@ -434,3 +436,14 @@ def finished_runs(out: Path) -> list[Run]:
     found = Store(out)
     found.refresh()
     return [read_run(out / "runs" / run_id) for run_id in sorted(found.ids())]
+
+
+def test_the_page_shows_stored_runs_and_says_where_it_shows_a_sample(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = {recipe.run_id for recipe in SWEEP.runs()}
+    whole = gather(out)
+    assert {run.result.run_id for run in whole.finished} == ids
+    assert whole.problems == []
+    monkeypatch.setattr(source, "SAMPLE", 3)
+    sample = gather(out)
+    assert [run.result.run_id for run in sample.finished] == sorted(ids)[:3]
+    assert sample.problems == ["3 of 8 runs are shown, chosen by their ids"]
