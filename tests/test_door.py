@@ -25,7 +25,6 @@ ALLOWED = {
     ("cli/new.py", "read_text"): "templates of the package",
     ("hub/datasets.py", "ParquetFile"): "of what `open_plain` opened",
     ("hub/datasets.py", "loads"): "of text that we made",
-    ("leaderboard/check.py", "model_validate_json"): "of what `parse_json` and `parse_yaml` understood, for JSON's strict types",
     ("show/html.py", "read_text"): "templates of the package",
     ("sweeps/index.py", "read_table"): "of what `open_plain` opened",
     ("sweeps/index.py", "model_validate_json"): "text of a column of a part of limited size, for speed",

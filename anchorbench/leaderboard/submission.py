@@ -4,13 +4,14 @@ import hashlib
 import json
 import math
 from collections.abc import Generator
+from copy import deepcopy
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, ValidationError, WithJsonSchema, field_validator, model_validator
 
-from anchorbench.files import Plain
+from anchorbench.files import Plain, parse_json
 from anchorbench.leaderboard.names import Name, Sentence
 from anchorbench.leaderboard.suite import SEEDS, TRACKS, SuiteTask
 from anchorbench.model.counts import parameters
@@ -178,7 +179,7 @@ def canonical(recipe: SubmittedRecipe) -> SubmittedRecipe:
 @lru_cache(maxsize=1024)
 def _canonical(training: bytes) -> SubmittedRecipe:
     about = {"name": "Any", "description": "Any"}
-    recipe = SubmittedRecipe.model_validate(about | json.loads(training))
+    recipe = SubmittedRecipe.model_validate(about | parse_json(training, "the recipe"))
     content = _rounded(recipe.training)
     content["precision"] = "fp32" if recipe.precision == "auto" else recipe.precision
     content = _without_effect_by_rule(content)
@@ -218,7 +219,7 @@ def _rounded(value: Any, field: str = "") -> Any:
 
 def _without_effect_by_rule(content: dict[str, Any]) -> dict[str, Any]:
     """Leaves out parts that do nothing: terms of strength 0, noise of rate 0, records."""
-    content = json.loads(json.dumps(content))
+    content = deepcopy(content)
     way = content.get("optimizer", {})
     if way.get("momentum") == 0:
         way.pop("nesterov", None)
