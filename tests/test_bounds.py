@@ -12,9 +12,10 @@ import anchorbench
 from anchorbench.files import Plain
 from anchorbench.sweeps.lock import Owner
 from anchorbench.sweeps.run_folder import Run
+from anchorbench.sweeps.store import StoredRun
 
 LEAST, MOST = {"minimum", "exclusiveMinimum"}, {"maximum", "exclusiveMaximum"}
-INSIDE = {Run}
+INSIDE = {Run, StoredRun}
 """Made of models that were read, by us."""
 
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 from pydantic_core import from_json
 
 from anchorbench.files import new_folder, open_plain, parse_json, read_json, remove, visible, write_atomically
@@ -65,7 +65,7 @@ class StoredRun(Run):
     """A finished run as read from a stack's folder; `path` is where its own folder would be."""
 
     stack: Path
-    member: int = Field(ge=0, lt=2**31, strict=True)
+    member: int
 
     @property
     def forecast_path(self) -> Path:
