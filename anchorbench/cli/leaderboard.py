@@ -236,13 +236,18 @@ def study(
     json_file: Annotated[Path, typer.Option("--json", help="JSON file of what is found; candidates in it are not trained again.")],
     figure: Annotated[Path | None, typer.Option(help="File to draw the figure to; default: none.")] = None,
 ) -> None:
-    """Train all candidates for the suite; print which can rank recipes.
+    """Train and grade the candidates for the suite.
 
-    About 900 runs; the rules are in anchorbench/leaderboard/study.py.
+    880 runs; the rules are in anchorbench/leaderboard/study.py.
     """
+    from anchorbench.files import require_place
     from anchorbench.leaderboard.study import study as run_study
-    from anchorbench.show.study import study_figure, study_table
+    from anchorbench.leaderboard.study_figure import study_figure, study_table
+    from anchorbench.show.canvas import FORMATS
 
+    require_place(json_file, "--json")
+    if figure is not None:
+        require_place(figure, "--figure", [f".{kind}" for kind in FORMATS])
     found = run_study(out, json_file, typer.echo)
     typer.echo(study_table(found.grades))
     if figure is not None:

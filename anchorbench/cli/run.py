@@ -80,7 +80,7 @@ def run_and_show(
     if folder.by_stack:
         return _run_by_stack(sweep, folder, console, how)
     recipes = sweep.runs()
-    finished, _ = folder.finished(recipes, how.keep_steps)
+    finished, problems = folder.finished(recipes, how.keep_steps)
     start = time.perf_counter()
     if len(finished) == len(recipes):
         console.print(f"All {len(recipes)} runs are finished; nothing is trained.")
@@ -88,7 +88,9 @@ def run_and_show(
     else:
         if cut is not None:
             with suppress(PlanInUseError):
-                write_plan(sweep, folder, cut)
+                write_plan(sweep, folder, cut)  # which removes damaged runs
+                for problem in problems:
+                    console.print(f"{visible(problem)}; it is retrained", soft_wrap=True, highlight=False)
         already = f", {len(finished)} of them finished" if finished else ""
         rounded = ", in bf16" if sweep.base.precision == "bf16" else ""
         console.print(f"{sweep.base.task}, variant {sweep.base.variant}: {len(recipes)} runs{already}{rounded}")

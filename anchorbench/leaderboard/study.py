@@ -16,10 +16,10 @@ Of several variants of one task that pass, the one with the largest intraclass c
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from scipy import stats
 
 from anchorbench.files import Plain, read_json, write_atomically
@@ -83,16 +83,20 @@ def sweep_of(candidate: str) -> Sweep:
     return Sweep(base, {"model.norm": ("pre", "post"), "init.gamma": GAMMAS, "seed": SEEDS})
 
 
+Unit = Annotated[float, Field(ge=0, le=1)]
+Number = Annotated[int, Field(ge=0, lt=2**31)]
+
+
 @dataclass(frozen=True)
 class Member:
     """What counts of one run."""
 
     norm: str
-    gamma: float
-    seed: int
-    seen: float
+    gamma: Annotated[float, Field(ge=-10, le=100)]
+    seed: Number
+    seen: Unit
     """Accuracy on trained groups in fresh sequences."""
-    composed: float
+    composed: Unit
 
     @property
     def recipe(self) -> tuple[str, float]:
@@ -111,13 +115,13 @@ class Grade:
     """What the rules ask of a candidate; None where too few runs fit to say."""
 
     candidate: str
-    runs: int
-    fitted: int
-    composed: float | None
+    runs: Number
+    fitted: Number
+    composed: Unit | None
     """Mean share that fitted runs compose."""
-    correlation: float | None
+    correlation: Annotated[float, Field(ge=-1, le=1)] | None
     """Intraclass correlation between recipes."""
-    p: float | None
+    p: Unit | None
     """Of the F test that all recipes compose alike."""
     enters: bool
     why: str

@@ -65,6 +65,8 @@ def gather(folder: Path) -> Gathered:
             problems.append(str(problem))
         else:
             finished += [] if run is None else [run]
+    if not finished and not (folder / "sweep.json").exists():
+        raise ValueError(f"{folder} holds no finished run; allowed: the output folder of a sweep")
     recipes: dict[str, Recipe] = {}
     with suppress(ValueError):  # there is no plan
         recipes = {recipe.run_id: recipe for recipe in read_plan(folder).sweep().runs()}

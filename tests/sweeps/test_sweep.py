@@ -88,6 +88,7 @@ def test_an_interruption_loses_nothing_that_was_finished(interrupted: dict[str, 
         "locks",
         "results.jsonl",
         "results.csv",
+        "plan.json",
         "phase.png",
         "attention_flow.png",
     }

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from anchorbench.leaderboard.study import Member, grade
-from anchorbench.show.study import study_figure, study_table
+from anchorbench.leaderboard.study_figure import study_figure, study_table
 
 MEMBERS = {
     "composite/heldout-pairs": [Member("pre", gamma, seed, 1.0, gamma) for gamma in (0.4, 0.7) for seed in range(2)],
