@@ -84,7 +84,7 @@ def resume(recipes: Sequence[Recipe], path: Path) -> Stack:
         stack.restore(state, seen, about.step)
         [(_, here)] = stack.machines
         stack.machines = about.machines
-        if stack.machines[-1][1] != here:
+        if stack.machines[-1][1].differences(here):
             stack.machines.append((stack.step, here))
     except (SafetensorError, OSError, KeyError, TypeError, RuntimeError):
         raise ValueError(f"checkpoint {path} is damaged") from None

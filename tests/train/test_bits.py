@@ -132,6 +132,17 @@ def test_resuming_on_the_same_machine_records_nothing_new(tmp_path: Place, monke
     assert [machine.gradient.partition(" ")[0] for _, machine in resumed.machines] == [gradient_path(recipes[0])]
 
 
+@COMPILED
+def test_the_compiled_step_goes_on_with_other_threads_as_if_nothing_were(tmp_path: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipes = STACK.runs()
+    stack = Stack(recipes, path="native")
+    stack.advance()
+    save(stack, tmp_path / "checkpoint")
+    threads = torch.get_num_threads() + 1
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert resume(recipes, tmp_path / "checkpoint").machines == stack.machines
+
+
 def test_threads_make_a_difference_in_torch_alone() -> None:
     here = this_machine("fp32", gpu=False, gradient="backprop")
     threads = here.model_copy(update={"threads": 64})
