@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import subprocess
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -128,3 +129,16 @@ def _blas() -> str:
         return f"MKL {found[1]}"
     found = re.search(r"BLAS_INFO=(\w+)", built)
     return found[1] if found else "unknown"
+
+
+def commit() -> str | None:
+    """Commit of this code, with -dirty if tracked files differ from it; None outside a repository that tracks it."""
+    git = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent)]
+    try:
+        tracked = subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=False)
+        if tracked.returncode:
+            return None
+        describe = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -218,6 +218,6 @@ are those for the entries of this board, against the lie that is hardest to find
 Each call prints its own. No check covers times.
 """
 POWER = {"flip": "93% to 100%", "fresh": "78% to 100%"}
-"""Of the default tests against LIE, over the entries of the board: simulated once, and checked in the tests."""
+"""Power of the default tests against LIE, over the entries of the board: simulated once, and checked in the tests."""
 TRIES, GAIN = 100, {"low": 1.5, "high": 3.0}
 """Points that the best of TRIES draws of seeds scores above the mean: simulated in the tests."""

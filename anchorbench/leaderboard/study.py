@@ -122,7 +122,7 @@ class Grade:
     correlation: Annotated[float, Field(ge=-1, le=1)] | None
     """Intraclass correlation between recipes."""
     p: Unit | None
-    """Of the F test that all recipes compose alike."""
+    """p-value of the F test of the hypothesis that all recipes compose alike."""
     enters: bool
     why: str
     """The rule that it fails; empty if it enters."""

@@ -106,8 +106,7 @@ class SubmittedRecipe(Plain):
         recipes = [self.recipe(task, 0) for task in track.suite]  # also validates combinations of fields
         if (count := max(map(parameters_of, recipes))) > track.parameters:
             raise ValueError(f"the model has {count} parameters; allowed in track {self.track}: at most {track.parameters}")
-        products = SEEDS * sum(recipe.steps * recipe.macs_per_step() for recipe in recipes)
-        if products > track.products:
+        if (products := self.macs()) > track.products:
             raise ValueError(
                 f"the suite takes {products:.3g} matmul MACs; allowed in track {self.track}: at most {track.products:.3g}"
             )

@@ -3,7 +3,6 @@
 import os
 import platform
 import statistics
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from anchorbench.leaderboard.entry import Commit, Entry, Flow, Machine, Row, flo
 from anchorbench.leaderboard.registration import Beacon, Registration, require_later, seeds_of
 from anchorbench.leaderboard.suite import SEEDS, SuiteTask
 from anchorbench.machine import Machine as Environment
+from anchorbench.machine import commit
 from anchorbench.presets import PRESETS
 from anchorbench.probes.attention_flow import attention
 from anchorbench.sweeps.run_folder import Run
@@ -205,16 +205,3 @@ def reference_seconds() -> float:
         stack.advance().sum().item()  # synchronizes with the accelerator
         times.append(time.perf_counter() - start)
     return statistics.median(times[1:]) / SEEDS * recipe.steps
-
-
-def commit() -> str | None:
-    """Commit of this code, with -dirty if tracked files differ from it; None outside a repository that tracks it."""
-    git = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent)]
-    try:
-        tracked = subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=False)
-        if tracked.returncode:
-            return None
-        describe = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -26,9 +26,10 @@ from anchorbench.leaderboard.names import Name, name_key
 from anchorbench.leaderboard.registration import Digest, seeds_of
 from anchorbench.leaderboard.statistics import Interval, exchange_p, flip_p, share_of, statistics_of, strata_of
 from anchorbench.leaderboard.submission import SubmittedRecipe, training_digest
-from anchorbench.leaderboard.submit import commit, environment_of, row_of
+from anchorbench.leaderboard.submit import environment_of, row_of
 from anchorbench.leaderboard.suite import SEEDS, SuiteTask
 from anchorbench.machine import Machine as Environment
+from anchorbench.machine import commit
 from anchorbench.sweeps.run_folder import Run
 from anchorbench.sweeps.runner import Sweep, SweepFolder, run_sweep
 from anchorbench.task import first_sentence

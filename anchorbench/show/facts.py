@@ -1,8 +1,8 @@
 """What makes a sweep's page citable: recipe, shape, machines, versions, dates, code and commands, from its runs."""
 
 import itertools
+import math
 import shlex
-import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from anchorbench import __version__
+from anchorbench.machine import commit
 from anchorbench.model.counts import parameters
 from anchorbench.presets import PRESETS
 from anchorbench.recipe import Recipe, flatten
@@ -31,18 +32,8 @@ def facts(folder: Path, runs: Sequence[Run], arguments: Sequence[str]) -> Facts:
 
 def code() -> str:
     """The version of the package, with the commit where it runs from a clone."""
-    folder = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    try:
-        # An installed package may lie in the clone of another project, which then does not know the file.
-        commit = git("rev-parse", "--short=12", "HEAD") if git("ls-files", Path(__file__).name) else ""
-    except OSError:  # no git
-        commit = ""
-    return f"anchorbench {__version__}" + (f", commit {commit}" if commit else "")
+    found = commit()
+    return f"anchorbench {__version__}" + (f", commit {found}" if found else "")
 
 
 def recipe_yaml(recipes: Sequence[Recipe]) -> str:
@@ -55,8 +46,8 @@ def recipe_yaml(recipes: Sequence[Recipe]) -> str:
     content: dict[str, Any] = {"preset": "laptop", **_nested({"task": flat[0]["task"], "variant": flat[0]["variant"]} | same)}
     axes = {path: _distinct([fields.get(path) for fields in flat]) for path in varying}
     is_there = {repr([fields.get(path) for path in varying]) for fields in flat}
-    grid = [repr(list(values)) for values in itertools.product(*axes.values())] if _size(axes) == len(flat) else []
-    if axes and set(grid) == is_there:
+    size = math.prod(map(len, axes.values()))
+    if axes and size == len(flat) and {repr(list(values)) for values in itertools.product(*axes.values())} == is_there:
         content["axes"] = axes
     elif axes:
         blocks: dict[str, tuple[dict[str, Any], list[int]]] = {}
@@ -65,13 +56,6 @@ def recipe_yaml(recipes: Sequence[Recipe]) -> str:
             blocks.setdefault(repr(others), (others, []))[1].append(fields["seed"])
         content["blocks"] = [{**_nested(others), "axes": {"seed": seeds}} for others, seeds in blocks.values()]
     return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100)
-
-
-def _size(axes: dict[str, list[Any]]) -> int:
-    size = 1
-    for values in axes.values():
-        size *= len(values)
-    return size
 
 
 def _distinct(values: list[Any]) -> list[Any]:

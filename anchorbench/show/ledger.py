@@ -396,7 +396,7 @@ class Section:
     """Name, value in words, meaning."""
     settings: str
     cost: str
-    """Of paper scale."""
+    """What the claim would cost at paper scale."""
 
 
 def page(shown: Sequence[Row], out: Path) -> Path:

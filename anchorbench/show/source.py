@@ -42,8 +42,6 @@ class Gathered:
 
 def gather(folder: Path) -> Gathered:
     """Reads the folder of a sweep, also while it trains. Raises ValueError if it is none."""
-    if not (folder / "sweep.json").exists() and not (folder / "runs").is_dir():
-        raise ValueError(f"{folder} holds no sweep; allowed: the output folder of a sweep")
     index = Index(folder)
     index.refresh()
     finished: list[Run] = []
@@ -66,7 +64,7 @@ def gather(folder: Path) -> Gathered:
         else:
             finished += [] if run is None else [run]
     if not finished and not (folder / "sweep.json").exists():
-        raise ValueError(f"{folder} holds no finished run; allowed: the output folder of a sweep")
+        raise ValueError(f"{folder} holds no sweep; allowed: the output folder of a sweep")
     recipes: dict[str, Recipe] = {}
     with suppress(ValueError):  # there is no plan
         recipes = {recipe.run_id: recipe for recipe in read_plan(folder).sweep().runs()}

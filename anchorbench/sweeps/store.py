@@ -232,8 +232,9 @@ class Store:
                 for name in names:
                     with suppress(ValueError, pa.ArrowException):
                         read[name] = _read_part(self._index / name)
-                merged = pa.concat_tables(read.values(), promote_options="permissive").unify_dictionaries()
-                self._save(merged, tier + 1, _when(names[-1]))
+                if read:
+                    merged = pa.concat_tables(read.values(), promote_options="permissive").unify_dictionaries()
+                    self._save(merged, tier + 1, _when(names[-1]))
                 for name in names:
                     remove(self._index / name)
 

@@ -30,7 +30,7 @@ def test_trained_points_are_minima() -> None:
 
 
 def test_a_split_neuron_by_hand() -> None:
-    """Of one neuron, 3 tanh(2x + 1) - 1, a quarter goes to the copy: outputs stay, and finite differences give the gradient."""
+    """The neuron 3 tanh(2x + 1) - 1 gives a quarter to its copy: outputs stay, and finite differences give the gradient."""
     net = {
         "ff_in.weight": torch.tensor([[[2.0]]], dtype=torch.float64),
         "ff_in.bias": torch.tensor([[1.0]], dtype=torch.float64),

@@ -42,7 +42,7 @@ def test_the_plain_model_sees_the_scale() -> None:
 
 
 def test_stable_rank() -> None:
-    """Of diagonal matrices: 1 for one that has a single entry, 1 + 1/4 for entries 2 and 1."""
+    """Diagonal matrices: 1 for a single entry, 1 + 1/4 for entries 2 and 1."""
     stack = invariant_stack()
     for view in stack.layout.views(stack.weights):
         if view.dim() == 3:
