@@ -8,7 +8,7 @@ from scipy import stats
 from trainings import TINY
 
 from anchorbench.leaderboard import study
-from anchorbench.leaderboard.study import CANDIDATES, Grade, Member, chosen, grade, intraclass, sweep_of
+from anchorbench.leaderboard.study import CANDIDATES, Grade, Member, chosen, grade, intraclass, pairs_of, sweep_of
 from anchorbench.sweeps.grid import Sweep
 
 
@@ -17,23 +17,29 @@ def members(composed: dict[float, list[float]], seen: float = 1.0) -> list[Membe
 
 
 def test_intraclass_correlation_by_hand() -> None:
-    """Groups (1, 3) and (5, 7): mean squares 16 between and 2 within, so (16 - 2) / (16 + 2)."""
-    correlation, p = intraclass([[1, 3], [5, 7]])
-    assert correlation == pytest.approx(14 / 18)
-    assert p == pytest.approx(stats.f_oneway([1, 3], [5, 7]).pvalue)
+    """Rows (9, 2, 5, 8), (6, 1, 3, 2), (8, 4, 6, 8), (7, 1, 2, 6), (10, 5, 6, 9), (6, 2, 4, 7): the table of Shrout and Fleiss
+    (1979), whose ICC(3,1) is .71, with mean squares 11.24 between rows and 1.02 left over."""
+    table = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]
+    values = [(row, column, float(value)) for row, line in enumerate(table) for column, value in enumerate(line)]
+    correlation, p = intraclass(values)
+    assert correlation == pytest.approx(0.7148, abs=1e-4)
+    assert p == pytest.approx(stats.f.sf(11.242 / 1.019, 5, 15), rel=1e-2)
 
 
-def test_intraclass_correlation_finds_the_share_of_variance_between_groups() -> None:
+def test_what_a_seed_adds_to_all_recipes_is_not_noise_and_gaps_do_not_matter() -> None:
     rng = np.random.default_rng(0)
-    groups = [list(rng.normal(mean, 1, rng.integers(2, 6))) for mean in rng.normal(0, 2, 400)]
-    correlation, p = intraclass(groups)
-    assert correlation == pytest.approx(0.8, abs=0.03)
-    assert p == pytest.approx(stats.f_oneway(*groups).pvalue, abs=1e-12)
+    recipes, seeds = rng.normal(0, 2, 200), rng.normal(0, 5, 6)
+    values = [(r, s, a + b + rng.normal()) for r, a in enumerate(recipes) for s, b in enumerate(seeds) if rng.random() < 0.8]
+    assert intraclass(values)[0] == pytest.approx(0.8, abs=0.04)
+    shifted = [(r, s, value + 100 * s) for r, s, value in values]
+    assert intraclass(shifted) == pytest.approx(intraclass(values))
 
 
-@pytest.mark.parametrize("groups", [[], [[1.0, 2.0]], [[1.0], [2.0]], [[1.0, 1.0], [1.0]]])
-def test_no_correlation_without_groups_or_variance(groups: list[list[float]]) -> None:
-    assert intraclass(groups) == (None, None)
+@pytest.mark.parametrize(
+    "values", [[], [(0, 0, 1.0), (0, 1, 2.0)], [(0, 0, 1.0), (1, 1, 2.0)], [(0, 0, 1.0), (0, 1, 1.0), (1, 0, 1.0), (1, 1, 1.0)]]
+)
+def test_no_correlation_without_recipes_or_variance(values: list[tuple[int, int, float]]) -> None:
+    assert intraclass(values) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +49,7 @@ def test_no_correlation_without_groups_or_variance(groups: list[list[float]]) ->
         ({0.4: [0.1, 0.2, 0.1, 0.2], 0.6: [0.8, 0.9, 0.9, 0.8]}, 0.89, "too few runs fit"),
         ({0.4: [0.0, 0.0, 0.0, 0.1], 0.6: [0.1, 0.2, 0.1, 0.1]}, 1.0, "floor"),
         ({0.4: [0.9, 0.9, 0.9, 0.91], 0.6: [1.0, 1.0, 1.0, 0.99]}, 1.0, "ceiling"),
-        ({0.4: [0.1, 0.9, 0.1, 0.9], 0.6: [0.1, 0.9, 0.1, 0.9]}, 1.0, "recipes do not differ"),
+        ({0.4: [0.1, 0.9, 0.1, 0.9], 0.6: [0.9, 0.1, 0.9, 0.1]}, 1.0, "recipes do not differ"),
         ({0.4: [0.5, 0.5, 0.5, 0.5], 0.6: [0.5, 0.5, 0.5, 0.5]}, 1.0, "recipes do not differ"),
     ],
 )
@@ -52,12 +58,17 @@ def test_the_rule_that_a_candidate_fails(composed: dict[float, list[float]], see
     assert (found.why, found.enters) == (why, not why)
 
 
-def test_one_variant_of_a_task_enters() -> None:
-    def of(candidate: str, correlation: float, enters: bool = True) -> Grade:
-        return Grade(candidate, 40, 40, 0.5, correlation, 0.0, enters, "")
+def test_of_a_task_the_variant_with_most_pairs_enters() -> None:
+    def of(candidate: str, pairs: int, correlation: float, enters: bool = True) -> Grade:
+        return Grade(candidate, pairs, 40, 40, 0.5, correlation, 0.0, enters, "")
 
-    grades = [of("a/x", 0.3), of("a/y", 0.6), of("a/z", 0.9, enters=False), of("b/x", 0.4)]
+    grades = [of("a/u", 1, 0.8), of("a/x", 6, 0.3), of("a/y", 6, 0.6), of("a/z", 6, 0.9, enters=False), of("b/x", 1, 0.4)]
     assert chosen(grades) == ["a/y", "b/x"]
+
+
+def test_pairs_held_out_in_turn() -> None:
+    names = ("composite/heldout-pairs", "composite/heldout-both", "composite/conflict-control")
+    assert [pairs_of(name) for name in names] == [6, 1, 5]
 
 
 def test_all_candidates_make_40_runs_of_the_same_seeds_and_tasks_for_every_recipe() -> None:
