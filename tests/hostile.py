@@ -17,11 +17,11 @@ from anchorbench.leaderboard.check import MAX_ENTRY_BYTES, asked
 from anchorbench.leaderboard.entry import Entry, Flow, Machine, Row, flow_rows, seen_and_held_out
 from anchorbench.leaderboard.registration import Beacon, Registry
 from anchorbench.leaderboard.submission import SubmittedRecipe, canonical, training_digest
-from anchorbench.leaderboard.suite import SEEDS
+from anchorbench.leaderboard.suite import SEEDS, SuiteTask
 from anchorbench.machine import Machine as Environment
 from anchorbench.verdict import Share, composition_of
 
-BEACON = Beacon(name="dice", value="0123456789abcdef" * 4, date="2026-12-02", source="thrown on a table")
+BEACON = Beacon(name="dice", value="0123456789abcdef" * 4, time="2026-12-02T08:00Z", source="thrown on a table")
 ENVIRONMENT = Environment(
     gradient="native (g++ 12 AVX2)",
     precision="fp32",
@@ -56,7 +56,6 @@ def honest_entry(
     inferential: int = 5,
     description: str = "As written by hand.",
     track: str = "laptop",
-    registered: bool = True,
     beacon: Beacon = BEACON,
     shift: int = 0,
     **fields: Any,
@@ -68,42 +67,41 @@ def honest_entry(
     recipe = SubmittedRecipe.model_validate(
         {"name": "Any", "description": description, "track": track, "steps": 600, "precision": "fp32", **fields}
     )
-    recipe = (canonical(recipe) if registered else recipe).model_copy(update={"name": name})
-    about = {"registration": training_digest(recipe), "beacon": beacon} if registered else {"schema_version": 1}
-    blank = Entry.model_construct(recipe=recipe, registration=about.get("registration"), beacon=about.get("beacon"))
-    rows: list[Row] = []
-    for task in recipe.suite:
-        for number, seed in enumerate(blank.seeds(task)):
-            run = recipe.recipe(task, seed)
-            loaded = run.load_task()
-            fingerprint, counts = loaded.fingerprint, asked(loaded, run)
-            hits = counts | {"symmetric": 0}
-            if number >= inferential:
-                hits |= {"composes": counts["composes"] // 10, "ordered": 0, "symmetric": counts["symmetric"]}
-                hits |= {field: counts[field] // 10 for field in ("accuracy_iid", "rule")} if task.unseen == "iid" else {}
-            if number == SEEDS - 1 > inferential:
-                hits |= {field: counts[field] // 2 for field in ("accuracy_train", "accuracy_iid", "rule")}
-            hits["composes"] = max(0, hits["composes"] - shift)
-            shares = {field: Share(hits[field], n) if n else None for field, n in counts.items()}
-            content = {"task": task.task, "variant": task.variant, "seed": seed, "fingerprint": fingerprint, **shares}
-            row = Row(
-                **content, verdict="underfit", steps=run.steps, settled=1 + run.steps // (number + 2), seconds=2.5 + number / 8
-            )
-            rows.append(judged(recipe, row))
+    recipe = canonical(recipe).model_copy(update={"name": name})
+    blank = Entry.model_construct(recipe=recipe, registration=training_digest(recipe), beacon=beacon)
+
+    def row_of(task: SuiteTask, number: int, seed: int) -> Row:
+        run = recipe.recipe(task, seed)
+        loaded = run.load_task()
+        counts = asked(loaded, run)
+        hits = counts | {"symmetric": 0}
+        if number >= inferential:
+            hits |= {"composes": counts["composes"] // 10, "ordered": 0, "symmetric": counts["symmetric"]}
+            hits |= {field: counts[field] // 10 for field in ("accuracy_iid", "rule")} if task.unseen == "iid" else {}
+        if number == SEEDS - 1 > inferential:
+            hits |= {field: counts[field] // 2 for field in ("accuracy_train", "accuracy_iid", "rule")}
+        hits["composes"] = max(0, hits["composes"] - shift)
+        shares = {field: Share(hits[field], n) if n else None for field, n in counts.items()}
+        content = {"task": task.task, "variant": task.variant, "seed": seed, "fingerprint": loaded.fingerprint, **shares}
+        row = Row(**content, verdict="underfit", steps=run.steps, settled=1 + run.steps // (number + 2), seconds=2.5 + number / 8)
+        return judged(task, row)
+
+    rows = [row_of(task, number, seed) for task in recipe.suite for number, seed in enumerate(blank.seeds(task))]
     return Entry.sealed(
-        **about,
+        registration=blank.registration,
+        beacon=beacon,
         recipe=recipe,
         rows=tuple(rows),
+        drawn=tuple(row_of(task, number, seed) for number, (task, seed) in enumerate(blank.drawn_runs)),
         flows=tuple(even_flow(recipe, rows, number) for number in flow_rows(recipe, rows)),
         machine=MACHINE,
-        environment=ENVIRONMENT if registered else None,
+        environment=ENVIRONMENT,
         git=None,
     )
 
 
-def judged(recipe: SubmittedRecipe, row: Row) -> Row:
+def judged(task: SuiteTask, row: Row) -> Row:
     """The row with the verdict that its shares give."""
-    task = next(task for task in recipe.suite if (task.task, task.variant) == (row.task, row.variant))
     seen, held_out = seen_and_held_out(task, row)
     return row.model_copy(update={"verdict": composition_of(seen.value, held_out.interval)})
 

@@ -45,7 +45,7 @@ def register(
     known = Registry(board).registrations
     if registration.digest in known:
         before = known[registration.digest]
-        raise ValueError(f"{recipe}: trains like {before.recipe.name!r}, registered {before.date}; allowed: one registration")
+        raise ValueError(f"{recipe}: trains like {before.recipe.name!r}, registered {before.time}; allowed: one registration")
     if name_key(registration.recipe.name) in {name_key(each.recipe.name) for each in known.values()}:
         raise ValueError(f"the name {registration.recipe.name!r} is registered; choose another")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def register(
 @app.command()
 def run(
     registration: Annotated[Path, typer.Argument(help="A registration: YAML, from `leaderboard register`.")],
-    beacon: Annotated[str, typer.Option(help="The announced beacon: a file with name, value, date and source, or its value.")],
+    beacon: Annotated[str, typer.Option(help="The announced beacon: a file with name, value, time and source, or its value.")],
     out: Annotated[Path | None, typer.Option(help="Output folder; default: anchorbench-out/leaderboard/NAME.")] = None,
     threads: Threads = None,
     device: Device = None,
@@ -69,7 +69,7 @@ def run(
     from datetime import UTC, datetime
 
     from anchorbench.files import visible
-    from anchorbench.leaderboard.registration import Beacon, read_beacon, read_registration
+    from anchorbench.leaderboard.registration import Beacon, minute, read_beacon, read_registration
     from anchorbench.leaderboard.statistics import statistics_of
     from anchorbench.leaderboard.submit import run_entry
 
@@ -78,8 +78,8 @@ def run(
     if not re.fullmatch(r"[0-9a-f]{16,128}", beacon):
         value = read_beacon(Path(beacon))
     else:
-        today = datetime.now(UTC).date().isoformat()
-        content = {"name": registered.beacon, "value": beacon, "date": today, "source": "given on the command line"}
+        now = minute(datetime.now(UTC))
+        content = {"name": registered.beacon, "value": beacon, "time": now, "source": "given on the command line"}
         value = Beacon.model_validate(content)
     folder = out if out is not None else Path("anchorbench-out/leaderboard") / registration.stem
 
@@ -121,14 +121,11 @@ def validate(
             typer.echo(f"rejected: {visible(refusal)}")
             continue
         score = statistics_of(entry.recipe, entry.rows).score.value
-        if entry.registration is None:
-            status = "unregistered: its seeds could have been redrawn"
-        else:
-            try:
-                require_registered(entry, registry, "registered elsewhere")
-                status = "registered"
-            except ValueError as reason:
-                status = visible(reason)
+        try:
+            require_registered(entry, registry, "registered elsewhere")
+            status = "registered"
+        except ValueError as reason:
+            status = visible(reason)
         typer.echo(f"{visible(path)}: valid, {entry.recipe.name}, score {score:.2f}; {status}")
     if refused:
         raise ValueError(f"{refused} of {len(entries)} entries rejected")

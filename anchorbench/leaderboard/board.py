@@ -45,17 +45,13 @@ class Line:
     """The lines that it is better than."""
 
     @property
-    def registered(self) -> bool:
-        return self.entry.registration is not None
-
-    @property
     def name(self) -> str:
         return " = ".join(self.names)
 
     @cached_property
     def statistics(self) -> Statistics:
         """Statistics of all its runs."""
-        return statistics_of(self.entry.recipe, self.rows)
+        return statistics_of(self.entry.recipe, self.rows, self.entry.drawn)
 
 
 @dataclass
@@ -96,8 +92,6 @@ def read_board(folder: Path) -> Board:
 
 def require_registered(entry: Entry, registry: Registry, where: str) -> None:
     """Requires that the board has the registration and the beacon that an entry names. Raises ValueError with one sentence."""
-    if entry.registration is None or entry.beacon is None:
-        return
     registration = registry.registrations.get(entry.registration)
     if registration is None:
         raise ValueError(f"{where}: its registration {entry.registration[:12]} is not among the board's")
@@ -115,7 +109,7 @@ def require_registered(entry: Entry, registry: Registry, where: str) -> None:
 def assemble(entries: Sequence[Entry], reproductions: Iterable[Reproduction], registry: Registry) -> Board:
     """The board of valid entries and reproductions, in whatever order they come."""
     of_training: dict[str, list[Entry]] = {}
-    for entry in sorted({entry.digest: entry for entry in entries}.values(), key=_first):
+    for entry in sorted({entry.digest: entry for entry in entries}.values(), key=lambda each: each.digest):
         of_training.setdefault(training_digest(entry.recipe), []).append(entry)
     repeated: dict[str, list[Reproduction]] = {}
     for found in sorted({each.digest: each for each in reproductions}.values(), key=lambda each: each.digest):
@@ -149,11 +143,6 @@ def assemble(entries: Sequence[Entry], reproductions: Iterable[Reproduction], re
     return Board({track: _ranked(found, len(withheld[track])) for track, found in tracks.items()}, withheld, left_out)
 
 
-def _first(entry: Entry) -> tuple[bool, str]:
-    """Registered entries first; among equals the order is that of the digests, which changes nothing but the order of names."""
-    return entry.registration is None, entry.digest
-
-
 def agree(a: Entry, b: Entry) -> bool:
     """Whether the rows of two entries of one training could both be true.
 
@@ -163,7 +152,7 @@ def agree(a: Entry, b: Entry) -> bool:
     if [row.seed for row in a.rows] != [row.seed for row in b.rows]:
         return min(exchange_p(strata_of(a.suite, a.rows), strata_of(b.suite, b.rows))) >= ALPHA
     if a.environment is not None and b.environment is not None and not a.environment.differences(b.environment):
-        return [counted(row) for row in a.rows] == [counted(row) for row in b.rows]
+        return [counted(row) for row in (*a.rows, *a.drawn)] == [counted(row) for row in (*b.rows, *b.drawn)]
     pairs = zip(a.rows, b.rows, strict=True)
     return min(flip_p((share_of(a.suite, mine), share_of(a.suite, other)) for mine, other in pairs)) >= ALPHA
 

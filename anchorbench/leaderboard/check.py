@@ -5,7 +5,6 @@ schema, digest, registration and seeds, and the rows. Statistics are computed fr
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -61,7 +60,7 @@ def validate_entry(data: bytes) -> Entry:
     if not isinstance(content, dict):
         raise ValueError("the entry is not a JSON object; allowed: an object with an entry's fields")
     try:
-        entry = Entry.model_validate(_without_claims(content))
+        entry = Entry.model_validate(content)
     except ValidationError as error:
         raise ValueError(_sentence(error)) from None
     digest = digest_of(content)  # over the file's own fields: stays valid when a later version adds fields
@@ -69,44 +68,32 @@ def validate_entry(data: bytes) -> Entry:
         raise ValueError(f"the digest is {entry.digest[:16]}...; the entry's content gives {digest[:16]}...")
     if entry.recipe.precision == "auto":
         raise ValueError("recipe.precision is 'auto'; allowed in an entry: the precision that was used, 'fp32' or 'bf16'")
-    _require_registration(entry)
+    require_canonical(entry.recipe, entry.registration)
     _require_complete(entry)
     _require_flows(entry)
     return entry
 
 
-def _without_claims(content: dict[str, Any]) -> dict[str, Any]:
-    """The content without the statistics that version 1 stored: they are recomputed, never read."""
-    return {field: value for field, value in content.items() if field != "statistics" or content.get("schema_version") != 1}
-
-
-def _require_registration(entry: Entry) -> None:
-    """Requires the canonical recipe of the registration that the entry names; its seeds are checked with the rows."""
-    if (entry.registration is None) != (entry.beacon is None):
-        raise ValueError("the entry has a registration or a beacon; allowed: both, or neither in an entry of version 1")
-    if entry.registration is not None:
-        require_canonical(entry.recipe, entry.registration)
-    elif entry.schema_version > 1:
-        raise ValueError("the entry has no registration; allowed: one that was made with `leaderboard register`")
-
-
 def _require_complete(entry: Entry) -> None:
-    """Requires every task of the suite, exactly the seeds derived for it, and each row consistent with its task."""
-    expected = [(task, seed) for task in entry.suite for seed in entry.seeds(task)]
-    source = "the recipe's hash gives" if entry.registration is None else "registration and beacon give"
-    for number, (task, seed) in enumerate(expected):
-        if number >= len(entry.rows):
-            raise ValueError(f"row {number} of {task.name}, seed {seed}, is missing")
-        row = entry.rows[number]
-        if (row.task, row.variant) != (task.task, task.variant):
-            raise ValueError(
-                visible(f"row {number} is of {row.task + '/' + row.variant!r}; allowed there: {task.name}", MAX_SENTENCE)
-            )
-        if row.seed != seed:
-            raise ValueError(f"row {number} has seed {row.seed}; {source} {seed}")
-        require_row(f"row {number}", task, row, entry.recipe.recipe(task, seed))
-    if len(entry.rows) > len(expected):
-        raise ValueError(f"the entry has {len(entry.rows)} rows; allowed: {len(expected)}")
+    """Requires every task of the suite, exactly the seeds derived for it, and each row consistent with its task; and the same of
+    the drawn tasks.
+    """
+    of_suite = [(task, seed) for task in entry.suite for seed in entry.seeds(task)]
+    for what, rows, expected in (("row", entry.rows, of_suite), ("drawn row", entry.drawn, entry.drawn_runs)):
+        for number, (task, seed) in enumerate(expected):
+            where = f"{what} {number}"
+            if number >= len(rows):
+                raise ValueError(f"{where} of {task.name}, seed {seed}, is missing")
+            row = rows[number]
+            if (row.task, row.variant) != (task.task, task.variant):
+                raise ValueError(
+                    visible(f"{where} is of {row.task + '/' + row.variant!r}; allowed there: {task.name}", MAX_SENTENCE)
+                )
+            if row.seed != seed:
+                raise ValueError(f"{where} has seed {row.seed}; registration and beacon give {seed}")
+            require_row(where, task, row, entry.recipe.recipe(task, seed))
+        if len(rows) > len(expected):
+            raise ValueError(f"the entry has {len(rows)} {what}s; allowed: {len(expected)}")
 
 
 def require_row(where: str, suite: SuiteTask, row: Row, recipe: Recipe) -> None:
@@ -119,7 +106,7 @@ def require_row(where: str, suite: SuiteTask, row: Row, recipe: Recipe) -> None:
         raise ValueError(f"{where} is settled at step {row.settled}; it has {row.steps}")
     for field, n in asked(task, recipe).items():
         share = getattr(row, field)
-        if (0 if share is None else share.n) not in ((n, FINAL_SIZE) if field == "composes" and n else (n,)):
+        if (0 if share is None else share.n) != n:
             raise ValueError(f"{where} has {field} {share and list(share)}; the task asks for {n} such answers")
     exceptions = Share(row.accuracy_iid.hits - row.rule.hits, row.accuracy_iid.n - row.rule.n)
     if not 0 <= exceptions.hits <= exceptions.n:
@@ -158,7 +145,7 @@ def _count(task: Task, n_train: int, seed: int) -> dict[str, int]:
         counts["composes"] = sum(roles[group] == "held_out" for group in ood.group)
         counts["ordered"] = sum(roles[group] == "mirror" for group in ood.group)
         counts["symmetric"] = int((ood.foils["symmetric"] != NO_ANSWER).sum())
-    elif "ood" in task.splits:  # equal inputs count once, but not in rows of version 0.1.0
+    elif "ood" in task.splits:  # equal inputs count once
         counts["composes"] = len(np.unique(task.sample("ood", FINAL_SIZE, seed).tokens, axis=0))
     return counts
 

@@ -1,8 +1,7 @@
 """The leaderboard's data: an entry, which is a training recipe and the results of its runs, not a checkpoint.
 
-A recipe is trained on every task of its track's suite with SEEDS seeds, which nobody can choose: they follow from a registration
-and from a beacon, a value that did not exist when the recipe was registered (`anchorbench.leaderboard.registration`). Entries of
-earlier versions have no registration; their seeds follow from the recipe alone and can be redrawn.
+A recipe is trained on every task of its track's suite with seeds that nobody can choose: they follow from a registration and from a
+beacon, a value that did not exist when the recipe was registered (`anchorbench.leaderboard.registration`).
 """
 
 import hashlib
@@ -15,6 +14,7 @@ from jaxtyping import Int
 from pydantic import AfterValidator, Field
 
 from anchorbench.files import Plain
+from anchorbench.leaderboard.drawn import drawn_tasks
 from anchorbench.leaderboard.names import Version, visible_text
 from anchorbench.leaderboard.registration import Beacon, Digest, seeds_of
 from anchorbench.leaderboard.submission import SubmittedRecipe, canonical_json
@@ -106,19 +106,21 @@ class Machine(Plain):
 class Entry(Plain):
     """A recipe and its results: one JSON file."""
 
-    schema_version: int = Field(default=2, ge=1, le=2)
+    schema_version: int = Field(default=3, ge=3, le=3)
     recipe: SubmittedRecipe
-    registration: Digest | None = None
-    """Digest of the registration; null in an entry of an earlier version."""
-    beacon: Beacon | None = None
+    registration: Digest
+    """Digest of the registration."""
+    beacon: Beacon
     """The value that, with the registration, decided the seeds."""
     rows: Annotated[tuple[Row, ...], Field(max_length=200)]
     """One per run: the suite's tasks in order, each with its seeds in order."""
+    drawn: Annotated[tuple[Row, ...], Field(max_length=200)]
+    """One per task that the beacon draws."""
     flows: Annotated[tuple[Flow, ...], Field(max_length=4)]
     """At most one per verdict: that of the first run with this verdict on a short-sequence task, unless it diverged."""
     machine: Machine
     environment: Annotated[Environment, AfterValidator(_short)] | None = None
-    """What the runs' bits depend on; null if it was not the same for all of them, and in entries of version 1."""
+    """What the runs' bits depend on; null if it was not the same for all of them."""
     git: Commit | None
     """Commit of the code that trained; null if it was installed from a package."""
     digest: Digest
@@ -134,10 +136,13 @@ class Entry(Plain):
     def suite(self) -> tuple[SuiteTask, ...]:
         return self.recipe.suite
 
+    @property
+    def drawn_runs(self) -> list[tuple[SuiteTask, int]]:
+        """The tasks that the beacon draws, each with its run's seed."""
+        return [(task, seeds_of(self.registration, self.beacon.value, task)[0]) for task in drawn_tasks(self.beacon.value)]
+
     def seeds(self, task: SuiteTask) -> tuple[int, ...]:
         """The seeds that the task's runs must have."""
-        if self.registration is None or self.beacon is None:
-            return self.recipe.unregistered_seeds(task)
         return seeds_of(self.registration, self.beacon.value, task)
 
     def task_of(self, row: int) -> SuiteTask:

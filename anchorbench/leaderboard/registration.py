@@ -12,7 +12,7 @@ repository's history: this module checks that the files agree.
 import hashlib
 import re
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -36,39 +36,44 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Model = TypeVar("Model", bound=Plain)
 
 
-class _Dated(Plain):
-    @field_validator("date", check_fields=False)
+def minute(time: datetime) -> str:
+    """A time as the files give it: to the minute, UTC."""
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%MZ")
+
+
+class _Timed(Plain):
+    @field_validator("time", check_fields=False)
     @classmethod
-    def _is_a_day(cls, value: str) -> str:
-        date.fromisoformat(value)
+    def _is_a_time(cls, value: str) -> str:
+        datetime.fromisoformat(value)
         return value
 
 
-Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+Minute = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}Z$")]
 
 
-class Beacon(_Dated):
+class Beacon(_Timed):
     """A public value that nobody could know or choose when the recipe was registered."""
 
     name: Sentence
     """As announced in the registration."""
     value: Annotated[str, Field(pattern=r"^[0-9a-f]{16,128}$")]
     """The value: lower-case hexadecimal digits."""
-    date: Day
-    """The day on which it came out."""
+    time: Minute
+    """When it came out, UTC."""
     source: Sentence
     """Where anyone can look it up."""
 
 
-class Registration(_Dated):
+class Registration(_Timed):
     """A recipe announced before its seeds exist."""
 
     recipe: SubmittedRecipe
     """In canonical form: three significant digits, without fields that have no effect."""
     beacon: Sentence
     """The beacon that will decide the seeds, which does not exist yet."""
-    date: Day
-    """The day of the registration."""
+    time: Minute
+    """When it was registered, UTC."""
     digest: Digest
     """What identifies the way of training, and enters the seeds: recipes that train alike have the same digest."""
 
@@ -76,7 +81,7 @@ class Registration(_Dated):
         """The file's content."""
         fields = changes(self.recipe)
         recipe = {field: fields.pop(field) for field in ("name", "authors", "description", "track") if field in fields} | fields
-        content = {"recipe": recipe, "beacon": self.beacon, "date": self.date, "digest": self.digest}
+        content = {"recipe": recipe, "beacon": self.beacon, "time": self.time, "digest": self.digest}
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120).encode()
 
 
@@ -95,8 +100,7 @@ def register(recipe: SubmittedRecipe, beacon: str | None, now: datetime) -> Regi
     """The registration of a recipe at time `now`; the default beacon is the round of drand's quicknet one day later."""
     if beacon is None:
         beacon = f"drand quicknet, round {drand_round(now + AHEAD)}"
-    day = now.astimezone(UTC).date().isoformat()
-    content = {"recipe": canonical(recipe), "beacon": beacon, "date": day, "digest": training_digest(recipe)}
+    content = {"recipe": canonical(recipe), "beacon": beacon, "time": minute(now), "digest": training_digest(recipe)}
     return _validated(Registration, content, "the registration")
 
 
@@ -132,15 +136,15 @@ def read_beacon(path: Path) -> Beacon:
 
 
 def require_later(registration: Registration, beacon: Beacon) -> None:
-    """Requires the beacon that the registration announced, of a later day. Raises ValueError with one sentence."""
+    """Requires the beacon that the registration announced, of a later minute. Raises ValueError with one sentence."""
     if beacon.name != registration.beacon:
         raise ValueError(f"the beacon is {beacon.name!r}; the registration announced {registration.beacon!r}")
-    if beacon.date <= registration.date:
-        raise ValueError(f"the beacon is of {beacon.date}; allowed: a day after the registration, {registration.date}")
+    if beacon.time <= registration.time:
+        raise ValueError(f"the beacon is of {beacon.time}; allowed: a minute after the registration, {registration.time}")
     if found := re.fullmatch(r"drand quicknet, round (\d{1,12})", beacon.name):
-        day = datetime.fromtimestamp(GENESIS + PERIOD * (int(found[1]) - 1), UTC).date().isoformat()
-        if beacon.date != day:
-            raise ValueError(f"the beacon is of {beacon.date}; {beacon.name} came out on {day}")
+        out = minute(datetime.fromtimestamp(GENESIS + PERIOD * (int(found[1]) - 1), UTC))
+        if beacon.time != out:
+            raise ValueError(f"the beacon is of {beacon.time}; {beacon.name} came out at {out}")
 
 
 class Registry:
@@ -161,10 +165,10 @@ class Registry:
                 self.refused.append(f"{path}: the beacon {beacon.name!r} is recorded with several values")
         names: set[str] = set()
         found = self._read(board / "registrations", read_registration)
-        for path, registration in sorted(found, key=lambda each: (each[1].date, each[1].beacon, each[1].digest)):
+        for path, registration in sorted(found, key=lambda each: (each[1].time, each[1].beacon, each[1].digest)):
             known = self.registrations.get(registration.digest)
             if known is not None:
-                self.refused.append(f"{path}: trains like {known.recipe.name!r}, registered {known.date}")
+                self.refused.append(f"{path}: trains like {known.recipe.name!r}, registered {known.time}")
             elif (name := name_key(registration.recipe.name)) in names:
                 self.refused.append(f"{path}: the name {registration.recipe.name!r} is registered twice")
             else:

@@ -168,7 +168,7 @@ mean over tasks of the share of held-out answers that compose.
    round of drand's quicknet one day later, which anyone can look up (the field `randomness` of
    `https://api.drand.sh/{chain}/public/ROUND`).
    The hash of a later commit will do if somebody else makes that commit. Offline, `--beacon` takes a file with the fields
-   `name`, `value`, `date` and `source`.
+   `name`, `value`, `time` and `source`.
 2. Once the beacon is out, seed i of a task follows from the SHA-256 of digest, beacon, task and i. Member i holds out pair i
    modulo the number of pairs, the same for every recipe.
 3. `run` trains with these seeds, and the entry records digest and beacon. `validate` derives the seeds again and refuses others;

@@ -9,6 +9,8 @@ Inferential     the mean over tasks of the share of runs with that verdict. Its 
     runs, as for a stratified sample: runs of one task vary less than runs of the suite.
 Better than     the exact two-sided permutation test that exchanges runs between two entries within each task and pair, corrected
     for all comparisons of the track (Holm, familywise 5%); registrations without a result count as entries.
+Drawn           the mean share on the tasks that the beacon draws, with the interval over these tasks; and the gap, how much more
+    composes on the suite's composite task, of which they are variants. No rank uses them.
 Rank            one plus the number of entries that are better, directly or through others: no rank contradicts a comparison.
 """
 
@@ -77,10 +79,14 @@ class Statistics:
     macs: float
     """Matmul MACs of the suite's runs, from the recipe, with the passes of estimators and penalties."""
     tasks: tuple[TaskStatistics, ...]
+    drawn: Interval | None
+    """Mean over the drawn tasks of the composed share; None without runs on them."""
+    gap: Interval | None
+    """The suite's share on the composite task minus that on the drawn tasks, which are variants of it."""
 
 
-def statistics_of(recipe: SubmittedRecipe, rows: Sequence[Row]) -> Statistics:
-    """Statistics of rows of a suite, which may be more than one entry's; tasks without rows are left out."""
+def statistics_of(recipe: SubmittedRecipe, rows: Sequence[Row], drawn: Sequence[Row] = ()) -> Statistics:
+    """Statistics of rows of a suite, which may be more than one entry's, and of drawn tasks; tasks without rows are left out."""
     tasks: list[TaskStatistics] = []
     for task in recipe.suite:
         members = [row for row in rows if (row.task, row.variant) == (task.task, task.variant)]
@@ -97,6 +103,8 @@ def statistics_of(recipe: SubmittedRecipe, rows: Sequence[Row]) -> Statistics:
                 verdicts=tuple(count[verdict] for verdict in VERDICTS),
             )
         )
+    of_drawn = _mean([(row.fingerprint, row.composes) for row in drawn if row.composes is not None]) if drawn else None
+    alike = [task.composed for task in tasks if drawn and task.task.task == drawn[0].task]
     score = mean_of_tasks([task.composed for task in tasks])
     over = Mean.of([task.composed.value for task in tasks])
     return Statistics(
@@ -107,6 +115,8 @@ def statistics_of(recipe: SubmittedRecipe, rows: Sequence[Row]) -> Statistics:
         underfit=Share(sum(task.verdicts[VERDICTS.index("underfit")] for task in tasks), len(rows)),
         macs=recipe.macs(),
         tasks=tuple(tasks),
+        drawn=of_drawn,
+        gap=_difference(mean_of_tasks(alike), of_drawn) if alike and of_drawn else None,
     )
 
 
@@ -121,6 +131,14 @@ def _mean(shares: Sequence[tuple[str, Share]]) -> Interval:
     mean = Mean.of([fmean(values) for values in pairs] if len(pairs) > 1 else pairs[0])
     low, high = Share(sum(share.hits for _, share in shares), sum(share.n for _, share in shares)).interval
     return Interval(mean.value, min(mean.low, low), max(mean.high, high))
+
+
+def _difference(a: Interval, b: Interval) -> Interval:
+    """Difference of independent estimates; the half-widths of their intervals add in quadrature, separately for each side."""
+    value = a.value - b.value
+    return Interval(
+        value, value - math.hypot(a.value - a.low, b.high - b.value), value + math.hypot(a.high - a.value, b.value - b.low)
+    )
 
 
 def share_of_suite(shares: Sequence[Share]) -> Interval:

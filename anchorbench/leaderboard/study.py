@@ -34,6 +34,7 @@ from anchorbench.sweeps.grid import Sweep
 from anchorbench.sweeps.run_folder import Run
 from anchorbench.sweeps.runner import Progress, run_sweep
 from anchorbench.task import first_sentence, load_task
+from anchorbench.train.trajectory import Verdict
 from anchorbench.verdict import FIT
 
 GAMMAS = (0.4, 0.5, 0.6, 0.7, 0.9)
@@ -102,6 +103,9 @@ class Member:
     seen: Unit
     """Accuracy on trained groups in fresh sequences."""
     composed: Unit
+    verdict: Verdict | None = None
+    exception: Verdict | None = None
+    """How it treats a trained exception, in a task that has one."""
 
     @property
     def recipe(self) -> tuple[str, float]:
@@ -112,7 +116,15 @@ def member_of(run: Run) -> Member:
     """What the study reads from a finished run."""
     row, result = run.row(), run.result
     seen = result.accuracy_seen or result.accuracy_train
-    return Member(row["norm"], row["gamma"], row["seed"], seen=seen.value, composed=row["inferential"])
+    return Member(
+        row["norm"],
+        row["gamma"],
+        row["seed"],
+        seen=seen.value,
+        composed=row["inferential"],
+        verdict=result.verdict,
+        exception=result.exception,
+    )
 
 
 @dataclass(frozen=True)

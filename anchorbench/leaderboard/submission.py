@@ -130,15 +130,6 @@ class SubmittedRecipe(Plain):
         """Matmul MACs of all runs, including the passes of estimators and penalties."""
         return float(SEEDS * sum(recipe.steps * recipe.macs_per_step() for recipe in (self.recipe(t, 0) for t in self.suite)))
 
-    def unregistered_seeds(self, task: SuiteTask) -> tuple[int, ...]:
-        """The seeds of an entry without a registration: the SHA-256 of the task's name and the training fields as written.
-
-        Anyone can redraw them by a change without effect, so no new entry gets them.
-        """
-        content = {field: value for field, value in self.training.items() if field != "precision"}
-        text = canonical_json(content) + task.name.encode()
-        return tuple(int.from_bytes(hashlib.sha256(text + bytes([i])).digest()[:8], "big") % 2**31 for i in range(SEEDS))
-
 
 def _of_task(task: SuiteTask, seed: int, precision: str) -> dict[str, Any]:
     fields = {"task": task.task, "variant": task.variant, "task_config": task.config, "seed": seed}

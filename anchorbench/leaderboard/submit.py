@@ -15,6 +15,7 @@ import torch
 
 from anchorbench.files import Plain, read_json, write_atomically
 from anchorbench.inspect.open_model import open_model
+from anchorbench.leaderboard.drawn import drawn_tasks
 from anchorbench.leaderboard.entry import Commit, Entry, Flow, Machine, Row, flow_example, flow_rows
 from anchorbench.leaderboard.registration import Beacon, Registration, require_later, seeds_of
 from anchorbench.leaderboard.suite import SEEDS, SuiteTask
@@ -33,7 +34,7 @@ TIMED_STEPS = 20
 def run_entry(
     registration: Registration, beacon: Beacon, out: Path, report: Callable[[str, str], None] = lambda task, message: None
 ) -> Entry:
-    """Trains a registered recipe on its track's suite in `out`, one sweep folder per task, and writes `out/entry.json`.
+    """Trains a registered recipe on its track's suite and on the drawn tasks in `out`, and writes `out/entry.json`.
 
     A second call trains only missing runs. `report` receives a task's name and a message about each stack of its members. Raises
     ValueError for a beacon that the registration did not announce, and for an unfinished folder that was started elsewhere.
@@ -45,26 +46,40 @@ def run_entry(
         seeds = seeds_of(registration.digest, beacon.value, task)
         sweep = Sweep(recipe.recipe(task, seeds[0]), {"seed": seeds})
         sweeps.append((task, sweep, SweepFolder(out / task.name.replace("/", "-"), sweep)))
+    drawn = drawn_sweep(registration, beacon)
+    drawn_folder = SweepFolder(out / "drawn", drawn)
     origin = _origin(out)
-    finished = (len(folder.finished(sweep.runs())[0]) for _, sweep, folder in sweeps)
-    if (changed := _changed(origin)) and any(n < SEEDS for n in finished):  # an entry names one machine and commit
+    every = [(sweep, folder) for _, sweep, folder in sweeps] + [(drawn, drawn_folder)]
+    missing = any(len(folder.finished(sweep.runs())[0]) < sweep.size for sweep, folder in every)
+    if missing and (changed := _changed(origin)):  # an entry names one machine and commit
         raise ValueError(f"folder {out} was started with {changed}; choose another --out")
     runs: list[tuple[SuiteTask, Run]] = []
     for task, sweep, folder in sweeps:
-        runs += [(task, run) for run in run_sweep(sweep, folder, _teller(task, report))]
+        runs += [(task, run) for run in run_sweep(sweep, folder, _teller(task, task.name, report))]
     rows = tuple(row_of(task, run) for task, run in runs)
+    tasks = drawn_tasks(beacon.value)
+    of_drawn = run_sweep(drawn, drawn_folder, _teller(tasks[0], "drawn tasks", report))
     entry = Entry.sealed(
         recipe=recipe,
         registration=registration.digest,
         beacon=beacon,
         rows=rows,
+        drawn=tuple(row_of(task, run) for task, run in zip(tasks, of_drawn, strict=True)),
         flows=tuple(filter(None, (flow_of(number, *runs[number]) for number in flow_rows(recipe, rows)))),
         machine=origin.machine,
-        environment=environment_of([run for _, run in runs]),
+        environment=environment_of([*(run for _, run in runs), *of_drawn]),
         git=origin.git,
     )
     write_atomically(out / "entry.json", entry.to_json())
     return entry
+
+
+def drawn_sweep(registration: Registration, beacon: Beacon) -> Sweep:
+    """The runs on the tasks that the beacon draws, in their order."""
+    tasks = drawn_tasks(beacon.value)
+    seeds = [seeds_of(registration.digest, beacon.value, task)[0] for task in tasks]
+    values = tuple([task.config, seed] for task, seed in zip(tasks, seeds, strict=True))
+    return Sweep(registration.recipe.recipe(tasks[0], seeds[0]), {"task_config,seed": values})
 
 
 def environment_of(runs: Sequence[Run]) -> Environment | None:
@@ -97,15 +112,15 @@ def _changed(origin: Origin) -> str | None:
     return next((f"{name} {before[name]}, here it is {here[name]}" for name in here if here[name] != before[name]), None)
 
 
-def _teller(task: SuiteTask, report: Callable[[str, str], None]) -> Callable[[Progress], None]:
+def _teller(task: SuiteTask, name: str, report: Callable[[str, str], None]) -> Callable[[Progress], None]:
     """A callback that turns a sweep's progress into messages."""
 
     def tell(progress: Progress) -> None:
         if progress.message is not None:
-            report(task.name, progress.message)
+            report(name, progress.message)
         if progress.finished is not None:
             verdicts = Counter(row_of(task, run).verdict for run in progress.finished)
-            report(task.name, ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()))
+            report(name, ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()))
 
     return tell
 

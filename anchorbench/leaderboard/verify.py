@@ -54,6 +54,8 @@ class Verification:
 
     entry: Entry
     retrained: tuple[Row, ...]
+    drawn: tuple[Row, ...]
+    """Those on drawn tasks."""
     fresh: bool
     """Whether the runs have new seeds."""
     environment: Environment | None
@@ -73,8 +75,7 @@ class Verification:
     @property
     def unequal(self) -> list[tuple[Row, Row]]:
         """Claimed and retrained rows of equal seeds that differ."""
-        claimed = {(row.task, row.variant, row.seed): row for row in self.entry.rows}
-        pairs = [(claimed[row.task, row.variant, row.seed], row) for row in ([] if self.fresh else self.retrained)]
+        pairs = [] if self.fresh else self._pairs
         return [(ours, theirs) for ours, theirs in pairs if counted(ours) != counted(theirs)]
 
     @property
@@ -83,9 +84,13 @@ class Verification:
         suite = self.entry.suite
         if self.fresh:
             return exchange_p(strata_of(suite, self.entry.rows), strata_of(suite, self.retrained))
-        claimed = {(row.task, row.variant, row.seed): row for row in self.entry.rows}
-        pairs = [(claimed[row.task, row.variant, row.seed], row) for row in self.retrained]
-        return flip_p((share_of(suite, claim), share_of(suite, row)) for claim, row in pairs)
+        return flip_p((share_of(suite, claim), share_of(suite, row)) for claim, row in self._pairs)
+
+    @property
+    def _pairs(self) -> list[tuple[Row, Row]]:
+        """Claimed and retrained rows of own seeds."""
+        claimed = {row.seed: row for row in (*self.entry.rows, *self.entry.drawn)}
+        return [(claimed[row.seed], row) for row in (*self.retrained, *self.drawn)]
 
     @property
     def stands(self) -> bool:
@@ -160,18 +165,23 @@ def verify(entry: Entry, members: int | None, seed: str, out: Path) -> Verificat
     """Retrains `members` runs of a valid entry in `out`, drawn at random with `seed`, hexadecimal digits that the submitter
     does not know, and spread evenly over the tasks.
 
-    By default COMPARED runs of each task; all of them, if rows need not be equal here. Raises
+    By default COMPARED runs of each task and of the drawn ones; all of the suite's, if rows need not be equal here. Raises
     ValueError for a number of runs that the entry does not have.
     """
     if members is not None and not 1 <= members <= len(entry.rows):
         raise ValueError(f"members is {members}; allowed: 1 to {len(entry.rows)}")
-    chosen = drawn(len(entry.suite), members or COMPARED * len(entry.suite), int(seed, 16))
+    chosen = sample_rows(len(entry.suite), members or COMPARED * len(entry.suite), int(seed, 16))
     runs = _train(entry.recipe, _seeds(entry, chosen), out)
-    done = _verification(entry, runs, fresh=False)
+    drawn: list[tuple[SuiteTask, Run]] = []
+    if members is None:
+        of_drawn = np.random.default_rng(int(seed, 16)).permutation(len(entry.drawn))[:COMPARED].tolist()
+        for task, own_seed in (entry.drawn_runs[number] for number in sorted(of_drawn)):
+            drawn += _train_task(entry.recipe, task, [own_seed], out / "drawn" / str(own_seed))
+    done = _verification(entry, runs, drawn, fresh=False)
     if members is not None or done.exact:
         return done
     others = [row for row in range(len(entry.rows)) if row not in chosen]
-    return _verification(entry, runs + _train(entry.recipe, _seeds(entry, others), out / "others"), fresh=False)
+    return _verification(entry, runs + _train(entry.recipe, _seeds(entry, others), out / "others"), drawn, fresh=False)
 
 
 def _seeds(entry: Entry, chosen: Sequence[int]) -> list[list[int]]:
@@ -179,7 +189,7 @@ def _seeds(entry: Entry, chosen: Sequence[int]) -> list[list[int]]:
     return [[entry.rows[row].seed for row in chosen if row // SEEDS == task] for task in range(len(entry.suite))]
 
 
-def drawn(tasks: int, members: int, seed: int) -> list[int]:
+def sample_rows(tasks: int, members: int, seed: int) -> list[int]:
     """Randomly drawn rows of a complete entry, in order: rounds over the tasks in random order, each with a random run per task."""
     rng = np.random.default_rng(seed)
     members_of = np.stack([rng.permutation(SEEDS) for _ in range(tasks)])
@@ -195,12 +205,12 @@ def verify_fresh(entry: Entry, members: int | None, nonce: str, out: Path) -> Ve
     members = SEEDS * len(entry.suite) if members is None else members
     if not 1 <= members <= SEEDS * len(entry.suite):
         raise ValueError(f"members is {members}; allowed: 1 to {SEEDS * len(entry.suite)}")
-    return _verification(entry, _train(entry.recipe, fresh_seeds(entry.recipe, nonce, members), out), fresh=True)
+    return _verification(entry, _train(entry.recipe, fresh_seeds(entry.recipe, nonce, members), out), [], fresh=True)
 
 
 def fresh_seeds(recipe: SubmittedRecipe, nonce: str, members: int) -> list[list[int]]:
     """New seeds of `members` runs, by task: the nonce takes the place of the beacon."""
-    digest, chosen = training_digest(recipe), drawn(len(recipe.suite), members, int(nonce, 16))
+    digest, chosen = training_digest(recipe), sample_rows(len(recipe.suite), members, int(nonce, 16))
     return [
         [seeds_of(digest, nonce, task)[row % SEEDS] for row in chosen if row // SEEDS == number]
         for number, task in enumerate(recipe.suite)
@@ -217,27 +227,36 @@ def _train(recipe: SubmittedRecipe, seeds: Sequence[Sequence[int]], out: Path) -
     for task, chosen in zip(recipe.suite, seeds, strict=True):
         if not chosen:
             continue
-        sweep = Sweep(recipe.recipe(task, chosen[0]), {"seed": tuple(chosen)})
-        runs += [(task, run) for run in run_sweep(sweep, SweepFolder(out / task.name.replace("/", "-"), sweep))]
+        runs += _train_task(recipe, task, chosen, out / task.name.replace("/", "-"))
     return runs
 
 
-def _verification(entry: Entry, runs: Sequence[tuple[SuiteTask, Run]], *, fresh: bool) -> Verification:
-    rows = tuple(row_of(task, run) for task, run in runs)
-    return Verification(entry, rows, fresh, environment_of([run for _, run in runs]))
+def _train_task(recipe: SubmittedRecipe, task: SuiteTask, seeds: Sequence[int], out: Path) -> list[tuple[SuiteTask, Run]]:
+    sweep = Sweep(recipe.recipe(task, seeds[0]), {"seed": tuple(seeds)})
+    return [(task, run) for run in run_sweep(sweep, SweepFolder(out, sweep))]
+
+
+def _verification(
+    entry: Entry, runs: Sequence[tuple[SuiteTask, Run]], drawn: Sequence[tuple[SuiteTask, Run]], *, fresh: bool
+) -> Verification:
+    rows, of_drawn = (tuple(row_of(task, run) for task, run in each) for each in (runs, drawn))
+    return Verification(entry, rows, of_drawn, fresh, environment_of([run for _, run in (*runs, *drawn)]))
 
 
 def in_words(done: Verification, seed: str) -> Generator[str]:
     """What was found, and what that can and cannot exclude: one sentence a line, of about 80 characters."""
-    found, n = done.score, len(done.retrained)
+    found, n, more = done.score, len(done.retrained), len(done.drawn)
     tasks = {(row.task, row.variant) for row in done.retrained}
     claim = statistics_of(done.entry.recipe, [row for row in done.entry.rows if (row.task, row.variant) in tasks]).score
     kind = "fresh seeds" if done.fresh else "own seeds"
-    yield f"{n} {'run' if n == 1 else 'runs'} with {kind} on {len(tasks)} of {len(done.entry.suite)} tasks (--seed {seed})"
+    yield f"{n} {'run' if n == 1 else 'runs'} with {kind} on {len(tasks)} of {len(done.entry.suite)} tasks" + (
+        f", {more} on drawn tasks" if more else ""
+    )
+    yield f"drawn by --seed {seed}"
     yield f"score there {found.value:.2f}, 95% interval {found.low:.2f} to {found.high:.2f}; claimed {claim.value:.2f}"
     power = {lie: done.power(lie) for lie in (LIE / 3, LIE / 1.5, LIE)}
     if done.exact:
-        yield f"machine and gradient path are the same: {n - len(done.unequal)} of {n} rows are equal"
+        yield f"machine and gradient path are the same: {n + more - len(done.unequal)} of {n + more} rows are equal"
         for claimed, again in done.unequal:
             yield f"  {claimed.task}/{claimed.variant}, seed {claimed.seed}: {_first_difference(claimed, again)}"
     else:

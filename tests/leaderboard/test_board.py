@@ -25,7 +25,7 @@ def lines_of(*entries: Entry, reproductions: Any = ()) -> list[Line]:
 def reproduced(by: str, *, inferential: int, members: int = 48) -> Reproduction:
     """A reproduction of the honest entry's recipe that nobody trained, in which so many members of each task compose."""
     recipe = hostile.honest_entry().recipe
-    beacon = Beacon(name="nonce", value=nonce_of(recipe, by), date="2026-12-09", source="drawn")
+    beacon = Beacon(name="nonce", value=nonce_of(recipe, by), time="2026-12-09T00:00Z", source="drawn")
     rows = hostile.honest_entry(beacon=beacon, inferential=inferential).rows
     chosen = [rows[number] for number in drawn(6, members, int(beacon.value, 16))]
     content = {"by": by, "recipe": recipe, "rows": chosen, "environment": None, "git": None}

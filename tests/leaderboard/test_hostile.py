@@ -319,11 +319,12 @@ BEACONS: dict[str, tuple[dict[str, Any], str]] = {
     "another name": ({"name": "other dice"}, "the registration announced 'dice'"),
     "a name in capitals": ({"name": "Dice"}, "the registration announced 'dice'"),
     "an invisible name": ({"name": "dice\u200b"}, "U+200B"),
-    "the day before": ({"date": "2026-11-30"}, "allowed: a day after"),
-    "the same day": ({"date": "2026-12-01"}, "allowed: a day after"),
-    "last year": ({"date": "2025-12-02"}, "allowed: a day after"),
-    "no day": ({"date": "tomorrow"}, "date"),
-    "the 30th of February": ({"date": "2027-02-30"}, "date"),
+    "the day before": ({"time": "2026-11-30T12:00Z"}, "allowed: a minute after"),
+    "the same minute": ({"time": "2026-12-01T12:00Z"}, "allowed: a minute after"),
+    "last year": ({"time": "2025-12-02T12:00Z"}, "allowed: a minute after"),
+    "a day without a time": ({"time": "2026-12-02"}, "time"),
+    "no time": ({"time": "tomorrow"}, "time"),
+    "the 30th of February": ({"time": "2027-02-30T00:00Z"}, "time"),
     "an empty value": ({"value": ""}, "value"),
     "a short value": ({"value": "0" * 15}, "value"),
     "a long value": ({"value": "0" * 129}, "value"),
@@ -341,7 +342,7 @@ BEACONS: dict[str, tuple[dict[str, Any], str]] = {
 ODD: tuple[Any, ...] = (True, "\u202e", "x" * 5000, [[]], {"a": 1}, -1e300)
 FIELDS = ("rows.0.seed", "rows.9.composes", "rows.17.fingerprint", "rows.25.verdict", "rows.33.steps", "rows.41.accuracy_train")
 FIELDS += ("recipe.name", "recipe.track", "recipe.steps", "recipe.optimizer", "recipe.penalties", "recipe.noise", "registration")
-FIELDS += ("beacon.value", "beacon.name", "beacon.date", "machine.cores", "environment.gradient", "git", "schema_version")
+FIELDS += ("beacon.value", "beacon.name", "beacon.time", "machine.cores", "environment.gradient", "git", "schema_version")
 WRONG = {f"{path} is {str(odd)[:12]!r}": (path, odd) for path in FIELDS for odd in ODD}
 OTHERS: dict[str, dict[str, Any]] = {
     "alike": {f"{base}: {edit}": None for base in BASES for edit in ALIKE},

@@ -353,7 +353,7 @@ def test_register_run_verify_and_export_by_command(command: Callable[..., Any], 
     path = tmp_path / "registrations" / "toy.yaml"
     content = yaml.safe_load(path.read_text())
     assert content["digest"] == entry.registration
-    path.write_text(path.read_text().replace(f"'{content['date']}'", "'2026-12-01'"))
+    path.write_text(path.read_text().replace(f"'{content['time']}", "2026-12-01T00:00Z"))
     (tmp_path / "beacon.yaml").write_text(yaml.safe_dump(hostile.BEACON.model_dump()))
     again = command("run", path, "--beacon", tmp_path / "beacon.yaml", "--out", folder / "out")
     assert again.exit_code == 0

@@ -195,19 +195,24 @@ def test_the_default_beacon_is_a_round_of_drand_a_day_later() -> None:
     assert drand_round(datetime(2026, 4, 20, tzinfo=UTC)) == 27_946_612
     assert drand_round(datetime(2026, 4, 20, 0, 0, 1, tzinfo=UTC)) == 27_946_613  # the next one, 3 s later
     registration = register(submitted(), None, NOON)
-    assert (registration.beacon, registration.date) == (f"drand quicknet, round {drand_round(NOON) + 28_800}", "2026-12-01")
+    assert (registration.beacon, registration.time) == (
+        f"drand quicknet, round {drand_round(NOON) + 28_800}",
+        "2026-12-01T12:00Z",
+    )
     value = {"value": "0" * 64, "source": "drand"}
-    require_later(registration, Beacon(name=registration.beacon, date="2026-12-02", **value))
-    with pytest.raises(ValueError, match=r"the beacon is of 2026-12-03; drand quicknet, round \d+ came out on 2026-12-02"):
-        require_later(registration, Beacon(name=registration.beacon, date="2026-12-03", **value))
+    require_later(registration, Beacon(name=registration.beacon, time="2026-12-02T12:00Z", **value))
+    with pytest.raises(
+        ValueError, match=r"the beacon is of 2026-12-03T12:00Z; drand quicknet, round \d+ came out at 2026-12-02T12:00Z"
+    ):
+        require_later(registration, Beacon(name=registration.beacon, time="2026-12-03T12:00Z", **value))
 
 
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
         ({"name": "other dice"}, "the beacon is 'other dice'; the registration announced 'dice'"),
-        ({"date": "2026-12-01"}, "the beacon is of 2026-12-01; allowed: a day after the registration, 2026-12-01"),
-        ({"date": "2026-11-30"}, "allowed: a day after the registration"),
+        ({"time": "2026-12-01T12:00Z"}, "of 2026-12-01T12:00Z; allowed: a minute after the registration, 2026-12-01T12:00Z"),
+        ({"time": "2026-11-30T23:59Z"}, "allowed: a minute after the registration"),
     ],
 )
 def test_a_beacon_that_was_known_before_is_refused(fields: dict[str, str], reason: str) -> None:
@@ -281,7 +286,7 @@ def test_one_training_one_name_one_value_each(tmp_path: Path) -> None:
     assert sorted(reason.rpartition("/")[2] for reason in found.refused) == [
         "a.yaml: the beacon 'dice' is recorded with several values",
         "b.yaml: the beacon 'dice' is recorded with several values",
-        "b.yaml: trains like 'A', registered 2026-12-01",
+        "b.yaml: trains like 'A', registered 2026-12-01T00:00Z",
         "c.yaml: the name '\uff21' is registered twice",
     ]
     (tmp_path / "beacons" / "b.yaml").unlink()
@@ -295,7 +300,7 @@ def test_a_file_name_does_not_make_a_registration_the_first(tmp_path: Path) -> N
         (tmp_path / "registrations" / f"{name}.yaml").write_bytes(registration.to_yaml())
     found = Registry(tmp_path)
     assert [each.beacon for each in found.registrations.values()] == ["dice"]
-    assert found.refused == [f"{tmp_path / 'registrations' / 'aaa.yaml'}: trains like 'A', registered 2026-12-01"]
+    assert found.refused == [f"{tmp_path / 'registrations' / 'aaa.yaml'}: trains like 'A', registered 2026-12-01T00:00Z"]
 
 
 def test_an_entry_needs_the_boards_own_registration_and_beacon(tmp_path: Path) -> None:
@@ -314,8 +319,8 @@ def test_an_entry_needs_the_boards_own_registration_and_beacon(tmp_path: Path) -
     registry.beacons["dice"] = hostile.BEACON.model_copy(update={"value": "f" * 16})
     assert "its beacon is 0123456789abcdef...; the board has ffffffffffffffff..." in refusal()
     registry.beacons["dice"] = hostile.BEACON
-    assert "allowed: a day after the registration, 2026-12-03" in refusal()
-    registry.registrations[late.digest] = late.model_copy(update={"date": "2026-12-01"})
+    assert "allowed: a minute after the registration, 2026-12-03T00:00Z" in refusal()
+    registry.registrations[late.digest] = late.model_copy(update={"time": "2026-12-01T00:00Z"})
     require_registered(entry, registry, "here")
 
 
