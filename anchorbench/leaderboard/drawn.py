@@ -20,7 +20,7 @@ LARGEST = 9
 
 
 def drawn_tasks(beacon: str) -> tuple[SuiteTask, ...]:
-    """The variants that a beacon's value draws. All have sequences of one length, so that they are trained as one stack."""
+    """The variants that a beacon's value draws. All have sequences of one length, so that they share stacks."""
     entropy = int.from_bytes(hashlib.sha256(f"{beacon} drawn tasks".encode()).digest(), "big")
     rng = np.random.Generator(np.random.SFC64(np.random.SeedSequence(entropy)))
     length = int(rng.integers(7, 11))
