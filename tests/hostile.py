@@ -17,11 +17,13 @@ from anchorbench.leaderboard.check import MAX_ENTRY_BYTES, asked
 from anchorbench.leaderboard.entry import Entry, Flow, Machine, Row, flow_rows, seen_and_held_out
 from anchorbench.leaderboard.registration import Beacon, Registry
 from anchorbench.leaderboard.submission import SubmittedRecipe, canonical, training_digest
-from anchorbench.leaderboard.suite import SEEDS, SuiteTask
+from anchorbench.leaderboard.suite import LAPTOP_SUITE, SEEDS, SuiteTask
 from anchorbench.machine import Machine as Environment
 from anchorbench.verdict import Share, composition_of
 
 BEACON = Beacon(name="dice", value="0123456789abcdef" * 4, time="2026-12-02T08:00Z", source="thrown on a table")
+FIRST, SECOND, *_, LAST = (task.name for task in LAPTOP_SUITE)
+RUNS = SEEDS * len(LAPTOP_SUITE)
 ENVIRONMENT = Environment(
     gradient="native (g++ 12 AVX2)",
     precision="fp32",
@@ -172,7 +174,7 @@ def _seal_name(name: str) -> Callable[[], bytes]:
 
 
 def _flip_first_verdict(content: dict[str, Any]) -> None:
-    content["rows"][7]["verdict"] = "inferential"
+    content["rows"][SEEDS - 1]["verdict"] = "inferential"
 
 
 def _more_exceptions(content: dict[str, Any]) -> None:
@@ -189,8 +191,8 @@ def _own_seeds(content: dict[str, Any]) -> None:
         row["seed"] += 1
 
 
-def _best_of_nine(content: dict[str, Any]) -> None:
-    content["rows"].insert(8, copy.deepcopy(content["rows"][7]))
+def _best_of_more(content: dict[str, Any]) -> None:
+    content["rows"].insert(SEEDS, copy.deepcopy(content["rows"][SEEDS - 1]))
 
 
 def _swap_rows(content: dict[str, Any]) -> None:
@@ -242,11 +244,11 @@ ENTRIES: dict[str, tuple[Callable[[], bytes], str]] = {
     "1e999": (replaced(b'"seconds": 2.5', b'"seconds": 1e999'), "1e999 is too large"),
     "a number of 5,000 digits": (replaced(b'"seconds": 2.5', b'"seconds": ' + b"9" * 5000), "has 5000 characters"),
     "a fraction of 5,000 digits": (replaced(b'"seconds": 2.5', b'"seconds": 2.' + b"5" * 4998), "has 5000 characters"),
-    "a leading zero": (replaced(b'"schema_version": 2', b'"schema_version": 02'), "is not JSON"),
-    "a hexadecimal number": (replaced(b'"schema_version": 2', b'"schema_version": 0x2'), "is not JSON"),
+    "a leading zero": (replaced(b'"schema_version": 3', b'"schema_version": 03'), "is not JSON"),
+    "a hexadecimal number": (replaced(b'"schema_version": 3', b'"schema_version": 0x3'), "is not JSON"),
     # The schema
     "an object without fields": (lambda: b"{}", "the field recipe is missing"),
-    "another version": (changed("schema_version", to=3), "schema_version is 3"),
+    "another version": (changed("schema_version", to=2), "schema_version is 2"),
     "an unknown field": (changed("score", to=1.0), "unknown field 'score'"),
     "an unknown inner field": (changed("recipe", "optimizer", "nesterov", to=True), "unknown field 'recipe.optimizer.nesterov'"),
     "a prototype": (changed("__proto__", to={"rank": 1}), "unknown field '__proto__'"),
@@ -318,13 +320,13 @@ ENTRIES: dict[str, tuple[Callable[[], bytes], str]] = {
     "a changed number": (replaced(b'"reference_seconds": 12.5', b'"reference_seconds": 99.5'), "the digest is"),
     # Rows that are not the suite's
     "a missing task": (
-        edited(lambda content: content.update(rows=content["rows"][8:])),
-        "row 0 is of 'composite/conflict-control'",
+        edited(lambda content: content.update(rows=content["rows"][SEEDS:])),
+        f"row 0 is of '{SECOND}'",
     ),
-    "a missing member": (edited(lambda content: content["rows"].pop()), "row 47 of chain-search/single, seed"),
-    "no rows": (changed("rows", to=[]), "row 0 of composite/heldout-both, seed"),
-    "a ninth member": (edited(_best_of_nine), "row 8 is of"),
-    "a row too many": (edited(lambda content: content["rows"].append(content["rows"][0])), "has 49 rows"),
+    "a missing member": (edited(lambda content: content["rows"].pop()), f"row {RUNS - 1} of {LAST}, seed"),
+    "no rows": (changed("rows", to=[]), f"row 0 of {FIRST}, seed"),
+    "a member too many": (edited(_best_of_more), f"row {SEEDS} is of"),
+    "a row too many": (edited(lambda content: content["rows"].append(content["rows"][0])), f"has {RUNS + 1} rows"),
     "chosen seeds": (edited(_own_seeds), "registration and beacon give"),
     "members in another order": (edited(_swap_rows), "registration and beacon give"),
     "another recipe's rows": (edited(_other_recipe), "the recipe gives"),
@@ -348,25 +350,33 @@ ENTRIES: dict[str, tuple[Callable[[], bytes], str]] = {
     "an answer that the task does not ask": (changed("rows", 0, "symmetric", to=[0, 100]), "the task asks for 0"),
     "a share left out": (changed("rows", 0, "composes", to=None), "row 0 has composes None"),
     # Claims that do not follow
-    "a verdict that the shares do not give": (edited(_flip_first_verdict), "row 7 has verdict 'inferential'; its shares give"),
+    "a verdict that the shares do not give": (edited(_flip_first_verdict), f"row {SEEDS - 1} has verdict 'inferential'; its shares give"),
     "statistics, where they are computed": (changed("statistics", to={"score": 1.0}), "unknown field 'statistics'"),
     # Registrations and beacons
-    "no registration": (changed("registration", to=None), "has a registration or a beacon; allowed: both"),
-    "no beacon": (changed("beacon", to=None), "has a registration or a beacon; allowed: both"),
-    "neither": (edited(lambda content: content.update(registration=None, beacon=None)), "the entry has no registration"),
+    "no registration": (changed("registration", to=None), "registration is None"),
+    "no beacon": (changed("beacon", to=None), "beacon is None"),
+    "a beacon left out": (edited(lambda content: content.pop("beacon")), "the field beacon is missing"),
     "another registration": (changed("registration", to="0" * 64), "the registration is 0000000000000000"),
     "another beacon": (changed("beacon", "value", to="f" * 32), "registration and beacon give"),
     "a short beacon": (changed("beacon", "value", to="0"), "beacon.value is '0'"),
     "a beacon in capitals": (changed("beacon", "value", to="A" * 32), "beacon.value is 'AAAA"),
-    "a beacon of no day": (changed("beacon", "date", to="2026-02-30"), "beacon.date"),
+    "a beacon of no day": (changed("beacon", "time", to="2026-02-30T08:00Z"), "beacon.time"),
+    "a beacon of no time": (changed("beacon", "time", to="2026-12-02"), "beacon.time"),
+    # Drawn tasks
+    "no drawn rows": (changed("drawn", to=[]), "drawn row 0 of composite/heldout-both, seed"),
+    "drawn rows of the suite": (edited(lambda content: content.update(drawn=content["rows"][:12])), "drawn row 0 is of"),
+    "a drawn row too many": (edited(lambda content: content["drawn"].append(content["drawn"][0])), "has 13 drawn rows"),
+    "drawn tasks in another order": (edited(lambda content: content["drawn"].reverse()), "registration and beacon give"),
+    "a drawn task of one's own": (changed("drawn", 3, "fingerprint", to="0" * 16), "drawn row 3 has fingerprint"),
+    "more composed than asked": (changed("drawn", 0, "composes", to=[1001, 1001]), "the task asks for"),
     "a ninth digit": (changed("recipe", "optimizer", "lr", to=1.0000001e-3), "in canonical form"),
     "a field without effect": (changed("recipe", "optimizer", "decay_until", to=900), "in canonical form"),
     "a rate given twice": (changed("recipe", "init", "qk", to=0.5), "in canonical form"),
     # Pictures of other things
-    "another member's attention": (changed("flows", 0, "row", to=1), "flows are of rows [1, 5, 7]; the first of each verdict"),
+    "another member's attention": (changed("flows", 0, "row", to=1), f"flows are of rows [1, 5, {SEEDS - 1}]; the first of each verdict"),
     "one member's attention twice": (
         edited(lambda content: content["flows"].insert(0, content["flows"][0])),
-        "flows are of rows [0, 0, 5, 7]",
+        f"flows are of rows [0, 0, 5, {SEEDS - 1}]",
     ),
     "the attention of a million": (changed("flows", 0, "row", to=10**6), "flows.0.row is 1000000"),
     "a layer too many": (edited(lambda content: content["flows"][0]["attention"].append([])), "is not 2 layers of 9 readers"),

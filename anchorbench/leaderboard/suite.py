@@ -14,7 +14,7 @@ Suite           held-out data, which determine the verdict
 
 from typing import Any, Literal, NamedTuple
 
-SEEDS = 8
+SEEDS = 12
 """Members per task."""
 
 
@@ -41,12 +41,9 @@ class SuiteTask(NamedTuple):
 
 
 LAPTOP_SUITE = (
-    SuiteTask("composite", "heldout-both"),
-    SuiteTask("composite", "conflict-control", pairs=5),
-    SuiteTask("nine-anchors", "heldout-both"),
-    SuiteTask("random-permutations", "default"),
-    SuiteTask("memory-reasoning", "default", {"key_min": 21, "key_max": 38}),
-    SuiteTask("chain-search", "single", {"hops": 1}, unseen="iid"),
+    SuiteTask("composite", "heldout-pairs", pairs=6),
+    SuiteTask("full-symmetry", "default"),
+    SuiteTask("nine-anchors", "heldout-ten"),
 )
 
 
