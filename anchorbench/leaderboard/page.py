@@ -1,25 +1,28 @@
 """The leaderboard as a self-contained HTML file, and as a Markdown table.
 
 The page can be read without network, script or colour: the script only adds sorting, filtering and click-to-open to the
-table. The template engine escapes all text, and the page's content security policy blocks any other script or style.
+table. The template engine escapes all text, and the page's content security policy blocks any other script or style. Nothing on it
+depends on when or where it is rendered: the same files give the same bytes.
 """
 
 import html
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, cast
 
 import numpy as np
 import yaml
 
+from anchorbench import __version__
 from anchorbench.leaderboard.board import Board, Line
 from anchorbench.leaderboard.entry import VERDICTS, Entry, Flow, Row, flow_example, seen_and_held_out
 from anchorbench.leaderboard.statistics import FAMILY, Interval, TaskStatistics
 from anchorbench.leaderboard.submission import canonical_json
-from anchorbench.leaderboard.suite import SEEDS, TRACKS
+from anchorbench.leaderboard.suite import TRACKS, SuiteTask
 from anchorbench.probes.attention_flow import Link, links
 from anchorbench.show.html import MAX_PAGE_BYTES, PageTooLargeError, percent, write_page
 from anchorbench.verdict import FIT
@@ -37,10 +40,11 @@ COLUMNS = (
     "independent",
     "time / reference (reported)",
 )
+SCORE = "Score: the share of held-out answers that compose, averaged over the tasks, of all runs, fit or not."
 RANKS = (
-    "Score: the share of held-out answers that compose, averaged over the tasks, of all runs, fit or not. Rank: one plus the number"
-    " of entries that are better, directly or through others, by an exact permutation test corrected for all comparisons (Holm,"
-    f" {FAMILY:.0%}); entries with the same rank need not be equal. The interval is for these tasks; other tasks would vary more."
+    "Rank: one plus the number of entries that are better, directly or through others, by an exact permutation test corrected for"
+    f" all comparisons (Holm, {FAMILY:.0%}); entries with the same rank need not be equal. The interval is for these tasks; other"
+    " tasks would vary more."
 )
 LIMITS = (
     f"Underfit runs, below {FIT:.0%} accuracy on their training data, count in the score as they answer, and their share is shown."
@@ -50,6 +54,12 @@ LIMITS = (
     " Inferential means inferential within the entry's own training steps."
 )
 """Limitations of the score."""
+LANE_WIDTH = 230
+"""Width of a lane in its drawing's units."""
+MARK = 8
+"""Size of a run's mark, in the same units."""
+MOST_HEIGHT = 48
+"""Greatest height of a lane; above it, the marks of equal shares overlap."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +92,31 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """A run, drawn at its composed share; those that would overlap are stacked."""
+
+    row: Row
+    share: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Lane:
+    """The runs of a task that hold out the same groups."""
+
+    held_out: str
+    mean: float
+    height: float
+    marks: list[Mark]
+    verdicts: list[tuple[str, int]]
+
+
+@dataclass(frozen=True)
 class ShownTask:
-    """A task's statistics, and each run's row with its held-out accuracy."""
+    """A task's statistics, and its runs by what they hold out."""
 
     statistics: TaskStatistics
-    rows: list[tuple[Row, float]]
+    lanes: list[Lane]
 
 
 @dataclass(frozen=True)
@@ -117,28 +147,11 @@ class Shown:
     flows: list[ShownFlow]
     phase: Phase | None
     """The entries that differ only in gamma: the set that contains this one, or else the first such set."""
-
-    @property
-    def relative_time(self) -> float:
-        """Reported training time, in units of the reference's on the same machine for as many runs."""
-        return self.seconds / self.reference
-
-    @property
-    def seconds(self) -> float:
-        return sum(row.seconds for row in self.line.entry.rows)
-
-    @property
-    def reference(self) -> float:
-        return self.line.entry.machine.reference_seconds * len(self.line.entry.rows)
-
-    @property
-    def status(self) -> str:
-        """What a reader must know before the score."""
-        line = self.line
-        words = ["registered" if line.registered else "unregistered"]
-        words += ["disputed"] if line.disputes else []
-        words += [f"{len(line.flags)} {'run' if len(line.flags) == 1 else 'runs'} flagged"] if line.flags else []
-        return ", ".join(words)
+    status: str
+    """What a reader must know before the score."""
+    seconds: float
+    reference: float
+    """Seconds that the reference takes on the entry's machine for as many runs."""
 
 
 def render(board: Board, out: Path, *, most_bytes: int = MAX_PAGE_BYTES) -> Path:
@@ -149,34 +162,119 @@ def render(board: Board, out: Path, *, most_bytes: int = MAX_PAGE_BYTES) -> Path
     tracks: list[dict[str, Any]] = []
     for name, lines in board.tracks.items():
         if lines:
-            phases = _phases(lines)
+            phases, groups = _phases(lines), _held_out(lines)
             tracks.append(
                 {
                     "name": name,
                     "suite": [task.words for task in TRACKS[name].suite],
-                    "entries": [_shown(line, phases) for line in lines],
+                    "entries": [_shown(line, phases, groups) for line in lines],
                     "phases": phases,
                     "verdicts": verdicts_by_task(lines),
                     "withheld": [registration.recipe.name for registration in board.withheld[name]],
                 }
             )
-    content: dict[str, Any] = {"tracks": tracks, "seeds": SEEDS, "family": FAMILY, "ranks": RANKS, "limits": LIMITS}
-    content["verdict_names"] = VERDICTS
+    content: dict[str, Any] = {"tracks": tracks, "family": FAMILY, "score_words": SCORE, "ranks": RANKS, "limits": LIMITS}
+    content |= {"verdict_names": VERDICTS, "made_of": _made_of([line for lines in board.tracks.values() for line in lines])}
+    content |= {"lane_width": LANE_WIDTH, "mark": MARK}
     try:
         return write_page("leaderboard.html", out, most_bytes=most_bytes, **content, attention=True)
     except PageTooLargeError:
         return write_page("leaderboard.html", out, most_bytes=most_bytes, **content, attention=False)
 
 
-def _shown(line: Line, phases: list[Phase]) -> Shown:
+def status_of(line: Line) -> str:
+    """What a reader must know before a line's score."""
+    words = ["registered" if line.registered else "unregistered"]
+    words += ["disputed"] if line.disputes else []
+    words += [f"{len(line.flags)} {'run' if len(line.flags) == 1 else 'runs'} flagged"] if line.flags else []
+    return ", ".join(words)
+
+
+def reported_seconds(line: Line) -> tuple[float, float]:
+    """Training time of the entry's runs, and that of as many runs of the reference on the same machine."""
+    rows = line.entry.rows
+    return sum(row.seconds for row in rows), line.entry.machine.reference_seconds * len(rows)
+
+
+def _made_of(lines: Sequence[Line]) -> str:
+    """Version, date and commits of what is shown, as far as the files tell."""
+    dates = [line.entry.beacon.date for line in lines if line.entry.beacon is not None]
+    commits = Counter(line.entry.git for line in lines)
+    code = ", ".join(f"{_short(commit)} ({count})" for commit, count in commits.most_common())
+    drawn = f"the newest seeds were drawn on {max(dates)}" if dates else "no entry of this board says when its seeds were drawn"
+    return f"Rendered by anchorbench {__version__}; {drawn}. Commits of the code that trained, as reported, with entries: {code}."
+
+
+def _short(commit: str | None) -> str:
+    if commit is None:
+        return "an installed package"
+    return commit[:12] + "-dirty" * commit.endswith("-dirty")
+
+
+def _held_out(lines: Sequence[Line]) -> dict[str, str]:
+    """Fingerprint of a task's data -> the groups that it holds out, in words."""
+    words: dict[str, str] = {}
+    for line in lines:
+        suite = {(task.task, task.variant): task for task in line.entry.suite}
+        for row in line.rows:
+            if row.fingerprint not in words:
+                task = line.entry.recipe.recipe(suite[row.task, row.variant], row.seed).load_task()
+                names = [group.name for group in task.groups if group.role == "held_out"]
+                words[row.fingerprint] = in_words(names, len(task.groups))
+    return words
+
+
+def in_words(names: Sequence[str], groups: int) -> str:
+    """What a task of so many groups holds out, from the names of the groups that it does."""
+    if not names:
+        return "unseen data"
+    if len(names) == 1:
+        return names[0]
+    first, second = sorted(names)[:2]
+    if len(names) == 2:
+        mirrored = first.strip("()").split(",") == second.strip("()").split(",")[::-1]
+        return f"{first} \u21c4" if mirrored else f"{first}, {second}"
+    return f"{len(names)} of {groups} groups"
+
+
+def _lanes(task: SuiteTask, rows: Sequence[Row], groups: dict[str, str]) -> list[Lane]:
+    of_groups: dict[str, list[Row]] = {}
+    for row in rows:
+        of_groups.setdefault(groups[row.fingerprint], []).append(row)
+    lanes: list[Lane] = []
+    for words, members in sorted(of_groups.items()):
+        shares = [(seen_and_held_out(task, row)[1].value, row) for row in members]
+        levels = stacked([share * (LANE_WIDTH - 2 * MARK) for share, _ in shares], MARK)
+        height = min(MOST_HEIGHT, 2 * MARK + (MARK + 1) * max(levels))
+        step = (height - 2 * MARK) / max(1, *levels)
+        marks = [Mark(row, share, MARK / 2 + step * level) for (share, row), level in zip(shares, levels, strict=True)]
+        count = Counter(row.verdict for row in members)
+        verdicts = [(verdict, count[verdict]) for verdict in VERDICTS if count[verdict]]
+        lanes.append(Lane(words, fmean(share for share, _ in shares), height, marks, verdicts))
+    return lanes
+
+
+def stacked(places: Sequence[float], size: float) -> list[int]:
+    """The lowest free level of each mark of this size, placed from left to right."""
+    ends: list[float] = []
+    levels = [0] * len(places)
+    for number in sorted(range(len(places)), key=places.__getitem__):
+        level = next((level for level, end in enumerate(ends) if end <= places[number]), len(ends))
+        ends[level : level + 1] = [places[number] + size]
+        levels[number] = level
+    return levels
+
+
+def _shown(line: Line, phases: list[Phase], groups: dict[str, str]) -> Shown:
     entry = line.entry
     own = [phase for phase in phases if entry.digest in {point.digest for point in phase.points}] or phases
     tasks: list[ShownTask] = []
     for statistics in line.statistics.tasks:
         task = statistics.task
         rows = [row for row in line.rows if (row.task, row.variant) == (task.task, task.variant)]
-        tasks.append(ShownTask(statistics, [(row, seen_and_held_out(task, row)[1].value) for row in rows]))
+        tasks.append(ShownTask(statistics, _lanes(task, rows, groups)))
     count = Counter(row.verdict for row in line.rows)
+    seconds, reference = reported_seconds(line)
     return Shown(
         line=line,
         id=f"entry-{entry.digest[:12]}",
@@ -186,6 +284,9 @@ def _shown(line: Line, phases: list[Phase]) -> Shown:
         verdicts=[(verdict, count[verdict]) for verdict in VERDICTS],
         flows=[_flow(entry, flow) for flow in entry.flows],
         phase=replace(own[0], marked=Point.of(line)) if own else None,
+        status=status_of(line),
+        seconds=seconds,
+        reference=reference,
     )
 
 
@@ -217,10 +318,18 @@ def _phases(lines: Sequence[Line]) -> list[Phase]:
         by_gamma = {line.entry.recipe.init.gamma: Point.of(line) for line in reversed(group)}
         if len(by_gamma) < 3:
             continue
-        recipe = group[0].entry.recipe
-        words = f"{recipe.model.norm}-LN, learning rate {recipe.optimizer.lr:g}, weight decay {recipe.optimizer.weight_decay:g}"
-        found.append(Phase(words, [point for _, point in sorted(by_gamma.items())]))
+        shared = ", ".join(_settings(group[0].entry.recipe.training)) or "all else at its default"
+        found.append(Phase(shared, [point for _, point in sorted(by_gamma.items())]))
     return found
+
+
+def _settings(fields: dict[str, Any]) -> Iterator[str]:
+    """The fields of a recipe but gamma, each with its value."""
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            yield from _settings(cast(dict[str, Any], value))
+        elif name != "gamma":
+            yield f"{name} {value}"
 
 
 def verdicts_by_task(lines: Sequence[Line]) -> list[tuple[str, list[int]]]:
@@ -239,26 +348,26 @@ def markdown_table(board: Board) -> str:
             continue
         text += [
             *([""] if text else []),
-            f"Track {name}. {RANKS}",
+            f"Track {name}. {SCORE} {RANKS}",
             "",
             f"| {' | '.join(COLUMNS)} |",
             "|---:|---|" + "---:|" * 6 + "---|---:|---:|",
         ]
-        for shown in (_shown(line, []) for line in lines):
-            statistics = shown.line.statistics
+        for line in lines:
+            statistics, (seconds, reference) = line.statistics, reported_seconds(line)
             score = statistics.score
             cells = [
-                str(shown.line.rank or "-"),
-                _escape_markdown(shown.line.name),
+                str(line.rank or "-"),
+                _escape_markdown(line.name),
                 percent(score.value),
                 f"{percent(score.low)} to {percent(score.high)}",
                 percent(statistics.inferential.value),
                 percent(statistics.underfit.value),
                 percent(statistics.seen.value),
                 f"{statistics.macs / 1e12:,.1f}",
-                shown.status,
-                str(len(shown.line.independent)),
-                f"{shown.relative_time:.2f}",
+                status_of(line),
+                str(len(line.independent)),
+                f"{seconds / reference:.2f}",
             ]
             text.append("| " + " | ".join(cells) + " |")
         text += ["", f"{LIMITS} The verdicts of all runs above, by task:", ""]

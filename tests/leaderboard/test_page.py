@@ -7,18 +7,22 @@ from typing import Any
 
 import hostile
 import pytest
+import typer
 from pages import Structure, Watched
 
+from anchorbench import __version__
+from anchorbench.cli.leaderboard import app
+from anchorbench.leaderboard.board import Board, Line
 from anchorbench.leaderboard.check import validate_entry
-from anchorbench.leaderboard.entry import Entry
-from anchorbench.leaderboard.page import markdown_table, render
+from anchorbench.leaderboard.entry import VERDICTS, Entry
+from anchorbench.leaderboard.page import in_words, markdown_table, render, stacked
 from anchorbench.leaderboard.statistics import statistics_of
-from anchorbench.leaderboard.suite import LAPTOP_SUITE
 from anchorbench.show.html import MAX_PAGE_BYTES
-from anchorbench.task import load_task
 
-GAMMAS = {0.5: 2, 0.6: 5, 0.7: 8, 0.8: 7}
-"""Gamma -> inferential members of each task's 8."""
+ALL = 200
+"""At least as many as a task has members."""
+GAMMAS = {0.5: 2, 0.6: 5, 0.7: ALL, 0.8: 7}
+"""Gamma -> inferential members of each task."""
 
 
 def gamma_entries() -> list[Entry]:
@@ -54,7 +58,7 @@ def test_the_page_is_whole_light_and_asks_for_nothing(page: Path) -> None:
         assert tag not in ("img", "iframe", "object", "embed", "base", "form")
         assert not {name for name in attributes if name.startswith("on")} | ({"src", "style", "srcset"} & set(attributes))
         if "href" in attributes:
-            assert re.fullmatch(r"#entry-[0-9a-f]{12}|data:,", attributes["href"] or "")
+            assert re.fullmatch(r"#entry-[0-9a-f]{12}|#mark-[a-z]+|data:,", attributes["href"] or "")
     assert [tag for tag, _ in found.tags].count("script") == 1
     policy = next(
         attributes["content"] for tag, attributes in found.tags if attributes.get("http-equiv") == "Content-Security-Policy"
@@ -135,19 +139,21 @@ def test_entries_that_differ_in_gamma_alone_share_a_figure(tmp_path: Path) -> No
 
 
 def test_the_markdown_table_worked_by_hand() -> None:
-    lines = markdown_table(hostile.board_of(hostile.honest_entry("a|b <i>_c_</i>", inferential=5))).splitlines()
+    entry = hostile.honest_entry("a|b <i>_c_</i>", inferential=5)
+    lines = markdown_table(hostile.board_of(entry)).splitlines()
     assert (lines[0].startswith("Track laptop. Score: the share of"), lines[1]) == (True, "")
     cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", lines[4])[1:-1]]
-    # Five of 8 members compose all, the others a tenth. In conflict-control members are averaged by pair, (3 x .55 + 2) / 5; the
-    # underfit one of chain-search knows half.
-    score = (4 * 5.3 / 8 + (3 * 0.55 + 2) / 5 + 5.7 / 8) / 6
-    assert cells[:3] == ["1", r"a\|b &lt;i&gt;\_c\_&lt;/i&gt;", f"{score:.0%}"]
-    assert cells[4:6] == ["62%", "12%"]
+    # Of each task's n members five compose all, the last is underfit, and the others compose as little as memorizing does.
+    counts = [len(entry.rows_of(task)) for task in entry.suite]
+    assert cells[:2] == ["1", r"a\|b &lt;i&gt;\_c\_&lt;/i&gt;"]
+    assert cells[2] == f"{statistics_of(entry.recipe, entry.rows).score.value:.0%}"  # by hand in test_leaderboard.py
+    assert cells[4:6] == [f"{sum(5 / n for n in counts) / len(counts):.0%}", f"{len(counts) / sum(counts):.0%}"]
     assert cells[8:10] == ["registered", "0"]
-    # 6 tasks x (8 x 2.5 + 28 / 8) s of 48 x 12.5 s.
-    assert cells[-1] == f"{6 * (20 + 3.5) / 600:.2f}"
+    # Member k of n takes 2.5 + k / 8 s; the reference takes 12.5 s for each.
+    assert cells[-1] == f"{sum(n * (2.5 + (n - 1) / 16) for n in counts) / (12.5 * sum(counts)):.2f}"
     assert len(cells) == lines[2].count("|") - 1 == lines[3].count("|") - 1
-    assert lines[-6:] == [f"| {task.name} | 5 | 0 | 2 | 1 |" for task in LAPTOP_SUITE]
+    table = [f"| {task.name} | 5 | 0 | {n - 6} | 1 |" for task, n in zip(entry.suite, counts, strict=True)]
+    assert lines[-len(counts) :] == table
 
 
 @pytest.mark.parametrize("text", hostile.MARKUP)
@@ -169,9 +175,14 @@ def shown(browser: Any, page: Path) -> Iterator[Watched]:
     watched.context.close()
 
 
+def names(shown: Watched) -> list[str]:
+    """The names of the entries that the first table shows, in its order."""
+    rows = shown.tab.locator("table.board").first.locator("tbody tr:not([hidden])")
+    return rows.locator("bdi").all_text_contents()
+
+
 def test_it_shows_every_entry_in_order(shown: Watched, entries: list[Entry]) -> None:
-    names = shown.column(1)
-    assert sorted(names) == sorted(entry.recipe.name for entry in entries if entry.recipe.track == "laptop")
+    assert sorted(names(shown)) == sorted(entry.recipe.name for entry in entries if entry.recipe.track == "laptop")
     scores = [int(score.partition("%")[0]) for score in shown.column(2)]
     assert scores == sorted(scores, reverse=True)
     assert shown.tab.title() == "anchorbench leaderboard"
@@ -181,11 +192,11 @@ def test_a_click_on_a_header_sorts_both_ways(shown: Watched) -> None:
     header = shown.header("Recipe")
     header.locator("button").click()
     assert header.get_attribute("aria-sort") == "ascending"
-    names = shown.column(1)
-    assert names == sorted(names, key=str.lower)
+    found = names(shown)
+    assert found == sorted(found, key=str.lower)
     header.locator("button").click()
     assert header.get_attribute("aria-sort") == "descending"
-    assert shown.column(1) == sorted(names, key=str.lower, reverse=True)
+    assert names(shown) == sorted(found, key=str.lower, reverse=True)
     assert shown.header("Rank").get_attribute("aria-sort") is None
 
 
@@ -207,32 +218,32 @@ def test_what_is_only_reported_cannot_be_sorted_by(shown: Watched) -> None:
 def test_the_keyboard_sorts_and_filters(shown: Watched) -> None:
     shown.tab.keyboard.press("Tab")  # the filter
     shown.tab.keyboard.type("GAMMA")
-    assert sorted(shown.column(1)) == ["gamma 0.5", "gamma 0.6", "gamma 0.7", "gamma 0.8"]
+    assert sorted(names(shown)) == ["gamma 0.5", "gamma 0.6", "gamma 0.7", "gamma 0.8"]
     assert shown.tab.locator("output").first.text_content() == "4 of 16"
     shown.tab.keyboard.press("Tab")
     shown.tab.keyboard.press("Tab")  # the second header
     shown.tab.keyboard.press("Enter")
-    assert shown.column(1) == ["gamma 0.5", "gamma 0.6", "gamma 0.7", "gamma 0.8"]
+    assert names(shown) == ["gamma 0.5", "gamma 0.6", "gamma 0.7", "gamma 0.8"]
     shown.tab.keyboard.press("Space")
-    assert shown.column(1) == ["gamma 0.8", "gamma 0.7", "gamma 0.6", "gamma 0.5"]
+    assert names(shown) == ["gamma 0.8", "gamma 0.7", "gamma 0.6", "gamma 0.5"]
 
 
 def test_the_filter_reads_descriptions_and_takes_markup_as_text(shown: Watched) -> None:
     shown.tab.locator("input").first.fill("by hand 0.7")
-    assert shown.column(1) == ["gamma 0.7"]
+    assert names(shown) == ["gamma 0.7"]
     shown.tab.locator("input").first.fill("<script>document")
-    assert shown.column(1) == ["<script>document.title='owned'</script>"]
+    assert names(shown) == ["<script>document.title='owned'</script>"]
     shown.tab.locator("input").first.fill("no such recipe")
-    assert shown.column(1) == []
+    assert names(shown) == []
     shown.tab.locator("input").first.fill("")
-    assert len(shown.column(1)) == 16
+    assert len(names(shown)) == 16
 
 
 def opened(shown: Watched) -> list[str]:
     return shown.tab.locator("details[open] summary bdi").all_text_contents()
 
 
-def test_a_click_opens_an_entry(shown: Watched) -> None:
+def test_a_click_opens_an_entry(shown: Watched, entries: list[Entry]) -> None:
     assert opened(shown) == []
     shown.tab.locator("table.board a", has_text="gamma 0.7").click()
     shown.tab.wait_for_function("document.querySelector('details[open]')")
@@ -240,24 +251,30 @@ def test_a_click_opens_an_entry(shown: Watched) -> None:
     details = shown.tab.locator("details[open]")
     # By hand: gamma 0.7 is two thirds of the way from 0.5 to 0.8, and all of its members infer.
     ring = details.locator("circle.marked")
-    assert (float(ring.get_attribute("cx")), float(ring.get_attribute("cy"))) == (round(70 + 410 * 2 / 3, 1), 20)
+    assert (float(ring.get_attribute("cx")), float(ring.get_attribute("cy"))) == (56 + 282 * 2 / 3, 10)
     assert details.locator("pre").is_visible()
     assert "gamma: 0.7" in details.locator("pre").inner_text()
-    assert details.locator("circle:has(title)").count() == 48  # the members
+    assert details.locator("use:has(title)").count() == len(entries[2].rows)
     figure = details.locator("figure")  # all are inferential: one is shown
     assert figure.count() == 1
-    assert figure.locator("text").all_text_contents() == flow_words()
-    # By hand: even attention of 9 positions to all before, 45 links a layer; only the last reader of layer 2 answers.
-    assert figure.locator("svg:not(.key) path").count() == 90
-    assert figure.locator("g.idle path").count() == 36
+    words = flow_words(entries[2])
+    assert figure.locator("text").all_text_contents() == words
+    # By hand: even attention of n positions to all before, n (n + 1) / 2 links per layer; only the last reader of layer 2 answers.
+    links = len(words) * (len(words) + 1)
+    assert figure.locator("svg:not(.key) path").count() == links
+    assert figure.locator("g.idle path").count() == links // 2 - len(words)
     assert details.locator("summary").evaluate("element => element === document.activeElement")
 
 
-def flow_words() -> list[str]:
+def flow_words(entry: Entry) -> list[str]:
     """The tokens of the sequence that is held out and has its key nearest the middle, found one by one."""
-    sequences = load_task("composite", "heldout-both").sample("ood", 200, 0).tokens.tolist()
-    off = [abs(min(i for i, token in enumerate(sequence) if token in (1, 2, 3, 4)) - 1 - 2.5) for sequence in sequences]
-    return [f"a{token}" if token <= 4 else str(token) for token in sequences[off.index(min(off))]]
+    number = entry.flows[0].row
+    task = entry.recipe.recipe(entry.task_of(number), entry.rows[number].seed).load_task()
+    anchors = task.config.offsets
+    sequences = task.sample("ood", 200, 0).tokens.tolist()
+    keys = [min(at for at, token in enumerate(sequence) if token in anchors) - 1 for sequence in sequences]
+    off = [abs(key - (task.seq_len - 4) / 2) for key in keys]
+    return [f"a{token}" if token in anchors else str(token) for token in sequences[off.index(min(off))]]
 
 
 def test_the_keyboard_opens_an_entry(shown: Watched) -> None:
@@ -279,39 +296,178 @@ def test_an_address_with_an_entry_opens_it(browser: Any, page: Path, entries: li
     watched.context.close()
 
 
+def test_marks_stand_with_what_their_runs_held_out(shown: Watched, entries: list[Entry]) -> None:
+    entry = entries[0]
+    held_out: dict[tuple[str, str], set[str]] = {}
+    for row in entry.rows:
+        task = next(task for task in entry.suite if (task.task, task.variant) == (row.task, row.variant))
+        groups = entry.recipe.recipe(task, row.seed).load_task().groups
+        names = [group.name for group in groups if group.role == "held_out"]
+        held_out.setdefault((task.name, names[0] if names else ""), set()).add(str(row.seed))
+    card = shown.tab.locator(f"#entry-{entry.digest[:12]}")
+    found = card.evaluate(
+        """card => [...card.querySelectorAll("tr:has(.lane)")].map(row => [
+            row.parentNode.querySelector("b").textContent, row.cells[0].textContent,
+            [...row.querySelectorAll("title")].map(title => title.textContent.match(/seed (\\d+)/)[1])])"""
+    )
+    assert sorted(sorted(seeds) for *_, seeds in found) == sorted(sorted(seeds) for seeds in held_out.values())
+    assert any(words.endswith("\u21c4") for _, words, _ in found)
+    for name, words, seeds in found:
+        if words.endswith("\u21c4"):
+            assert held_out[name, words.removesuffix(" \u21c4")] == set(seeds)
+
+
+def test_no_mark_tells_by_colour_alone(shown: Watched) -> None:
+    """Each verdict has an outline of its own, and every mark that of its class."""
+    outlines = shown.tab.locator("defs path").evaluate_all("paths => paths.map(path => [path.id, path.getAttribute('d')])")
+    assert len(dict(outlines)) == len(set(dict(outlines).values())) == len(VERDICTS)
+    marks = shown.tab.locator("use").evaluate_all("uses => uses.map(use => [use.getAttribute('class'), use.getAttribute('href')])")
+    assert {name for name, _ in marks} == {"inferential", "memorizing", "underfit"}  # the entries made by hand have no other
+    assert all(href == f"#mark-{name}" for name, href in marks)
+
+
+COLORS = """() => {
+  const found = new Map();
+  const opaque = (element) => {
+    for (; element; element = element.parentElement) {
+      const color = getComputedStyle(element).backgroundColor;
+      if (!color.endsWith(", 0)")) return color;
+    }
+  };
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node; (node = walk.nextNode()); ) {
+    const element = node.parentElement;
+    if (!node.textContent.trim() || !element.checkVisibility() || element.closest("title, script")) continue;
+    const { color, fill } = getComputedStyle(element);
+    const back = opaque(element.closest("svg")?.parentElement || element);
+    found.set(`${element.closest("svg") ? fill : color}|${back}`, node.textContent.trim().slice(0, 40));
+  }
+  for (const mark of document.querySelectorAll("use")) {
+    found.set(`mark|${getComputedStyle(mark).fill}|${opaque(mark.closest("td"))}`, mark.getAttribute("class"));
+    found.set(`mark|${getComputedStyle(mark).fill}|${getComputedStyle(mark.parentNode.querySelector(".band")).fill}`, "on band");
+  }
+  return [...found];
+}"""
+"""Each combination of colours in which text or a mark is shown, with an example."""
+
+
+def luminance(color: str) -> float:
+    parts = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_is_readable_in_light_and_dark(browser: Any, page: Path, scheme: str) -> None:
-    """The contrast of text and of what is drawn beside it, by WCAG 2: at least 4.5 and 3."""
+def test_all_text_and_marks_have_contrast_in_light_and_dark(browser: Any, page: Path, scheme: str) -> None:
+    """By WCAG 2: text at least 4.5, marks at least 3."""
     watched = Watched(browser, page, color_scheme=scheme)
-    watched.tab.locator("details").first.locator("summary").click()
-
-    def luminance(selector: str, of: str) -> float:
-        color = watched.tab.locator(selector).first.evaluate(f"element => getComputedStyle(element).{of}")
-        parts = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    def contrast(a: float, b: float) -> float:
-        return (max(a, b) + 0.05) / (min(a, b) + 0.05)
-
-    back, panel = luminance("body", "backgroundColor"), luminance("details", "backgroundColor")
-    for selector in ("body", "table.board a", "caption", ".note"):
-        assert contrast(luminance(selector, "color"), back) >= 4.5, selector
-    for verdict in ("inferential", "memorizing", "underfit"):
-        assert contrast(luminance(f"details circle.{verdict}", "fill"), panel) >= 3, verdict
-    assert (back < 0.5) == (scheme == "dark")
+    watched.tab.evaluate("document.querySelectorAll('details').forEach(details => { details.open = true; })")
+    found = watched.tab.evaluate(COLORS)
+    assert len(found) > 10
+    for colors, example in found:
+        *kind, one, other = colors.split("|")
+        low, high = sorted((luminance(one), luminance(other)))
+        assert (high + 0.05) / (low + 0.05) >= (3 if kind else 4.5), (colors, example)
+    back = watched.tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (luminance(back) < 0.5) == (scheme == "dark")
     watched.context.close()
 
 
-def test_a_phone_needs_no_sideways_scrolling(browser: Any, page: Path) -> None:
-    watched = Watched(browser, page, viewport={"width": 360, "height": 740})
-    watched.tab.locator("details").nth(2).locator("summary").click()
-    assert watched.tab.evaluate("document.documentElement.scrollWidth") <= 360
+LONG = {"one word": "W" * 60, "many words": "several words which go on and on until sixty letters are full"[:60]}
+
+
+@pytest.mark.parametrize("width", [360, 390])
+def test_a_phone_needs_no_sideways_scrolling(browser: Any, tmp_path: Path, width: int) -> None:
+    """Name, score and its interval are on the screen, numbers and drawing; so is all of a card, in sizes that can be read."""
+    long = [hostile.honest_entry(name, data_size=60_000 + len(key)) for key, name in LONG.items()]
+    page = render(hostile.board_of(*gamma_entries(), *long), tmp_path / "page.html")
+    watched = Watched(browser, page, viewport={"width": width, "height": 740})
+    watched.tab.evaluate("document.querySelectorAll('details').forEach(details => { details.open = true; })")
+    assert watched.tab.evaluate("document.documentElement.scrollWidth") <= width
+    inside = """elements => elements.filter(element => element.checkVisibility()).map(element => element.getBoundingClientRect())
+        .map(box => [box.left, box.right, box.height])"""
+    for selector in ("table.board a", "td.share b", "td.share .range", "td.share svg", ".lanes td", ".lanes th", "pre", "figure"):
+        boxes = watched.tab.locator(selector).evaluate_all(inside)
+        assert boxes, selector
+        assert all(left >= 0 and right <= width and height > 0 for left, right, height in boxes), selector
+    assert all(right - left >= 4 for left, right, _ in watched.tab.locator("use").evaluate_all(inside))  # of marks
+    small = """elements => elements
+        .map(element => parseFloat(getComputedStyle(element).fontSize) * (element.getScreenCTM?.().a || 1))"""
+    assert min(watched.tab.locator("svg text, .lanes *, td.share *").evaluate_all(small)) >= 10
     assert watched.header("Score").is_visible()
-    assert not watched.header("95% interval").is_visible()  # the figure; the numbers stand beside the score
-    assert watched.tab.locator("table.board .range").first.is_visible()
     assert watched.is_quiet()
     watched.context.close()
+
+
+def test_the_keyboard_reaches_all_and_shows_where_it_is(shown: Watched, entries: list[Entry]) -> None:
+    """From the filter through headers and entries' links to the cards, each with an outline that nothing clips."""
+    count = sum(entry.recipe.track == "laptop" for entry in entries)
+    seen: list[str] = []
+    focus = """() => {
+      const element = document.activeElement, style = getComputedStyle(element), card = element.closest("details");
+      const clipped = card && parseFloat(style.outlineOffset) + parseFloat(style.outlineWidth) > 0;
+      return [element.tagName, style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2 && !clipped];
+    }"""
+    for _ in range(1 + 7 + 2 * count):
+        shown.tab.keyboard.press("Tab")
+        tag, outlined = shown.tab.evaluate(focus)
+        assert outlined, tag
+        seen.append(tag)
+    buttons = shown.tab.locator("table.board").first.locator("th button").count()
+    assert seen == ["INPUT", *["BUTTON"] * buttons, *["A"] * count, *["SUMMARY"] * count]
+
+
+def test_a_line_may_have_any_number_of_runs(tmp_path: Path) -> None:
+    """Reproductions add runs to some tasks; nothing on the page counts on a suite's size."""
+    entry = hostile.honest_entry("Uneven")
+    more = [row.model_copy(update={"seed": row.seed + 1}) for row in entry.rows[: len(entry.rows) // 2]]
+    rows = (*entry.rows[1:], *more, *more)
+    line = Line(entry, ["Uneven"], rows, rank=1)
+    text = render(Board({"laptop": [line]}, {"laptop": []}, []), tmp_path / "page.html").read_text()
+    assert text.count("<use ") == len(rows)
+    assert f"{len(rows)} runs pooled" in text
+
+
+def test_it_tells_how_to_submit(page: Path) -> None:
+    """The commands on the page are commands, with these options."""
+    [part] = re.findall(r"How to submit(.*?)</section>", page.read_text(), re.DOTALL)
+    commands = re.findall(r"<code>anchorbench leaderboard ([^<]+)</code>", part)
+    known: Any = typer.main.get_command(app)
+    assert [command.split()[0] for command in commands] == ["register", "run", "validate", "verify"]
+    for command in commands:
+        options = {option for parameter in known.commands[command.split()[0]].params for option in parameter.opts}
+        assert set(re.findall(r"--[a-z]+", command)) <= options, command
+
+
+def test_it_tells_date_version_and_commits(tmp_path: Path) -> None:
+    later = hostile.BEACON.model_copy(update={"date": "2026-12-24", "name": "more dice"})
+    made = [
+        hostile.honest_entry("a").model_copy(update={"git": "1" * 40}),
+        hostile.honest_entry("b", beacon=later, data_size=60_000).model_copy(update={"git": "1" * 40}),
+        hostile.honest_entry("c", data_size=70_000).model_copy(update={"git": "2" * 40 + "-dirty"}),
+        hostile.honest_entry("d", data_size=80_000),
+    ]
+    text = render(hostile.board_of(*made), tmp_path / "page.html").read_text()
+    assert f"Rendered by anchorbench {__version__}; the newest seeds were drawn on 2026-12-24." in text
+    assert f"{'1' * 12} (2), " in text
+    assert f"{'2' * 12}-dirty (1)" in text
+    assert "an installed package (1)" in text
+    alone = render(hostile.board_of(hostile.honest_entry(registered=False)), tmp_path / "page.html").read_text()
+    assert "no entry of this board says when its seeds were drawn" in alone
+
+
+def test_words_for_what_is_held_out() -> None:
+    assert in_words([], 1) == "unseen data"
+    assert in_words(["(4,3)"], 16) == "(4,3)"
+    assert in_words(["(3,4)", "(4,3)"], 16) == in_words(["(4,3)", "(3,4)"], 16) == "(3,4) \u21c4"
+    assert in_words(["(3,4)", "(1,2)"], 16) == "(1,2), (3,4)"
+    assert in_words([f"({n},{n})" for n in range(19)], 64) == "19 of 64 groups"
+
+
+def test_marks_that_would_overlap_are_stacked() -> None:
+    assert stacked([], 8) == []
+    assert stacked([0, 20, 10], 8) == [0, 0, 0]
+    assert stacked([5, 5, 5, 13, 12.5], 8) == [0, 1, 2, 0, 3]  # 12.5 would still overlap what is at 5
 
 
 def test_without_javascript_it_is_a_plain_table(browser: Any, page: Path, entries: list[Entry]) -> None:

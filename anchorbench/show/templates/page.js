@@ -4,7 +4,8 @@ for (const board of document.querySelectorAll("table.board")) {
   const heads = [...board.tHead.rows[0].cells];
   const value = (row, column) => {
     const cell = row.cells[column];
-    return cell.dataset.value === undefined ? cell.textContent.trim().toLowerCase() : Number(cell.dataset.value);
+    if (cell.dataset.value !== undefined) return Number(cell.dataset.value);
+    return (cell.querySelector("bdi") || cell).textContent.trim().toLowerCase();
   };
   heads.forEach((head, column) => {
     if (head.dataset.first === "none") return;
