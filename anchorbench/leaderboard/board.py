@@ -12,10 +12,10 @@ from pathlib import Path
 
 from anchorbench.files import visible
 from anchorbench.leaderboard.check import read_entry
-from anchorbench.leaderboard.entry import Entry, Row, seen_and_held_out
+from anchorbench.leaderboard.entry import Entry, Row
 from anchorbench.leaderboard.names import name_key
 from anchorbench.leaderboard.registration import Registration, Registry, require_later
-from anchorbench.leaderboard.statistics import Statistics, better, exchange_p, flip_p, ranks, share_of, statistics_of, strata_of
+from anchorbench.leaderboard.statistics import Statistics, better, exchange_p, flip_p, ranks, statistics_of, strata_of
 from anchorbench.leaderboard.submission import training_digest
 from anchorbench.leaderboard.suite import TRACKS
 from anchorbench.leaderboard.verify import ALPHA, Reproduction, counted, read_reproduction
@@ -150,11 +150,11 @@ def agree(a: Entry, b: Entry) -> bool:
     the permutation test does not.
     """
     if [row.seed for row in a.rows] != [row.seed for row in b.rows]:
-        return min(exchange_p(strata_of(a.suite, a.rows), strata_of(b.suite, b.rows))) >= ALPHA
+        return min(exchange_p(strata_of(a.rows), strata_of(b.rows))) >= ALPHA
     if a.environment is not None and b.environment is not None and not a.environment.differences(b.environment):
         return [counted(row) for row in (*a.rows, *a.drawn)] == [counted(row) for row in (*b.rows, *b.drawn)]
     pairs = zip(a.rows, b.rows, strict=True)
-    return min(flip_p((share_of(a.suite, mine), share_of(a.suite, other)) for mine, other in pairs)) >= ALPHA
+    return min(flip_p((mine.composes.value, other.composes.value) for mine, other in pairs)) >= ALPHA
 
 
 def _lines(group: Sequence[Entry], reproductions: Sequence[Reproduction]) -> tuple[list[Line], list[str]]:
@@ -186,7 +186,7 @@ def _quarrel(group: Sequence[Entry]) -> bool:
 
 
 def _bears_out(found: Reproduction, entry: Entry) -> bool:
-    return min(exchange_p(strata_of(entry.suite, entry.rows), strata_of(entry.suite, found.rows))) >= ALPHA
+    return min(exchange_p(strata_of(entry.rows), strata_of(found.rows))) >= ALPHA
 
 
 def _pooled(group: Sequence[Entry], fresh: Sequence[Reproduction], against: Sequence[Reproduction]) -> Line:
@@ -221,12 +221,15 @@ def _flag(lines: Sequence[Line]) -> None:
     for line in lines:
         others = [other for other in lines if other is not line and _shape(other.entry) == _shape(line.entry)]
         for task in line.entry.suite:
-            pool = [seen_and_held_out(task, row) for other in others for row in other.entry.rows_of(task)]
+            pool = [(row.accuracy_train, row.composes) for other in others for row in other.entry.rows_of(task)]
             if len(pool) < POOL:
                 continue
             for row in line.entry.rows_of(task):
                 for what, share, of_pool in zip(
-                    ("train accuracy", "composed share"), seen_and_held_out(task, row), zip(*pool, strict=True), strict=True
+                    ("train accuracy", "composed share"),
+                    (row.accuracy_train, row.composes),
+                    zip(*pool, strict=True),
+                    strict=True,
                 ):
                     values = [each.value for each in of_pool]
                     if share.interval[0] > max(values):
@@ -243,7 +246,7 @@ def _ranked(lines: list[Line], withheld: int) -> list[Line]:
     """The lines of a track with their ranks; disputed ones come last and have none."""
     ranked = [line for line in lines if not line.disputes]
     scores = {id(line): line.statistics.score.value for line in lines}
-    pairs = better([scores[id(line)] for line in ranked], [strata_of(line.entry.suite, line.rows) for line in ranked], withheld)
+    pairs = better([scores[id(line)] for line in ranked], [strata_of(line.rows) for line in ranked], withheld)
     for line, rank in zip(ranked, ranks(len(ranked), pairs), strict=True):
         line.rank = rank
     for first, second in sorted(pairs):

@@ -10,15 +10,14 @@ import numpy as np
 from pydantic import ValidationError
 
 from anchorbench.files import MAX_YAML_BYTES, parse_json, parse_yaml, read_bytes, visible
-from anchorbench.leaderboard.entry import Entry, Row, digest_of, flow_rows, seen_and_held_out
+from anchorbench.leaderboard.entry import Entry, Row, digest_of, flow_rows
 from anchorbench.leaderboard.registration import require_canonical
 from anchorbench.leaderboard.submission import SubmittedRecipe
-from anchorbench.leaderboard.suite import SuiteTask
 from anchorbench.recipe import Recipe
 from anchorbench.seeds import stream_seed
-from anchorbench.task import NO_ANSWER, Task, first_sentence
+from anchorbench.task import Task, first_sentence
 from anchorbench.train.evaluation import FINAL_SIZE
-from anchorbench.verdict import Share, composition_of
+from anchorbench.verdict import composition_of
 
 MAX_ENTRY_BYTES = 2**17
 """For comparison, an entry of the gpu track takes 30 kB."""
@@ -91,12 +90,12 @@ def _require_complete(entry: Entry) -> None:
                 )
             if row.seed != seed:
                 raise ValueError(f"{where} has seed {row.seed}; registration and beacon give {seed}")
-            require_row(where, task, row, entry.recipe.recipe(task, seed))
+            require_row(where, row, entry.recipe.recipe(task, seed))
         if len(rows) > len(expected):
             raise ValueError(f"the entry has {len(rows)} {what}s; allowed: {len(expected)}")
 
 
-def require_row(where: str, suite: SuiteTask, row: Row, recipe: Recipe) -> None:
+def require_row(where: str, row: Row, recipe: Recipe) -> None:
     task = recipe.load_task()
     if row.fingerprint != task.fingerprint:
         raise ValueError(f"{where} has fingerprint {row.fingerprint}; the task of this version has {task.fingerprint}")
@@ -106,21 +105,15 @@ def require_row(where: str, suite: SuiteTask, row: Row, recipe: Recipe) -> None:
         raise ValueError(f"{where} is settled at step {row.settled}; it has {row.steps}")
     for field, n in asked(task, recipe).items():
         share = getattr(row, field)
-        if (0 if share is None else share.n) != n:
-            raise ValueError(f"{where} has {field} {share and list(share)}; the task asks for {n} such answers")
-    exceptions = Share(row.accuracy_iid.hits - row.rule.hits, row.accuracy_iid.n - row.rule.n)
-    if not 0 <= exceptions.hits <= exceptions.n:
-        raise ValueError(f"{where} has rule {list(row.rule)}, which cannot be part of accuracy_iid {list(row.accuracy_iid)}")
-    if row.ordered and row.symmetric and row.ordered.hits + row.symmetric.hits > row.ordered.n:
-        raise ValueError(f"{where} has {row.ordered.hits} ordered and {row.symmetric.hits} symmetric of {row.ordered.n} answers")
-    seen, held_out = seen_and_held_out(suite, row)
-    verdict = composition_of(seen.value, held_out.interval)
+        if share.n != n:
+            raise ValueError(f"{where} has {field} {list(share)}; the task asks for {n} such answers")
+    verdict = composition_of(row.accuracy_train.value, row.composes.interval)
     if row.verdict != verdict:
         raise ValueError(f"{where} has verdict {row.verdict!r}; its shares give {verdict!r}")
 
 
 def asked(task: Task, recipe: Recipe) -> dict[str, int]:
-    """Number of answers that each share of a row counts (0 where it is null), from the regenerated evaluation set."""
+    """Number of answers that each share of a row counts, from the regenerated evaluation set."""
     key = (task.fingerprint, min(recipe.data_size, FINAL_SIZE), recipe.seeds.data)
     if key not in _ASKED:
         if len(_ASKED) > MAX_KNOWN:
@@ -135,19 +128,11 @@ MAX_KNOWN = 10_000
 
 
 def _count(task: Task, n_train: int, seed: int) -> dict[str, int]:
-    n_seen = FINAL_SIZE if "iid" in task.splits else n_train
-    counts = {"accuracy_train": n_train, "accuracy_iid": n_seen, "rule": n_seen, "composes": 0, "ordered": 0, "symmetric": 0}
-    roles = [group.role for group in task.groups]
-    if "iid" in task.splits and "exception" in roles:
-        counts["rule"] = sum(roles[group] == "trained" for group in task.sample("iid", FINAL_SIZE, seed).group)
-    if "mirror" in roles:
-        ood = task.sample("ood", FINAL_SIZE, seed)
-        counts["composes"] = sum(roles[group] == "held_out" for group in ood.group)
-        counts["ordered"] = sum(roles[group] == "mirror" for group in ood.group)
-        counts["symmetric"] = int((ood.foils["symmetric"] != NO_ANSWER).sum())
-    elif "ood" in task.splits:  # equal inputs count once
-        counts["composes"] = len(np.unique(task.sample("ood", FINAL_SIZE, seed).tokens, axis=0))
-    return counts
+    return {
+        "accuracy_train": n_train,
+        "accuracy_iid": FINAL_SIZE if "iid" in task.splits else n_train,
+        "composes": len(np.unique(task.sample("ood", FINAL_SIZE, seed).tokens, axis=0)),  # equal inputs count once
+    }
 
 
 def _require_flows(entry: Entry) -> None:

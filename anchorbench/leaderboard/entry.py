@@ -23,7 +23,7 @@ from anchorbench.machine import Machine as Environment
 from anchorbench.model.gpt import is_gpt
 from anchorbench.probes.attention_flow import central
 from anchorbench.task import Task
-from anchorbench.verdict import Composition, Counts, OfToday, Share
+from anchorbench.verdict import Composition, Counts, OfToday
 
 MAX_WORDS = 200
 """Characters of a field of `environment`."""
@@ -42,7 +42,7 @@ def _short(environment: Environment) -> Environment:
 
 
 class Row(Plain):
-    """One run. Shares are [hits, n]; null where they do not apply to the task."""
+    """One run. Shares are [hits, n]."""
 
     task: Annotated[str, Field(max_length=60)]
     variant: Annotated[str, Field(max_length=60)]
@@ -53,14 +53,8 @@ class Row(Plain):
     """On training examples, memorized halves included. A run fits if this is at least 90%."""
     accuracy_iid: Counts
     """On seen groups at unseen data; on training examples in a task that has none."""
-    rule: Counts
-    """The part of accuracy_iid on groups trained with the rule, without exceptions and memorized answers."""
-    composes: Counts | None
-    """Held-out groups without a trained mirror, answered by composing."""
-    ordered: Counts | None
-    """The mirror of a trained exception, answered by composing."""
-    symmetric: Counts | None
-    """The mirror of a trained exception, answered as the exception was trained."""
+    composes: Counts
+    """Held-out groups, answered by composing."""
     verdict: Annotated[Composition, OfToday]
     """Derived from the shares."""
     steps: int = Field(ge=1, le=10_000_000)
@@ -162,15 +156,6 @@ def digest_of(content: dict[str, Any]) -> str:
     return hashlib.sha256(canonical_json({key: value for key, value in content.items() if key != "digest"})).hexdigest()
 
 
-def seen_and_held_out(task: SuiteTask, row: Row) -> tuple[Share, Share]:
-    """The two shares that determine the verdict."""
-    if task.unseen == "iid":
-        return row.accuracy_train, row.accuracy_iid
-    if row.composes is None:
-        raise ValueError(f"a row of {task.name} has no composes; allowed: [hits, n]")
-    return row.accuracy_train, row.composes
-
-
 def flow_rows(recipe: SubmittedRecipe, rows: Sequence[Row]) -> list[int]:
     """Indices of the rows whose attention an entry shows: the first of each verdict, on tasks of at most FLOW_LENGTH tokens. Only
     the plain GPT attends to the tokens alone.
@@ -185,6 +170,6 @@ def flow_rows(recipe: SubmittedRecipe, rows: Sequence[Row]) -> list[int]:
     return sorted(first.values())
 
 
-def flow_example(suite: SuiteTask, task: Task) -> Int[np.ndarray, "1 seq"]:
+def flow_example(task: Task) -> Int[np.ndarray, "1 seq"]:
     """The held-out sequence on which the attention of a run trained on `task` is shown."""
-    return central(task, task.sample(suite.unseen, 200, seed=0).tokens)
+    return central(task, task.sample("ood", 200, seed=0).tokens)

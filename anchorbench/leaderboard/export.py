@@ -33,7 +33,7 @@ def benchmark(track: str) -> dict[str, Any]:
         " share of answers on held-out groups that compose, over runs with seeds that nobody could choose."
         + (f" With non-default settings: {'; '.join(special)}." if special else ""),
         "evaluation_framework": "anchorbench",
-        "tasks": [{"id": task_id(task), "config": task_id(task), "split": task.unseen} for task in suite],
+        "tasks": [{"id": task_id(task), "config": task_id(task), "split": "ood"} for task in suite],
     }
 
 

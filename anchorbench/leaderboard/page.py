@@ -19,7 +19,7 @@ import yaml
 
 from anchorbench import __version__
 from anchorbench.leaderboard.board import Board, Line
-from anchorbench.leaderboard.entry import VERDICTS, Entry, Flow, Row, flow_example, seen_and_held_out
+from anchorbench.leaderboard.entry import VERDICTS, Entry, Flow, Row, flow_example
 from anchorbench.leaderboard.statistics import FAMILY, Interval, TaskStatistics
 from anchorbench.leaderboard.submission import canonical_json
 from anchorbench.leaderboard.suite import TRACKS, SuiteTask
@@ -32,12 +32,14 @@ COLUMNS = (
     "recipe",
     "score",
     "95% interval",
+    "drawn tasks",
+    "gap",
     "inferential",
     "underfit",
     "seen",
     "TMACs",
-    "seeds",
     "independent",
+    "flags",
     "time / reference (reported)",
 )
 SCORE = "Score: the share of held-out answers that compose, averaged over the tasks, of all runs, fit or not."
@@ -48,9 +50,9 @@ RANKS = (
 )
 LIMITS = (
     f"Underfit runs, below {FIT:.0%} accuracy on their training data, count in the score as they answer, and their share is shown."
-    " A registered entry has seeds that nobody could choose; those of an unregistered one follow from the text of its recipe, and"
-    " it may be asked other held-out pairs than the next. Compute is recomputed from the recipe. Time and machine are reported by"
-    " the submitter, and no number is verified that nobody has retrained: 'independent' counts those who say that they did."
+    " Drawn tasks are variants of the composite task that the beacon draws, so that nobody could train for them; the gap is how much"
+    " more composes on the suite's composite task. Compute is recomputed from the recipe. Time and machine are reported by the"
+    " submitter, and no number is verified that nobody has retrained: 'independent' counts those who say that they did."
     " Inferential means inferential within the entry's own training steps."
 )
 """Limitations of the score."""
@@ -184,8 +186,7 @@ def render(board: Board, out: Path, *, most_bytes: int = MAX_PAGE_BYTES) -> Path
 
 def status_of(line: Line) -> str:
     """What a reader must know before a line's score."""
-    words = ["registered" if line.registered else "unregistered"]
-    words += ["disputed"] if line.disputes else []
+    words = ["disputed"] if line.disputes else []
     words += [f"{len(line.flags)} {'run' if len(line.flags) == 1 else 'runs'} flagged"] if line.flags else []
     return ", ".join(words)
 
@@ -198,10 +199,10 @@ def reported_seconds(line: Line) -> tuple[float, float]:
 
 def _made_of(lines: Sequence[Line]) -> str:
     """Version, date and commits of what is shown, as far as the files tell."""
-    dates = [line.entry.beacon.date for line in lines if line.entry.beacon is not None]
+    newest = max((line.entry.beacon.time for line in lines), default=None)
     commits = Counter(line.entry.git for line in lines)
     code = ", ".join(f"{_short(commit)} ({count})" for commit, count in commits.most_common())
-    drawn = f"the newest seeds were drawn on {max(dates)}" if dates else "no entry of this board says when its seeds were drawn"
+    drawn = "no seeds are drawn" if newest is None else f"the newest seeds were drawn at {newest}"
     return f"Rendered by anchorbench {__version__}; {drawn}. Commits of the code that trained, as reported, with entries: {code}."
 
 
@@ -243,7 +244,7 @@ def _lanes(task: SuiteTask, rows: Sequence[Row], groups: dict[str, str]) -> list
         of_groups.setdefault(groups[row.fingerprint], []).append(row)
     lanes: list[Lane] = []
     for words, members in sorted(of_groups.items()):
-        shares = [(seen_and_held_out(task, row)[1].value, row) for row in members]
+        shares = [(row.composes.value, row) for row in members]
         levels = stacked([share * (LANE_WIDTH - 2 * MARK) for share, _ in shares], MARK)
         height = min(MOST_HEIGHT, 2 * MARK + (MARK + 1) * max(levels))
         step = (height - 2 * MARK) / max(1, *levels)
@@ -294,7 +295,7 @@ def _flow(entry: Entry, flow: Flow) -> ShownFlow:
     row = entry.rows[flow.row]
     suite = entry.task_of(flow.row)
     task = entry.recipe.recipe(suite, row.seed).load_task()
-    tokens = flow_example(suite, task)
+    tokens = flow_example(task)
     kinds = ["filler"] * task.seq_len
     for name, at in task.token_positions(tokens).items():
         kinds[int(at[0])] = "key" if name == "key" else "anchor"
@@ -351,7 +352,7 @@ def markdown_table(board: Board) -> str:
             f"Track {name}. {SCORE} {RANKS}",
             "",
             f"| {' | '.join(COLUMNS)} |",
-            "|---:|---|" + "---:|" * 6 + "---|---:|---:|",
+            "|---:|---|" + "---:|" * 9 + "---|---:|",
         ]
         for line in lines:
             statistics, (seconds, reference) = line.statistics, reported_seconds(line)
@@ -361,12 +362,14 @@ def markdown_table(board: Board) -> str:
                 _escape_markdown(line.name),
                 percent(score.value),
                 f"{percent(score.low)} to {percent(score.high)}",
+                percent_or_dash(statistics.drawn),
+                percent_or_dash(statistics.gap),
                 percent(statistics.inferential.value),
                 percent(statistics.underfit.value),
                 percent(statistics.seen.value),
                 f"{statistics.macs / 1e12:,.1f}",
-                status_of(line),
                 str(len(line.independent)),
+                status_of(line) or "-",
                 f"{seconds / reference:.2f}",
             ]
             text.append("| " + " | ".join(cells) + " |")
@@ -375,6 +378,11 @@ def markdown_table(board: Board) -> str:
         for task, counts in verdicts_by_task(lines):
             text.append(f"| {task} | {' | '.join(map(str, counts))} |")
     return "\n".join(text) + "\n"
+
+
+def percent_or_dash(interval: Interval | None) -> str:
+    """The interval's value in percent."""
+    return "-" if interval is None else percent(interval.value)
 
 
 def _escape_markdown(text: str) -> str:

@@ -25,7 +25,7 @@ from jaxtyping import Float
 from scipy.signal import fftconvolve
 
 from anchorbench.intervals import wilson
-from anchorbench.leaderboard.entry import VERDICTS, Row, seen_and_held_out
+from anchorbench.leaderboard.entry import VERDICTS, Row
 from anchorbench.leaderboard.submission import SubmittedRecipe
 from anchorbench.leaderboard.suite import SuiteTask
 from anchorbench.sweeps.summary import Mean
@@ -93,17 +93,16 @@ def statistics_of(recipe: SubmittedRecipe, rows: Sequence[Row], drawn: Sequence[
         if not members:
             continue
         count = Counter(row.verdict for row in members)
-        shares = [(row.fingerprint, *seen_and_held_out(task, row)) for row in members]
         tasks.append(
             TaskStatistics(
                 task=task,
-                composed=_mean([(pair, held_out) for pair, _, held_out in shares]),
-                seen=_mean([(pair, seen) for pair, seen, _ in shares]),
+                composed=_mean([(row.fingerprint, row.composes) for row in members]),
+                seen=_mean([(row.fingerprint, row.accuracy_train) for row in members]),
                 inferential=Share(count["inferential"], len(members)),
                 verdicts=tuple(count[verdict] for verdict in VERDICTS),
             )
         )
-    of_drawn = _mean([(row.fingerprint, row.composes) for row in drawn if row.composes is not None]) if drawn else None
+    of_drawn = _mean([(row.fingerprint, row.composes) for row in drawn]) if drawn else None
     alike = [task.composed for task in tasks if drawn and task.task.task == drawn[0].task]
     score = mean_of_tasks([task.composed for task in tasks])
     over = Mean.of([task.composed.value for task in tasks])
@@ -168,18 +167,12 @@ def mean_of_tasks(intervals: Sequence[Interval]) -> Interval:
 # ------------------------------------------------------------------------------------------------ comparison
 
 
-def strata_of(suite: Sequence[SuiteTask], rows: Iterable[Row]) -> dict[tuple[str, str], list[float]]:
+def strata_of(rows: Iterable[Row]) -> dict[tuple[str, str], list[float]]:
     """The rows' held-out shares by task and pair: see `Strata`."""
     strata: dict[tuple[str, str], list[float]] = {}
     for row in rows:
-        strata.setdefault((f"{row.task}/{row.variant}", row.fingerprint), []).append(share_of(suite, row))
+        strata.setdefault((f"{row.task}/{row.variant}", row.fingerprint), []).append(row.composes.value)
     return strata
-
-
-def share_of(suite: Sequence[SuiteTask], row: Row) -> float:
-    """The row's share of held-out answers that compose."""
-    task = next(task for task in suite if (task.task, task.variant) == (row.task, row.variant))
-    return seen_and_held_out(task, row)[1].value
 
 
 def exchange_p(ours: Strata, theirs: Strata, grid: int = GRID) -> tuple[float, float]:

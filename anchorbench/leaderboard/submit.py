@@ -25,8 +25,7 @@ from anchorbench.presets import PRESETS
 from anchorbench.probes.attention_flow import attention
 from anchorbench.sweeps.run_folder import Run
 from anchorbench.sweeps.runner import Progress, Sweep, SweepFolder, run_sweep
-from anchorbench.task import Task
-from anchorbench.verdict import Composition, Share, composition_of
+from anchorbench.verdict import Composition, composition_of
 
 TIMED_STEPS = 20
 
@@ -65,7 +64,7 @@ def run_entry(
         beacon=beacon,
         rows=rows,
         drawn=tuple(row_of(task, run) for task, run in zip(tasks, of_drawn, strict=True)),
-        flows=tuple(filter(None, (flow_of(number, *runs[number]) for number in flow_rows(recipe, rows)))),
+        flows=tuple(filter(None, (flow_of(number, runs[number][1]) for number in flow_rows(recipe, rows)))),
         machine=origin.machine,
         environment=environment_of([*(run for _, run in runs), *of_drawn]),
         git=origin.git,
@@ -127,10 +126,8 @@ def _teller(task: SuiteTask, name: str, report: Callable[[str, str], None]) -> C
 
 def row_of(suite: SuiteTask, run: Run) -> Row:
     """The entry's row for a finished run."""
-    result, task = run.result, run.recipe.load_task()
-    rule = follows_rule(task, result.groups, result.accuracy_iid)
-    held_out = result.accuracy_iid if suite.unseen == "iid" else result.composes
-    if held_out is None:
+    result = run.result
+    if result.composes is None:
         raise ValueError(f"task {suite.name} has no held-out groups; allowed in a suite: tasks with held-out groups")
     return Row(
         task=suite.task,
@@ -139,20 +136,17 @@ def row_of(suite: SuiteTask, run: Run) -> Row:
         fingerprint=result.task_fingerprint,
         accuracy_train=result.accuracy_train,
         accuracy_iid=result.accuracy_iid,
-        rule=rule,
         composes=result.composes,
-        ordered=result.ordered,
-        symmetric=result.symmetric,
-        verdict=composition_of(result.accuracy_train.value, held_out.interval),
+        verdict=composition_of(result.accuracy_train.value, result.composes.interval),
         steps=result.steps_trained,
-        settled=settled_at(suite, run),
+        settled=settled_at(run),
         seconds=result.seconds,
     )
 
 
-def flow_of(number: int, suite: SuiteTask, run: Run) -> Flow | None:
+def flow_of(number: int, run: Run) -> Flow | None:
     """Attention of the run in row `number`; None if it diverged."""
-    tokens = flow_example(suite, run.recipe.load_task())
+    tokens = flow_example(run.recipe.load_task())
     try:
         layers = attention(open_model(run), tokens)
     except ValueError:  # non-finite output
@@ -161,22 +155,13 @@ def flow_of(number: int, suite: SuiteTask, run: Run) -> Flow | None:
     return Flow(row=number, attention=tuple(tuple(tuple(row[: i + 1]) for i, row in enumerate(layer)) for layer in percents))
 
 
-def follows_rule(task: Task, groups: dict[str, Share], seen: Share) -> Share:
-    """Accuracy on the seen groups trained with the rule; all of `seen` in a task without unseen data of seen groups."""
-    if "iid" not in task.splits:
-        return seen
-    shares = [groups[group.name] for group in task.groups if group.role == "trained" and group.name in groups]
-    return Share(sum(share.hits for share in shares), sum(share.n for share in shares))
-
-
-def settled_at(suite: SuiteTask, run: Run) -> int:
+def settled_at(run: Run) -> int:
     """First evaluated step from which the run's verdict no longer changed; the last step for a run that ends underfit, which more
     training might have fit. A trajectory does not record numbers of answers, so these verdicts ignore intervals.
     """
 
     def verdict(point: dict[str, Any]) -> Composition:
-        held_out = point["accuracy_iid" if suite.unseen == "iid" else "inferential"]
-        return composition_of(point["accuracy_train"], (held_out, held_out))
+        return composition_of(point["accuracy_train"], (point["inferential"], point["inferential"]))
 
     points = run.trajectory()
     settled = points[-1]["step"]

@@ -12,19 +12,18 @@ Suite           held-out data, which determine the verdict
     scan/addprim-turn-left        ood: a verb in combinations (gpu track only)
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 SEEDS = 12
 """Members per task."""
 
 
 class SuiteTask(NamedTuple):
-    """A task of the suite; `unseen` is the split that determines the verdict."""
+    """A task of the suite: held-out data, split `ood`, determine the verdict."""
 
     task: str
     variant: str
     config: dict[str, Any] = {}
-    unseen: Literal["ood", "iid"] = "ood"
     pairs: int = 1
     """Number of pairs that the variant holds out in turn, by seed modulo this number."""
 
@@ -36,7 +35,6 @@ class SuiteTask(NamedTuple):
     def words(self) -> str:
         """The name, with any non-default settings."""
         special = [f"{key} {value}" for key, value in self.config.items()]
-        special += ["no group held out, tested on unseen data"] if self.unseen == "iid" else []
         return self.name + (f" ({', '.join(special)})" if special else "")
 
 

@@ -24,7 +24,7 @@ from anchorbench.leaderboard.check import MAX_DEPTH, MAX_ENTRY_BYTES, require_ro
 from anchorbench.leaderboard.entry import Commit, Entry, Row, digest_of
 from anchorbench.leaderboard.names import Name, name_key
 from anchorbench.leaderboard.registration import Digest, seeds_of
-from anchorbench.leaderboard.statistics import Interval, exchange_p, flip_p, share_of, statistics_of, strata_of
+from anchorbench.leaderboard.statistics import Interval, exchange_p, flip_p, statistics_of, strata_of
 from anchorbench.leaderboard.submission import SubmittedRecipe, training_digest
 from anchorbench.leaderboard.submit import environment_of, row_of
 from anchorbench.leaderboard.suite import SEEDS, SuiteTask
@@ -81,10 +81,9 @@ class Verification:
     @property
     def p(self) -> tuple[float, float]:
         """P of a difference at least as large if nothing was invented: of claiming too much, and too little."""
-        suite = self.entry.suite
         if self.fresh:
-            return exchange_p(strata_of(suite, self.entry.rows), strata_of(suite, self.retrained))
-        return flip_p((share_of(suite, claim), share_of(suite, row)) for claim, row in self._pairs)
+            return exchange_p(strata_of(self.entry.rows), strata_of(self.retrained))
+        return flip_p((claim.composes.value, row.composes.value) for claim, row in self._pairs)
 
     @property
     def _pairs(self) -> list[tuple[Row, Row]]:
@@ -140,7 +139,7 @@ def power_of_test(entry: Entry, per_task: Sequence[int], lie: float, *, fresh: b
     and in CHANGED of the cases if they have the claim's seeds.
     """
     rng = np.random.default_rng(0)
-    strata = strata_of(entry.suite, entry.rows)
+    strata = strata_of(entry.rows)
     score = statistics_of(entry.recipe, entry.rows).score.value
     invented = 1.0 if score <= lie else lie / score
     of_task = {task.name: [key for key, shares in strata.items() if key[0] == task.name for _ in shares] for task in entry.suite}
@@ -354,4 +353,4 @@ def _require_rows(found: Reproduction) -> None:
         if (row.task, row.variant, row.seed) != (task.task, task.variant, seed):
             words = f"row {number} is of {row.task}/{row.variant}, seed {row.seed}; recipe and name give {task.name}, {seed}"
             raise ValueError(words)
-        require_row(f"row {number}", task, row, found.recipe.recipe(task, seed))
+        require_row(f"row {number}", row, found.recipe.recipe(task, seed))
