@@ -14,7 +14,7 @@ from typing import Any
 
 from anchorbench.leaderboard.board import Board, assemble
 from anchorbench.leaderboard.check import MAX_ENTRY_BYTES, asked
-from anchorbench.leaderboard.entry import Entry, Flow, Machine, Row, flow_rows, seen_and_held_out
+from anchorbench.leaderboard.entry import Entry, Flow, Machine, Row, flow_rows
 from anchorbench.leaderboard.registration import Beacon, Registry
 from anchorbench.leaderboard.submission import SubmittedRecipe, canonical, training_digest
 from anchorbench.leaderboard.suite import LAPTOP_SUITE, SEEDS, SuiteTask
@@ -76,17 +76,16 @@ def honest_entry(
         run = recipe.recipe(task, seed)
         loaded = run.load_task()
         counts = asked(loaded, run)
-        hits = counts | {"symmetric": 0}
+        hits = dict(counts)
         if number >= inferential:
-            hits |= {"composes": counts["composes"] // 10, "ordered": 0, "symmetric": counts["symmetric"]}
-            hits |= {field: counts[field] // 10 for field in ("accuracy_iid", "rule")} if task.unseen == "iid" else {}
+            hits["composes"] //= 10
         if number == SEEDS - 1 > inferential:
-            hits |= {field: counts[field] // 2 for field in ("accuracy_train", "accuracy_iid", "rule")}
+            hits |= {field: counts[field] // 2 for field in ("accuracy_train", "accuracy_iid")}
         hits["composes"] = max(0, hits["composes"] - shift)
-        shares = {field: Share(hits[field], n) if n else None for field, n in counts.items()}
+        shares = {field: Share(hits[field], n) for field, n in counts.items()}
         content = {"task": task.task, "variant": task.variant, "seed": seed, "fingerprint": loaded.fingerprint, **shares}
         row = Row(**content, verdict="underfit", steps=run.steps, settled=1 + run.steps // (number + 2), seconds=2.5 + number / 8)
-        return judged(task, row)
+        return judged(row)
 
     rows = [row_of(task, number, seed) for task in recipe.suite for number, seed in enumerate(blank.seeds(task))]
     return Entry.sealed(
@@ -102,10 +101,9 @@ def honest_entry(
     )
 
 
-def judged(task: SuiteTask, row: Row) -> Row:
+def judged(row: Row) -> Row:
     """The row with the verdict that its shares give."""
-    seen, held_out = seen_and_held_out(task, row)
-    return row.model_copy(update={"verdict": composition_of(seen.value, held_out.interval)})
+    return row.model_copy(update={"verdict": composition_of(row.accuracy_train.value, row.composes.interval)})
 
 
 def board_of(*entries: Entry, reproductions: Any = (), folder: Path = Path("no such folder")) -> Board:
@@ -175,15 +173,6 @@ def _seal_name(name: str) -> Callable[[], bytes]:
 
 def _flip_first_verdict(content: dict[str, Any]) -> None:
     content["rows"][SEEDS - 1]["verdict"] = "inferential"
-
-
-def _more_exceptions(content: dict[str, Any]) -> None:
-    row = content["rows"][8]
-    row["rule"] = [row["rule"][0] - 100, row["rule"][1]]
-
-
-def _two_answers(content: dict[str, Any]) -> None:
-    content["rows"][8]["symmetric"][0] = 100
 
 
 def _own_seeds(content: dict[str, Any]) -> None:
@@ -262,7 +251,7 @@ ENTRIES: dict[str, tuple[Callable[[], bytes], str]] = {
     "a list for a name": (changed("recipe", "name", to=["a"]), "recipe.name is ['a']"),
     "null for rows": (changed("rows", to=None), "rows is None"),
     "an object for rows": (changed("rows", to={"length": 48}), "rows is {'length': 48}"),
-    "three numbers for a share": (changed("rows", 0, "rule", to=[1, 2, 3]), "rows.0.rule"),
+    "three numbers for a share": (changed("rows", 0, "composes", to=[1, 2, 3]), "rows.0.composes"),
     "201 rows": (edited(lambda content: content.update(rows=content["rows"][:1] * 201)), "at most 200 items"),
     "a path for a commit": (changed("git", to="../../etc/passwd"), "git is '../../etc/passwd'"),
     "negative seconds": (changed("rows", 0, "seconds", to=-1.0), "rows.0.seconds is -1.0"),
@@ -333,12 +322,6 @@ ENTRIES: dict[str, tuple[Callable[[], bytes], str]] = {
     "another task's data": (changed("rows", 0, "fingerprint", to="0" * 16), "the task of this version has"),
     "more steps than the recipe": (changed("rows", 0, "steps", to=601), "row 0 has 601 steps"),
     "fewer steps than the recipe": (changed("rows", 0, "steps", to=1), "row 0 has 1 steps; the recipe has 600"),
-    "the rule followed where nothing was right": (
-        changed("rows", 0, "accuracy_iid", to=[0, 1000]),
-        "cannot be part of accuracy_iid",
-    ),
-    "more exceptions than were asked": (edited(_more_exceptions), "cannot be part of accuracy_iid"),
-    "two answers at once": (edited(_two_answers), "ordered and 100 symmetric of"),
     "no time on the reference": (changed("machine", "reference_seconds", to=1e-300), "machine.reference_seconds is 1e-300"),
     "no time for training": (changed("rows", 0, "seconds", to=5e-324), "rows.0.seconds is 5e-324"),
     "settled after the end": (changed("rows", 0, "settled", to=601), "row 0 is settled at step 601"),
@@ -347,10 +330,13 @@ ENTRIES: dict[str, tuple[Callable[[], bytes], str]] = {
     "negative hits": (changed("rows", 0, "composes", to=[-1, 1000]), "rows.0.composes.0 is -1"),
     "a share of nothing": (changed("rows", 0, "composes", to=[0, 0]), "is 0 of 0"),
     "few answers": (changed("rows", 0, "composes", to=[10, 10]), "the task asks for 1000"),
-    "an answer that the task does not ask": (changed("rows", 0, "symmetric", to=[0, 100]), "the task asks for 0"),
-    "a share left out": (changed("rows", 0, "composes", to=None), "row 0 has composes None"),
+    "an answer that no task asks": (changed("rows", 0, "symmetric", to=[0, 100]), "unknown field 'rows.0.symmetric'"),
+    "a share left out": (changed("rows", 0, "composes", to=None), "rows.0.composes is None"),
     # Claims that do not follow
-    "a verdict that the shares do not give": (edited(_flip_first_verdict), f"row {SEEDS - 1} has verdict 'inferential'; its shares give"),
+    "a verdict that the shares do not give": (
+        edited(_flip_first_verdict),
+        f"row {SEEDS - 1} has verdict 'inferential'; its shares give",
+    ),
     "statistics, where they are computed": (changed("statistics", to={"score": 1.0}), "unknown field 'statistics'"),
     # Registrations and beacons
     "no registration": (changed("registration", to=None), "registration is None"),
@@ -373,7 +359,10 @@ ENTRIES: dict[str, tuple[Callable[[], bytes], str]] = {
     "a field without effect": (changed("recipe", "optimizer", "decay_until", to=900), "in canonical form"),
     "a rate given twice": (changed("recipe", "init", "qk", to=0.5), "in canonical form"),
     # Pictures of other things
-    "another member's attention": (changed("flows", 0, "row", to=1), f"flows are of rows [1, 5, {SEEDS - 1}]; the first of each verdict"),
+    "another member's attention": (
+        changed("flows", 0, "row", to=1),
+        f"flows are of rows [1, 5, {SEEDS - 1}]; the first of each verdict",
+    ),
     "one member's attention twice": (
         edited(lambda content: content["flows"].insert(0, content["flows"][0])),
         f"flows are of rows [0, 0, 5, {SEEDS - 1}]",

@@ -36,6 +36,7 @@ from anchorbench.leaderboard.submission import SubmittedRecipe, parameters_of, t
 from anchorbench.leaderboard.suite import SEEDS, TRACKS, SuiteTask
 from anchorbench.model.gpt import GPT
 from anchorbench.seeds import stream_seed
+from anchorbench.sweeps.summary import Mean
 from anchorbench.task import load_task
 from anchorbench.verdict import EvalSet, Share
 
@@ -49,25 +50,12 @@ def submitted(**fields: object) -> SubmittedRecipe:
 # --- Recipes, seeds, budgets
 
 
-def test_unregistered_seeds_are_those_of_the_first_board() -> None:
-    """Written down once: another hash, and the entries of the first board are invalid."""
-    assert submitted().unregistered_seeds(TRACKS["laptop"].suite[0])[:3] == GOLDEN_SEEDS
-
-
 def test_a_later_version_with_more_fields_reads_todays_entries() -> None:
     """A field that the file lacks takes its default, and changes neither seeds nor digest."""
     content = json.loads(hostile.honest_entry().to_json())
     del content["recipe"]["optimizer"]["decay_embeddings"], content["recipe"]["authors"]
     older = hostile.sealed(content)
     assert validate_entry(older).rows == hostile.honest_entry().rows
-
-
-def test_statistics_in_a_file_of_version_1_are_not_read() -> None:
-    content = json.loads(hostile.honest_entry(registered=False).to_json()) | {"statistics": {"score": "all of them"}}
-    assert validate_entry(hostile.sealed(content)).rows == hostile.honest_entry(registered=False).rows
-
-
-GOLDEN_SEEDS = (1804734125, 999727819, 953568361)
 
 
 @pytest.mark.parametrize(
@@ -111,9 +99,10 @@ def test_numbers_without_a_point_are_numbers() -> None:
 def test_every_task_of_a_suite_holds_something_out(track: str) -> None:
     for suite in TRACKS[track].suite:
         task = load_task(suite.task, suite.variant, **suite.config)
-        held_out = any(group.role == "held_out" for group in task.groups)
-        assert held_out == (suite.unseen == "ood")
-        assert suite.unseen in task.splits
+        assert any(group.role == "held_out" for group in task.groups)
+        assert not any(group.role in ("mirror", "exception") for group in task.groups)
+        assert "ood" in task.splits
+        assert SEEDS % suite.pairs == 0
 
 
 # --- Statistics
@@ -127,30 +116,46 @@ def strata(**of_task: list[float]) -> dict[tuple[str, str], list[float]]:
 def test_the_statistics_of_an_entry_worked_by_hand() -> None:
     entry = hostile.honest_entry(inferential=5)
     statistics = statistics_of(entry.recipe, entry.rows)
-    assert statistics.inferential.value == 5 / 8
-    # Six tasks of the same counts: nothing is gained over 48 members of one task.
-    assert (statistics.inferential.low, statistics.inferential.high) == pytest.approx(Share(30, 48).interval)
-    assert [task.verdicts for task in statistics.tasks] == [(5, 0, 2, 1)] * 6
-    assert statistics.underfit == (6, 48)
-    first, control, *_ = statistics.tasks
-    assert first.seen.value == pytest.approx(7.5 / 8)
-    assert first.composed.value == pytest.approx((5 + 3 * 0.1) / 8)
-    # Members 0 to 7 hold out pairs 0 1 2 3 4 0 1 2: the memorizing ones (5, 6, 7) share a pair with 0, 1 and 2, which compose.
-    assert control.composed.value == pytest.approx((3 * 0.55 + 2 * 1) / 5, abs=1e-3)
+    assert statistics.inferential.value == 5 / 12
+    # Tasks of the same counts: nothing is gained over as many members of one task.
+    count = len(entry.suite)
+    assert (statistics.inferential.low, statistics.inferential.high) == pytest.approx(Share(5 * count, 12 * count).interval)
+    assert [task.verdicts for task in statistics.tasks] == [(5, 0, 6, 1)] * count
+    assert statistics.underfit == (count, 12 * count)
+    pairs, *_ = statistics.tasks
+    assert pairs.seen.value == pytest.approx(11.5 / 12)
+    # Members 0 to 11 hold out pairs 0 to 5 twice: each of the composing ones, 0 to 4, shares its pair with one that memorizes.
+    assert pairs.composed.value == pytest.approx((5 * 0.55 + 0.1) / 6, abs=1e-3)
+    over_pairs = Mean.of([0.55] * 5 + [0.1])
+    assert (pairs.composed.low, pairs.composed.high) == pytest.approx((over_pairs.low, over_pairs.high), abs=1e-2)
     tasks = [task.composed.value for task in statistics.tasks]
     assert statistics.score.value == pytest.approx(np.mean(tasks))
-    half = np.std(tasks, ddof=1) / 6**0.5 * stats.t.ppf(0.975, 5)
+    half = np.std(tasks, ddof=1) / count**0.5 * stats.t.ppf(0.975, count - 1)
     assert (statistics.over_tasks.low, statistics.over_tasks.high) == pytest.approx(
         (np.mean(tasks) - half, min(1, np.mean(tasks) + half))
     )
 
 
+def test_drawn_tasks_count_apart() -> None:
+    """Of 12 drawn tasks 5 compose whole and 7 in a tenth: the mean over tasks, and the gap to the suite's composite task."""
+    entry = hostile.honest_entry(inferential=5)
+    statistics, without = statistics_of(entry.recipe, entry.rows, entry.drawn), statistics_of(entry.recipe, entry.rows)
+    assert statistics.score == without.score
+    assert (without.drawn, without.gap) == (None, None)
+    assert statistics.drawn is not None
+    assert statistics.gap is not None
+    of_tasks = Mean.of([1.0] * 5 + [0.1] * 7)
+    assert statistics.drawn.value == pytest.approx((5 + 0.7) / 12, abs=1e-3)
+    assert (statistics.drawn.low, statistics.drawn.high) == pytest.approx((of_tasks.low, of_tasks.high), abs=1e-2)
+    assert statistics.gap.value == pytest.approx(statistics.tasks[0].composed.value - statistics.drawn.value)
+
+
 def test_underfit_members_count_as_they_answer() -> None:
     """All members compose and half are underfit: the score is 1, and the verdicts say what the score does not."""
-    entry = hostile.honest_entry(inferential=8)
-    rows = [hostile.judged(entry.recipe, row.model_copy(update={"accuracy_train": Share(0, 1000)})) for row in entry.rows[:8]]
+    entry = hostile.honest_entry(inferential=SEEDS)
+    rows = [hostile.judged(row.model_copy(update={"accuracy_train": Share(0, 1000)})) for row in entry.rows[:SEEDS]]
     statistics = statistics_of(entry.recipe, rows)
-    assert (statistics.score.value, statistics.inferential.value, statistics.underfit) == (1, 0, (8, 8))
+    assert (statistics.score.value, statistics.inferential.value, statistics.underfit) == (1, 0, (SEEDS, SEEDS))
 
 
 def test_the_cost_is_the_macs_of_the_recipe_and_counts_passes() -> None:
@@ -161,7 +166,7 @@ def test_the_cost_is_the_macs_of_the_recipe_and_counts_passes() -> None:
         seq, vocab, d, ff = loaded.seq_len, loaded.vocab_size, 64, 256
         first = 4 * seq * d * d + 2 * seq * d * ff + 2 * seq * seq * d
         last = 2 * seq * d * d + 2 * d * d + 2 * d * ff + 2 * seq * d
-        by_hand += 8 * 600 * 128 * 3 * (first + last + d * vocab)
+        by_hand += SEEDS * 600 * 128 * 3 * (first + last + d * vocab)
     # macs_per_step counts the scores of a layer by answered positions and all keys, as `first` and `last` do
     assert statistics_of(entry.recipe, entry.rows).macs == pytest.approx(by_hand, rel=1e-9)
     # SVRG takes a second gradient at each step, and 16 batches every 100 steps.
@@ -169,13 +174,14 @@ def test_the_cost_is_the_macs_of_the_recipe_and_counts_passes() -> None:
 
 
 def test_no_interval_has_no_width() -> None:
-    """Where all 48 members agree, the interval is that of 48 of 48."""
-    for count in (0, 8):
+    """Where all members agree, the interval is that of all of so many."""
+    for count in (0, SEEDS):
         entry = hostile.honest_entry(inferential=count)
         interval = statistics_of(entry.recipe, entry.rows).inferential
-        assert (interval.low, interval.high) == pytest.approx(Share(6 * count, 48).interval, abs=1e-12)
-    composed = statistics_of(entry.recipe, entry.rows).tasks[0].composed  # all of 1000 answers of each of 8 members
-    assert (composed.value, composed.low, composed.high) == pytest.approx((1, *Share(8000, 8000).interval))
+        of_all = Share(len(entry.suite) * count, len(entry.rows))
+        assert (interval.low, interval.high) == pytest.approx(of_all.interval, abs=1e-12)
+    composed = statistics_of(entry.recipe, entry.rows).tasks[0].composed  # all of 1000 answers of each member
+    assert (composed.value, composed.low, composed.high) == pytest.approx((1, *Share(12_000, 12_000).interval))
 
 
 @settings(max_examples=25)
@@ -324,7 +330,7 @@ def require_sentence(said: str, reason: str) -> None:
     assert len(said) <= MAX_SENTENCE + 3
 
 
-@pytest.mark.parametrize("count", [0, 5, 8])
+@pytest.mark.parametrize("count", [0, 5, SEEDS])
 def test_an_honest_entry_is_read_back(count: int) -> None:
     entry = hostile.honest_entry(inferential=count)
     assert validate_entry(entry.to_json()) == entry
@@ -334,7 +340,7 @@ def test_an_honest_entry_is_read_back(count: int) -> None:
 def test_an_honest_entry_of_the_gpu_track_is_read_back() -> None:
     entry = hostile.honest_entry(track="gpu")
     assert validate_entry(entry.to_json()) == entry
-    assert len(entry.rows) == 7 * SEEDS
+    assert len(entry.rows) == len(TRACKS["gpu"].suite) * SEEDS
 
 
 @pytest.mark.parametrize("text", hostile.MARKUP)
@@ -422,9 +428,8 @@ def test_the_answers_that_are_counted_are_those_of_the_evaluation_set(suite: Sui
     swapped = [] if evaluated.mirrored is None else [np.zeros(len(evaluated.mirrored), int)]
     behaviour = evaluated.behaviour(np.concatenate([*right, *swapped]))
     counts = asked(task, recipe)
-    for field in ("accuracy_train", "accuracy_iid", "composes", "ordered", "symmetric"):
-        share = getattr(behaviour, field)
-        assert counts[field] == (share.n if share else 0), field
+    for field, n in counts.items():
+        assert n == getattr(behaviour, field).n, field
 
 
 # --- Schema, export

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import ROOT
+from hostile import LAST, RUNS
 from scipy import stats
 from typer.testing import CliRunner
 
@@ -27,12 +28,22 @@ from anchorbench.leaderboard.check import parse_recipe_yaml, validate_entry
 from anchorbench.leaderboard.entry import Entry, flow_example
 from anchorbench.leaderboard.registration import register
 from anchorbench.leaderboard.submit import run_entry, settled_at
-from anchorbench.leaderboard.suite import TRACKS
-from anchorbench.leaderboard.verify import Reproduction, drawn, nonce_of, read_reproduction, row_power, verify, verify_fresh
+from anchorbench.leaderboard.suite import LAPTOP_SUITE, SEEDS
+from anchorbench.leaderboard.verify import (
+    Reproduction,
+    in_words,
+    nonce_of,
+    read_reproduction,
+    row_power,
+    sample_rows,
+    verify,
+    verify_fresh,
+)
 from anchorbench.probes.attention_flow import attention
 from anchorbench.sweeps.run_folder import Run, read_run
 
 BOARD = ROOT / "leaderboard"
+TASKS = len(LAPTOP_SUITE)
 TOY = """
 name: Toy
 description: Two tiny layers, three steps.
@@ -57,13 +68,13 @@ def test_a_trained_entry_is_valid_and_says_what_the_runs_say(toy: tuple[Entry, P
     entry, folder = toy
     assert validate_entry((folder / "out" / "entry.json").read_bytes()) == entry
     runs = {run.recipe.seed: run for run in map(read_run, (folder / "out").glob("*/runs/*"))}
-    assert len(runs) == len(entry.rows) == 48
-    for row in entry.rows:
+    assert len(entry.rows) == RUNS
+    assert len(runs) == RUNS + len(entry.drawn)
+    for row in (*entry.rows, *entry.drawn):
         result = runs[row.seed].result
         assert (row.task, row.variant, row.steps) == (result.task, result.variant, 3)
-        for field in ("accuracy_train", "accuracy_iid", "composes", "ordered", "symmetric"):
+        for field in ("accuracy_train", "accuracy_iid", "composes"):
             assert getattr(row, field) == getattr(result, field)
-        assert row.rule.hits <= row.accuracy_iid.hits
         assert row.verdict == "underfit"
     assert entry.machine.reference_seconds > 0
     text = (folder / "out" / "entry.json").read_text()
@@ -77,7 +88,7 @@ def test_an_entry_shows_the_attention_of_its_first_member_of_each_verdict(toy: t
     (flow,) = entry.flows
     assert flow.row == 0
     run = next(run for run in map(read_run, (folder / "out").glob("*/runs/*")) if run.recipe.seed == entry.rows[0].seed)
-    tokens = flow_example(entry.suite[0], run.recipe.load_task())
+    tokens = flow_example(run.recipe.load_task())
     layers = attention(open_model(hub.export(run, tmp_path / "model")), tokens)
     for layer, shown in zip(layers, flow.attention, strict=True):
         for reader, percents in enumerate(shown):
@@ -89,7 +100,7 @@ def test_an_entry_of_members_that_diverged_shows_no_attention(tmp_path: Path) ->
     recipe = parse_recipe_yaml(TOY.replace("{lr: 1e-3, warmup: 1}", diverging).replace("optimizer", "init", 1).encode())
     registered = register(recipe, hostile.BEACON.name, datetime(2026, 12, 1, tzinfo=UTC))
     entry = run_entry(registered, hostile.BEACON, tmp_path / "out")
-    assert [run.result.diverged_at for run in map(read_run, (tmp_path / "out").glob("*/runs/*"))] == [3] * 48
+    assert [run.result.diverged_at for run in map(read_run, (tmp_path / "out").glob("*/runs/*"))] == [3] * (RUNS + len(entry.drawn))
     assert validate_entry((tmp_path / "out" / "entry.json").read_bytes()) == entry
     assert entry.flows == ()
     assert {row.verdict for row in entry.rows} == {"underfit"}
@@ -98,24 +109,27 @@ def test_an_entry_of_members_that_diverged_shows_no_attention(tmp_path: Path) ->
 def test_a_second_call_trains_only_what_is_missing(toy: tuple[Entry, Path], tmp_path: Path) -> None:
     entry, folder = toy
     out = Path(shutil.copytree(folder / "out", tmp_path / "out"))
-    lost = sorted((out / "chain-search-single" / "runs").iterdir())[0]
-    shutil.rmtree(lost)
+    lost = [sorted((out / name / "runs").iterdir())[0] for name in (LAST.replace("/", "-"), "drawn")]
+    for folder in lost:
+        shutil.rmtree(folder)
     told: list[tuple[str, str]] = []
     again = run_entry(REGISTERED, hostile.BEACON, out, lambda task, message: told.append((task, message)))
-    assert [each for each in told if "underfit" in each[1]] == [("chain-search/single", "1 underfit")]
-    assert lost.exists()
-    without_time = [row.model_dump(exclude={"seconds"}) for row in again.rows]
-    assert without_time == [row.model_dump(exclude={"seconds"}) for row in entry.rows]
+    assert [each for each in told if "underfit" in each[1]] == [(LAST, "1 underfit"), ("drawn tasks", "1 underfit")]
+    assert all(folder.exists() for folder in lost)
+    without_time = [row.model_dump(exclude={"seconds"}) for row in (*again.rows, *again.drawn)]
+    assert without_time == [row.model_dump(exclude={"seconds"}) for row in (*entry.rows, *entry.drawn)]
 
 
 def test_verification_trains_the_same_members_again(toy: tuple[Entry, Path], tmp_path: Path) -> None:
     entry, _ = toy
     done = verify(entry, None, "01", tmp_path / "verify")
-    assert (done.exact, done.unequal, done.stands, len(done.retrained)) == (True, [], True, 12)
-    assert len({(row.task, row.variant) for row in done.retrained}) == 6
-    with pytest.raises(ValueError, match="members is 49; allowed: 1 to 48"):
-        verify(entry, 49, "01", tmp_path / "other")
-    with pytest.raises(ValueError, match="members is 0; allowed: 1 to 48"):
+    assert (done.exact, done.unequal, done.stands, len(done.retrained)) == (True, [], True, 2 * TASKS)
+    assert len({(row.task, row.variant) for row in done.retrained}) == TASKS
+    assert len({row.fingerprint for row in done.drawn}) == 2
+    assert f"{2 * TASKS + 2} of {2 * TASKS + 2} rows are equal" in "\n".join(in_words(done, "01"))
+    with pytest.raises(ValueError, match=f"members is {RUNS + 1}; allowed: 1 to {RUNS}"):
+        verify(entry, RUNS + 1, "01", tmp_path / "other")
+    with pytest.raises(ValueError, match=f"members is 0; allowed: 1 to {RUNS}"):
         verify_fresh(entry, 0, "01", tmp_path / "other")
 
 
@@ -130,7 +144,7 @@ def test_where_bits_are_the_same_one_row_decides(toy: tuple[Entry, Path], tmp_pa
     """Everything is true but one row's last answer."""
     entry, _ = toy
     content = json.loads(entry.to_json())
-    number = drawn(6, 12, 7)[0]
+    number = sample_rows(TASKS, 2 * TASKS, 7)[0]
     content["rows"][number]["accuracy_train"][0] += 1
     content["flows"] = []
     lie = validate_entry(hostile.sealed(content))
@@ -140,10 +154,21 @@ def test_where_bits_are_the_same_one_row_decides(toy: tuple[Entry, Path], tmp_pa
     assert not done.stands
 
 
+def test_a_lie_about_drawn_tasks_is_found_as_well(toy: tuple[Entry, Path], tmp_path: Path) -> None:
+    """Every drawn row is invented, and any two of them are retrained."""
+    entry, _ = toy
+    content = json.loads(entry.to_json())
+    content["flows"] = []
+    for row in content["drawn"]:
+        row["accuracy_train"][0] += 1
+    done = verify(validate_entry(hostile.sealed(content)), None, "07", tmp_path / "verify")
+    assert (len(done.unequal), done.stands) == (2, False)
+
+
 def test_a_claim_out_of_thin_air_does_not_stand(toy: tuple[Entry, Path], tmp_path: Path) -> None:
     """All members compose, says a valid entry of a recipe that learns nothing."""
     entry, _ = toy
-    lie = claimed_by(entry, inferential=8)
+    lie = claimed_by(entry, inferential=SEEDS)
     done = verify(lie, 6, "01", tmp_path / "own")
     assert (done.exact, len(done.unequal), done.stands) == (True, 6, False)
     fresh = verify_fresh(lie, 12, "01", tmp_path / "fresh")
@@ -161,7 +186,7 @@ def test_on_another_kind_of_machine_a_test_decides(toy: tuple[Entry, Path], tmp_
         row["accuracy_train"][0] += 1 - 2 * (number % 2) * (row["accuracy_train"][0] > 0)
     other = validate_entry(hostile.sealed(content))
     done = verify(other, None, "01", tmp_path / "verify")
-    assert (done.exact, len(done.retrained), done.stands) == (False, 48, True)
+    assert (done.exact, len(done.retrained), done.stands) == (False, RUNS, True)
     assert "capability AVX2 of another kind there" in (done.differences or "")
     lie = claimed_by(entry, inferential=3).model_copy(update={"environment": other.environment})
     assert not verify(lie, 12, "01", tmp_path / "lie").stands
@@ -176,7 +201,7 @@ def test_an_honest_claim_stands_on_fresh_seeds_and_pools(toy: tuple[Entry, Path]
     (tmp_path / "found.json").write_bytes(found.to_json())
     assert read_reproduction(tmp_path / "found.json") == found
     (line,) = hostile.board_of(entry, reproductions=[found]).tracks["laptop"]
-    assert (line.independent, len(line.rows), line.disputes) == (["Somebody else"], 60, [])
+    assert (line.independent, len(line.rows), line.disputes) == (["Somebody else"], RUNS + 12, [])
     with pytest.raises(ValueError, match="begins with '1'"):
         Reproduction.of(done, "1. place")
 
@@ -191,7 +216,7 @@ def test_a_folder_names_the_machine_and_commit_that_it_was_begun_with(toy: tuple
     (out / "origin.json").write_text(json.dumps(origin))
     again = run_entry(REGISTERED, hostile.BEACON, out)
     assert (again.git, again.machine.torch) == ("0" * 40, "1.0")
-    shutil.rmtree(next((out / "chain-search-single" / "runs").iterdir()))
+    shutil.rmtree(next((out / LAST.replace("/", "-") / "runs").iterdir()))
     with pytest.raises(ValueError, match=r"was started with torch 1\.0, here it is 2"):
         run_entry(REGISTERED, hostile.BEACON, out)
     (out / "origin.json").write_text("{")
@@ -200,43 +225,39 @@ def test_a_folder_names_the_machine_and_commit_that_it_was_begun_with(toy: tuple
 
 
 @pytest.mark.parametrize(
-    ("suite", "fit", "changes", "settled"),
+    ("fit", "changes", "settled"),
     [
-        (0, 0.95, [(0.0, 2), (0.5, 3), (0.9, 4), (0.8, 5)], 4),  # underfit, memorizing, mixed, inferential
-        (0, 0.95, [(0.1, 2), (0.9, 3), (0.2, 4)], 4),  # it forgets
-        (0, 0.85, [(0.9, 2), (0.9, 3)], 3),  # never fit
-        (0, 0.95, [(0.1, 2), (0.1, 3)], 2),
-        (5, 0.95, [(0.2, 2), (0.9, 3)], 3),  # by unseen edges
+        (0.95, [(0.0, 2), (0.5, 3), (0.9, 4), (0.8, 5)], 4),  # underfit, memorizing, mixed, inferential
+        (0.95, [(0.1, 2), (0.9, 3), (0.2, 4)], 4),  # it forgets
+        (0.85, [(0.9, 2), (0.9, 3)], 3),  # never fit
+        (0.95, [(0.1, 2), (0.1, 3)], 2),
     ],
 )
-def test_the_step_of_the_verdict_by_hand(suite: int, fit: float, changes: list[tuple[float, int]], settled: int) -> None:
-    task = TRACKS["laptop"].suite[suite]
-    asked = "accuracy_iid" if task.unseen == "iid" else "inferential"
-    other = "inferential" if task.unseen == "iid" else "accuracy_iid"
+def test_the_step_of_the_verdict_by_hand(fit: float, changes: list[tuple[float, int]], settled: int) -> None:
     points = [{"step": 1, "accuracy_train": 0.1, "accuracy_iid": 0.1, "inferential": 0.0}] + [
-        {"step": step, "accuracy_train": fit, asked: share, other: 0.5} for share, step in changes
+        {"step": step, "accuracy_train": fit, "inferential": share, "accuracy_iid": 0.5} for share, step in changes
     ]
-    assert settled_at(task, Mock(spec=Run, trajectory=lambda: points)) == settled
+    assert settled_at(Mock(spec=Run, trajectory=lambda: points)) == settled
 
 
 def test_members_to_verify_are_drawn_from_all_tasks_by_the_verifiers_seed() -> None:
-    assert len({tuple(drawn(6, 6, seed)) for seed in range(20)}) == 20
+    assert len({tuple(sample_rows(6, 6, seed)) for seed in range(20)}) == 20
     for seed in range(5):
-        assert [row // 8 for row in drawn(6, 6, seed)] == [0, 1, 2, 3, 4, 5]
-        assert drawn(6, 48, seed) == list(range(48))
-    counts = np.bincount([row for seed in range(400) for row in drawn(6, 3, seed)], minlength=48)
+        assert [row // SEEDS for row in sample_rows(6, 6, seed)] == [0, 1, 2, 3, 4, 5]
+        assert sample_rows(6, 6 * SEEDS, seed) == list(range(6 * SEEDS))
+    counts = np.bincount([row for seed in range(600) for row in sample_rows(6, 3, seed)], minlength=6 * SEEDS)
     assert stats.chisquare(counts).pvalue > 0.001  # each member is as likely as any other
 
 
 def test_the_power_of_equal_rows_by_hand() -> None:
-    """A lie of 0.05 needs 3 rows of 48, best hidden in three tasks; of each task one run in eight is retrained, then two."""
-    assert row_power([1] * 6, 0.05) == pytest.approx(1 - (7 / 8) ** 3)
-    assert row_power([2] * 6, 0.05) == pytest.approx(1 - (6 / 8) ** 3)
-    assert row_power([8] * 6, 0.01) == 1
+    """A lie of 0.04 needs 3 rows of 72, best hidden in three tasks; of each task one run in twelve is retrained, then two."""
+    assert row_power([1] * 6, 0.04) == pytest.approx(1 - (11 / 12) ** 3)
+    assert row_power([2] * 6, 0.04) == pytest.approx(1 - (10 / 12) ** 3)
+    assert row_power([12] * 6, 0.01) == 1
     assert row_power([0] * 6, 0.5) == 0
-    draws = np.random.default_rng(0)  # against the drawing itself: 8 rows, spread over the tasks
-    lies = {0, 1, 8, 9, 16, 24, 32, 40}
-    found = np.mean([bool(lies & set(drawn(6, 12, int(seed)))) for seed in draws.integers(2**31, size=2000)])
+    draws = np.random.default_rng(0)  # against the drawing itself: 11 rows, spread over the tasks
+    lies = {0, 1, 12, 13, 24, 25, 36, 37, 48, 49, 60}
+    found = np.mean([bool(lies & set(sample_rows(6, 12, int(seed)))) for seed in draws.integers(2**31, size=2000)])
     assert abs(found - row_power([2] * 6, 0.15)) < 0.02
 
 
@@ -250,8 +271,6 @@ def test_validate_names_the_file_and_the_reason(command: Callable[..., Any], tmp
     good = command("validate", tmp_path / "good.json", "--board", tmp_path)
     assert good.exit_code == 0
     assert "valid, Honest, score 0.68; registered elsewhere: its registration" in good.output
-    (tmp_path / "old.json").write_bytes(hostile.honest_entry(registered=False).to_json())
-    assert "unregistered: its seeds could have been redrawn" in command("validate", tmp_path / "old.json").output
     (tmp_path / "bad.json").write_bytes(b"{}")
     (tmp_path / "large.json").write_bytes(b" " * 10_000_000)
     bad = command(
@@ -357,7 +376,7 @@ def test_register_run_verify_and_export_by_command(command: Callable[..., Any], 
     (tmp_path / "beacon.yaml").write_text(yaml.safe_dump(hostile.BEACON.model_dump()))
     again = command("run", path, "--beacon", tmp_path / "beacon.yaml", "--out", folder / "out")
     assert again.exit_code == 0
-    assert "of runs inferential, 48 of 48 underfit" in again.output
+    assert f"of runs inferential, {RUNS} of {RUNS} underfit" in again.output
     verified = command("verify", folder / "out" / "entry.json", "--members", 6, "--seed", "0" * 16)
     assert (verified.exit_code, "\nthe claim stands\n" in verified.output) == (0, True)
     assert "machine and gradient path are the same: 6 of 6 rows are equal" in verified.output
