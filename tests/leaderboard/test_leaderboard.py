@@ -203,21 +203,20 @@ def test_tasks_that_differ_narrow_the_interval() -> None:
 
 
 def test_the_score_of_a_task_with_pairs_has_an_interval_over_pairs() -> None:
-    """Simulated: pairs differ more than seeds. t over the five pairs' means covers the truth; t over the eight runs would not."""
+    """Simulated: pairs differ more than seeds. t over the six pairs' means covers the truth; t over the runs would not."""
     entry = hostile.honest_entry()
-    control = [row for row in entry.rows if row.variant == "conflict-control"]
+    of_task = entry.rows_of(entry.suite[0])
     rng, covered, narrow = np.random.default_rng(0), 0, 0
     for _ in range(300):
-        of_pair = dict(zip(dict.fromkeys(row.fingerprint for row in control), rng.normal(0.5, 0.12, 5), strict=True))
-        drawn = [np.clip(of_pair[row.fingerprint] + rng.normal(0, 0.02), 0, 1) for row in control]
+        of_pair = dict(zip(dict.fromkeys(row.fingerprint for row in of_task), rng.normal(0.5, 0.12, 6), strict=True))
+        drawn = [np.clip(of_pair[row.fingerprint] + rng.normal(0, 0.02), 0, 1) for row in of_task]
         rows = [
             row.model_copy(update={"composes": Share(round(share * row.composes.n), row.composes.n)})
-            for row, share in zip(control, drawn, strict=True)
-            if row.composes
+            for row, share in zip(of_task, drawn, strict=True)
         ]
         interval = statistics_of(entry.recipe, rows).tasks[0].composed
         covered += interval.low <= 0.5 <= interval.high
-        half = np.std(drawn, ddof=1) / 8**0.5 * stats.t.ppf(0.975, 7)
+        half = np.std(drawn, ddof=1) / SEEDS**0.5 * stats.t.ppf(0.975, SEEDS - 1)
         narrow += abs(np.mean(drawn) - 0.5) <= half
     assert covered / 300 > 0.92 > narrow / 300
 
@@ -477,7 +476,7 @@ def test_export_is_read_back_by_the_hubs_own_types(tmp_path: Path) -> None:
     read = parse_eval_result_entries(yaml.safe_load(result.read_text()))
     benchmark = yaml.safe_load(evaluation.read_text())
     assert [each.task_id for each in read] == [task["id"] for task in benchmark["tasks"]]
-    assert read[0].value == pytest.approx(5.3 / 8)
+    assert read[0].value == pytest.approx((5 * 0.55 + 0.1) / 6)
     assert {each.dataset_id for each in read} == {"someone/anchorbench"}
     assert read[0].notes is not None
     assert read[0].notes.startswith("95% interval ")

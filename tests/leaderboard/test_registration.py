@@ -173,8 +173,8 @@ GOLDEN_DIGEST = "b8e16c8db5355950f07b99a54eaa57c2a3673f762e1c6e84ebb1e14cc28207c
 def test_seeds_follow_from_registration_beacon_task_and_member() -> None:
     value = hostile.BEACON.value
     seeds = {task.name: seeds_of(GOLDEN_DIGEST, value, task) for task in SUITE}
-    drawn = hashlib.sha256(f"{GOLDEN_DIGEST} {value} composite/heldout-both 3".encode()).digest()  # by hand
-    assert seeds["composite/heldout-both"][3] == int.from_bytes(drawn[:8], "big") % 2**31
+    drawn = hashlib.sha256(f"{GOLDEN_DIGEST} {value} composite/heldout-pairs 3".encode()).digest()  # by hand
+    assert seeds["composite/heldout-pairs"][3] == int.from_bytes(drawn[:8], "big") % (2**31 // 6) * 6 + 3
     assert len({seed for each in seeds.values() for seed in each}) == SEEDS * len(SUITE)
     assert not set(seeds_of(GOLDEN_DIGEST, "f" * 64, SUITE[0])) & set(seeds["composite/heldout-both"])
     assert not set(seeds_of("0" * 64, value, SUITE[0])) & set(seeds["composite/heldout-both"])
