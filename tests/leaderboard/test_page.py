@@ -476,8 +476,10 @@ def test_without_javascript_it_is_a_plain_table(browser: Any, page: Path, entrie
     assert rows.count() == sum(entry.recipe.track == "laptop" for entry in entries)
     assert watched.tab.locator("th button").count() == 0
     assert not watched.tab.locator("input").first.is_visible()
-    watched.tab.locator("summary", has_text="gamma 0.7").click()
-    assert watched.tab.locator("pre", has_text="gamma: 0.7").is_visible()
+    watched.tab.locator("table.board a", has_text="gamma 0.7").click()
+    watched.tab.locator("pre", has_text="gamma: 0.7").wait_for(state="visible")
+    watched.tab.locator("summary", has_text="gamma 0.6").click()
+    assert watched.tab.locator("pre", has_text="gamma: 0.6").is_visible()
     assert watched.is_quiet()
     watched.context.close()
 

@@ -176,8 +176,8 @@ def test_seeds_follow_from_registration_beacon_task_and_member() -> None:
     drawn = hashlib.sha256(f"{GOLDEN_DIGEST} {value} composite/heldout-pairs 3".encode()).digest()  # by hand
     assert seeds["composite/heldout-pairs"][3] == int.from_bytes(drawn[:8], "big") % (2**31 // 6) * 6 + 3
     assert len({seed for each in seeds.values() for seed in each}) == SEEDS * len(SUITE)
-    assert not set(seeds_of(GOLDEN_DIGEST, "f" * 64, SUITE[0])) & set(seeds["composite/heldout-both"])
-    assert not set(seeds_of("0" * 64, value, SUITE[0])) & set(seeds["composite/heldout-both"])
+    assert not set(seeds_of(GOLDEN_DIGEST, "f" * 64, SUITE[0])) & set(seeds["composite/heldout-pairs"])
+    assert not set(seeds_of("0" * 64, value, SUITE[0])) & set(seeds["composite/heldout-pairs"])
 
 
 @settings(max_examples=50)
