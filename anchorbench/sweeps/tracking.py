@@ -11,8 +11,8 @@ from anchorbench.sweeps.failures import in_words
 from anchorbench.sweeps.grid import Sweep
 from anchorbench.sweeps.runner import Progress
 
-TRACKERS = ("tensorboard", "trackio", "wandb")
-"""Each a module of `trackers`, and an extra of the package."""
+TRACKERS = {"tensorboard": "tensorboardX", "trackio": "trackio", "wandb": "wandb"}
+"""Each a module of `trackers`, and an extra of the package -> what it imports."""
 MEASURED = ("loss", "accuracy_train", "accuracy_iid", "inferential", "symmetric")
 """The fields of a trajectory that are tracked, where they have a value."""
 
@@ -37,9 +37,10 @@ class Tracking:
         if tracker not in TRACKERS:
             raise ValueError(f"--track is {tracker[:50]!r}; allowed: {', '.join(TRACKERS)}")
         try:
-            module = import_module(f"anchorbench.sweeps.trackers.{tracker}")
+            import_module(TRACKERS[tracker])
         except ImportError as error:
             raise ValueError(f"{tracker} cannot be used ({error}); allowed: after pip install 'anchorbench[{tracker}]'") from None
+        module = import_module(f"anchorbench.sweeps.trackers.{tracker}")
         self._start: Callable[[str, dict[str, Any], Path], Tracked] = module.start
         self._tracker, self._fields, self._out, self._warn = tracker, sweep.fields, out, warn
         self._runs: dict[str, Tracked] = {}

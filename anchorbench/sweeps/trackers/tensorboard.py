@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
-
 
 class EventFile:
     """The event file of one run."""
 
     def __init__(self, name: str, recipe: dict[str, Any], out: Path) -> None:
+        from tensorboardX import SummaryWriter
+
         # A run that is resumed is written whole: purging hides what an interrupted process wrote.
         self._writer = SummaryWriter(str(out / "tensorboard" / name), purge_step=0)
         self._writer.add_text("recipe", "\n".join(f"    {field}: {value}" for field, value in recipe.items()))

@@ -7,13 +7,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-trackio: Any = import_module("trackio")
-
 
 class TrackioRun:
     """One run, without what trackio prints about each."""
 
     def __init__(self, name: str, recipe: dict[str, Any], out: Path) -> None:
+        trackio: Any = import_module("trackio")
         options = {"group": out.name, "config": recipe, "embed": False, "auto_log_gpu": False, "auto_log_cpu": False}
         with redirect_stdout(io.StringIO()):
             # In a context of its own: trackio ends the run that its context has.
