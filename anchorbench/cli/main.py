@@ -262,11 +262,11 @@ def parts(
 
 @app.command()
 def new(
-    kind: Annotated[str, typer.Argument(help="task, probe, optimizer, schedule, model or penalty.")],
+    kind: Annotated[str, typer.Argument(help="task, probe, claim, initializer, optimizer, schedule, model or penalty.")],
     name: Annotated[str, typer.Argument(help="Its name: lower-case letters, digits and hyphens.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write, new or empty (default: NAME).")] = None,
 ) -> None:
-    """Write a package with a task, probe or part of your own.
+    """Write a package with a task, probe, claim or part of your own.
 
     One module that works as it is, its test, and the entry point by which anchorbench finds it once it is installed.
     """
