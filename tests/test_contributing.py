@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from anchorbench.claim import claims
 from anchorbench.parts import REGISTRIES
+from anchorbench.probes import probes
+from anchorbench.task import tasks
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 BLOCKS: list[tuple[str, str]] = re.findall(r"```python\n# (.+?)\n(.*?)```", TEXT, re.DOTALL)
@@ -77,6 +80,7 @@ def test_the_examples_pass_our_tests_as_another_package(tmp_path: Path) -> None:
         "test_squared_relu",
         "test_optimizers[signum]",
         "test_schedules[triangle]",
+        "test_it_trains[initializer: truncated]",
         "test_penalties[l2]",
         "test_the_probe",
         "test_examples_read_back[successor-default]",
@@ -87,7 +91,7 @@ def test_the_examples_pass_our_tests_as_another_package(tmp_path: Path) -> None:
 
 
 def test_every_group_is_named() -> None:
-    groups = {registry._group for registry in REGISTRIES.values()} | {"anchorbench.tasks", "anchorbench.probes"}
+    groups = {registry._group for registry in (*REGISTRIES.values(), tasks, probes, claims)}
     assert {name for name in groups if name in TEXT} == groups
     assert set(ENTRY_POINTS) <= groups
     files = {path.stem for path in (TEMPLATE / "my_parts").glob("[a-z]*.py")}

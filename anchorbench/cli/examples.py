@@ -21,7 +21,7 @@ EXAMPLES = {
     "sweep status": "sweep status anchorbench-out/weight-decay",
     "sweep check": "sweep check anchorbench-out/weight-decay --sample 100",
     "sweep reindex": "sweep reindex anchorbench-out/weight-decay",
-    "sweep run": "sweep run recipes/weight-decay.yaml --figures pdf,svg",
+    "sweep run": "sweep run recipes/weight-decay.yaml --figures pdf,svg --track tensorboard",
     "sweep locate": "sweep locate recipe.yaml --low 0.4 --high 0.8 --width 0.02",
     "probe one": "probe patching norms/runs/0a1b2c3d4e5f6071 --figures patching.pdf",
     "probe list": "probe list",

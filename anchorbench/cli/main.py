@@ -23,6 +23,7 @@ from anchorbench.cli.options import (
     StrictBits,
     TaskName,
     Threads,
+    Track,
     execution,
     in_bytes,
     use,
@@ -82,6 +83,7 @@ def run(
     device: Device = None,
     figures: Formats = "png",
     columns: Columns = 2,
+    track: Track = None,
     dry_run: DryRun = False,
     out: Annotated[Path | None, typer.Option(help="Output folder; default: anchorbench-out/TASK-VARIANT-PRESET.")] = None,
 ) -> None:
@@ -110,7 +112,7 @@ def run(
         plan(sweep, folder, in_bytes(memory))
         return
     how = execution(memory, keep_steps, strict_bits=strict_bits)
-    run_and_show(sweep, folder, how, formats, cut=make_cut(sweep, 1, how.memory, None, how.keep_steps), columns=columns)
+    run_and_show(sweep, folder, how, formats, make_cut(sweep, 1, how.memory, None, how.keep_steps), columns, track)
 
 
 @app.command()
@@ -260,11 +262,11 @@ def parts(
 
 @app.command()
 def new(
-    kind: Annotated[str, typer.Argument(help="task, probe, optimizer, schedule, model or penalty.")],
+    kind: Annotated[str, typer.Argument(help="task, probe, claim, initializer, optimizer, schedule, model or penalty.")],
     name: Annotated[str, typer.Argument(help="Its name: lower-case letters, digits and hyphens.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write, new or empty (default: NAME).")] = None,
 ) -> None:
-    """Write a package with a task, probe or part of your own.
+    """Write a package with a task, probe, claim or part of your own.
 
     One module that works as it is, its test, and the entry point by which anchorbench finds it once it is installed.
     """

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from anchorbench.claim import claims
 from anchorbench.files import new_folder
 from anchorbench.parts import REGISTRIES
 from anchorbench.probes import probes
@@ -15,6 +16,8 @@ TEMPLATE = Path(__file__).parents[1] / "template"
 EXAMPLES = {
     "task": ("successor", "Successor"),
     "probe": ("attention_on_key", "AttentionOnKey"),
+    "claim": ("smaller-start", "SmallerStart"),
+    "initializer": ("truncated", "Truncated"),
     "optimizer": ("signum", "Signum"),
     "schedule": ("triangle", "Triangle"),
     "model": ("squared-relu", "SquaredReLU"),
@@ -37,7 +40,7 @@ def write_skeleton(kind: str, name: str, out: Path) -> Path:
         raise ValueError(f"name is {name[:MAX_NAME]!r}; allowed: {allowed}")
     entry = name.replace("-", "_") if kind == "probe" else name
     title = "".join(word.capitalize() for word in name.split("-"))
-    registry: Registry[Any] = {"task": tasks, "probe": probes, **REGISTRIES}[kind]
+    registry: Registry[Any] = {"task": tasks, "probe": probes, "claim": claims, **REGISTRIES}[kind]
     if entry in registry.all:
         raise ValueError(f"name {entry!r} is taken by another {kind}; allowed: another name")
     example, example_title = EXAMPLES[kind]
@@ -57,7 +60,7 @@ def write_skeleton(kind: str, name: str, out: Path) -> Path:
     head, *points = (TEMPLATE / "pyproject.toml").read_text().split("\n[project.entry-points")
     (point,) = (text for text in points if f"\n{example} = " in text)
     head = head.replace("my-parts", f"anchorbench-{name}")
-    head = head.replace("A task, a probe and parts of a training recipe", f"The {kind} {name}")
+    head = head.replace("A task, a probe, a claim and parts of a training recipe", f"The {kind} {name}")
     with new_folder(out, marker="pyproject.toml") as folder:
         (folder / f"{module}.py").write_text(of_template(f"my_parts/{example_module}.py"))
         (folder / f"test_{module}.py").write_text(of_template(f"tests/test_{example_module}.py"))

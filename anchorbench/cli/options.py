@@ -27,6 +27,10 @@ Formats = Annotated[str, typer.Option("--figures", help="Formats of the figures,
 Columns = Annotated[
     int, typer.Option(min=1, max=2, help="Width of the figures, in columns of a paper: 1 (3.4 inches) or 2 (6.9 inches).")
 ]
+Track = Annotated[
+    str | None,
+    typer.Option(help="Tracker that shows runs while they train: tensorboard, trackio or wandb, each an extra; default: none."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print runs, stacks, memory and an estimate of the time; train nothing.")]
 ModelName = Annotated[str, typer.Argument(help="A run folder, a checkpoint folder or a Hub id.", metavar="DIR|HF_ID")]
 TaskName = Annotated[str | None, typer.Option(help="TASK or TASK-VARIANT; default: what the model records.")]

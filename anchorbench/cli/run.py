@@ -27,6 +27,7 @@ from anchorbench.sweeps.run_folder import Run, load_results
 from anchorbench.sweeps.runner import Progress as Event
 from anchorbench.sweeps.runner import Sweep, SweepFolder, run_sweep
 from anchorbench.sweeps.summary import Condition, Mean, conditions
+from anchorbench.sweeps.tracking import Tracking
 from anchorbench.train.execution import Execution
 
 SHOWN = 40
@@ -67,18 +68,20 @@ def run_and_show(
     figures: Sequence[str] = ("png",),
     cut: Cut | None = None,
     columns: int = 2,
+    track: str | None = None,
 ) -> Sequence[Run]:
     """Trains the missing runs of the sweep in `out`, then prints the table and writes the figures, in these formats and
     as wide as so many columns of a paper.
 
-    With `cut`, a plan is written first, unless workers are training by another. A figure that cannot be drawn gives one sentence at
-    the end; the results are already written.
+    With `cut`, a plan is written first, unless workers are training by another; `track` is the name of a tracker. A figure that
+    cannot be drawn gives one sentence at the end; the results are already written.
     """
     console = Console(markup=False)  # paths may contain brackets
     require_steps(sweep, how.keep_steps)
+    tracking = None if track is None else Tracking(track, sweep, out, lambda line: console.print(visible(line), soft_wrap=True))
     folder = SweepFolder(out, sweep)
     if folder.by_stack:
-        return _run_by_stack(sweep, folder, console, how)
+        return _run_by_stack(sweep, folder, console, how, tracking)
     recipes = sweep.runs()
     finished, problems = folder.finished(recipes, how.keep_steps)
     start = time.perf_counter()
@@ -97,7 +100,7 @@ def run_and_show(
         if not finished and sum(recipe.steps for recipe in recipes) >= LONG:
             _say_costs(recipes, console, how)
         try:
-            runs = _train_with_progress(sweep, folder, len(recipes) - len(finished), console, how)
+            runs = _train_with_progress(sweep, folder, len(recipes) - len(finished), console, how, tracking)
         except FailedStacksError as failed:
             if failed.runs:
                 show(failed.runs, console)
@@ -108,14 +111,14 @@ def run_and_show(
     return runs
 
 
-def _run_by_stack(sweep: Sweep, folder: SweepFolder, console: Console, how: Execution) -> Sequence[Run]:
+def _run_by_stack(sweep: Sweep, folder: SweepFolder, console: Console, how: Execution, tracking: Tracking | None) -> Sequence[Run]:
     """Trains a sweep of too many runs for a row or line each: by its plan, and with one table in the end."""
     start = time.perf_counter()
     count, done = len(sweep.numbers()), folder.ids(how.keep_steps)[0]
     finished = len(done & sweep.numbers().keys())
     told = "nothing is trained" if finished == count else f"{finished:,} of them finished"
     console.print(f"{sweep.base.task}, variant {sweep.base.variant}: {count:,} runs, {told}", highlight=False)
-    runs = _train_with_progress(sweep, folder, count - finished, console, how)
+    runs = _train_with_progress(sweep, folder, count - finished, console, how, tracking)
     frame = load_results(folder.out)
     frame = frame[frame["run_id"].isin(list(sweep.numbers()))]  # others are from earlier calls with other axes
     columns = ("gamma", "runs", "seen", "iid", "composed", "verdicts")
@@ -163,7 +166,9 @@ def _draw(runs: Sequence[Run], out: Path, formats: Sequence[str], columns: int, 
         console.print(visible(problem), soft_wrap=True)
 
 
-def _train_with_progress(sweep: Sweep, folder: SweepFolder, missing: int, console: Console, how: Execution) -> Sequence[Run]:
+def _train_with_progress(
+    sweep: Sweep, folder: SweepFolder, missing: int, console: Console, how: Execution, tracking: Tracking | None
+) -> Sequence[Run]:
     columns = [
         TextColumn("{task.description}"),
         BarColumn(),
@@ -179,6 +184,8 @@ def _train_with_progress(sweep: Sweep, folder: SweepFolder, missing: int, consol
 
         def report(event: Event) -> None:
             nonlocal done
+            if tracking is not None:
+                tracking.report(event)
             if not console.is_terminal:
                 lines.report(event)
             if event.message is not None:
@@ -202,7 +209,11 @@ def _train_with_progress(sweep: Sweep, folder: SweepFolder, missing: int, consol
                     f"  [{done:>3}/{missing}] {where}: seen {seen}{held_out}; {_counts(condition.verdicts)}", highlight=False
                 )
 
-        return run_sweep(sweep, folder, report, how)
+        try:
+            return run_sweep(sweep, folder, report, how)
+        finally:
+            if tracking is not None:
+                tracking.close()
 
 
 def show(runs: Sequence[Run], console: Console) -> None:

@@ -13,6 +13,7 @@ from anchorbench.cli.options import (
     Memory,
     StrictBits,
     Threads,
+    Track,
     execution,
     in_bytes,
     steps_of,
@@ -142,6 +143,7 @@ def run(
     ] = None,
     figures: Formats = "png",
     columns: Columns = 2,
+    track: Track = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; default: anchorbench-out/RECIPE, after the file's name.")] = None,
 ) -> None:
     """Train a sweep; finished runs are kept.
@@ -156,6 +158,8 @@ def run(
 
     formats = parse_formats(figures)
     if on is not None:
+        if track is not None:
+            raise ValueError("--track is given with --on; allowed: where this command trains")
         sweep, folder = load_sweep(recipe, axis or ()), out or _folder(recipe)
         cut = make_cut(sweep, workers or 1, in_bytes(memory), device, steps_of(keep_steps))
         run_on(on, sweep, folder, cut, threads)
@@ -165,7 +169,7 @@ def run(
     use(threads, device)
     sweep = load_sweep(recipe, axis or ())
     how = execution(memory, keep_steps, strict_bits=strict_bits, fail_fast=fail_fast)
-    run_and_show(sweep, out or _folder(recipe), how, formats, make_cut(sweep, 1, how.memory, None, how.keep_steps), columns)
+    run_and_show(sweep, out or _folder(recipe), how, formats, make_cut(sweep, 1, how.memory, None, how.keep_steps), columns, track)
 
 
 @app.command()

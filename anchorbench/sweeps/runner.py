@@ -1,9 +1,9 @@
 """Trains a sweep stack by stack; finished runs are never retrained."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from anchorbench.sweeps.lock import StackLock
 from anchorbench.sweeps.plan import Cut, read_plan, stacks, write_plan
 from anchorbench.sweeps.recut import AskedError, asked, cut_in_two
 from anchorbench.sweeps.run_folder import Run
+from anchorbench.train.evaluation import Point
 from anchorbench.train.execution import Execution
 from anchorbench.train.gradients.choice import suits_native
 from anchorbench.train.gradients.compiled import announce
@@ -34,6 +35,8 @@ class Progress:
     step: int = 0
     finished: list[Run] | None = None
     message: str | None = None
+    trajectories: Mapping[str, Sequence[Point]] = field(default_factory=dict[str, Sequence[Point]])
+    """Run id -> all its evaluations so far, of the runs that were evaluated in this process."""
 
 
 @dataclass(frozen=True)
@@ -244,6 +247,7 @@ def _train(
     from anchorbench.train.loop import train
 
     failed: list[OSError | ValueError] = []
+    trajectories: dict[str, Sequence[Point]] = {}
     looked = time.time()
 
     def confirm() -> None:
@@ -252,7 +256,7 @@ def _train(
 
     def progress(step: int) -> None:
         nonlocal looked
-        report(Progress(stack, step))
+        report(Progress(stack, step, trajectories=trajectories))
         if abs(time.time() - looked) > LOOK_SECONDS:
             confirm()
             looked = time.time()
@@ -269,7 +273,7 @@ def _train(
     report(Progress(stack))
     while True:
         try:
-            train(stack, progress, checkpoint, write, warn, how=how)
+            train(stack, progress, checkpoint, write, warn, trajectories.update, how=how)
             break
         except AskedError:
             if halves := cut_in_two(stack, folder, checkpoint):
@@ -281,5 +285,5 @@ def _train(
     for path in (checkpoint, *checkpoint.parent.glob(f".{checkpoint.name}.*")):  # and partial saves of killed processes
         remove(path)
     finished, _ = folder.finished(stack, how.keep_steps)
-    report(Progress(stack, stack[0].steps, finished))
+    report(Progress(stack, stack[0].steps, finished, trajectories=trajectories))
     return finished

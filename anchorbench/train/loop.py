@@ -1,12 +1,12 @@
 """Trains recipes as one stack, from a checkpoint if there is one."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from anchorbench.recipe import Recipe
 from anchorbench.train import checkpoint as checkpoints
-from anchorbench.train.evaluation import evaluation_steps
+from anchorbench.train.evaluation import Point, evaluation_steps
 from anchorbench.train.execution import Execution, PausedError
 from anchorbench.train.stack import Member, Stack
 
@@ -17,6 +17,7 @@ def train(
     checkpoint: Path | None = None,
     finished: Callable[[list[Member]], None] = lambda members: None,
     warn: Callable[[str], None] = lambda sentence: None,
+    evaluated: Callable[[Mapping[str, Sequence[Point]]], None] = lambda trajectories: None,
     *,
     how: Execution | None = None,
 ) -> list[Member]:
@@ -25,8 +26,8 @@ def train(
     `progress` is called with the number of steps done, after every step or every few steps, `finished` with members as soon as they
     have ended; `progress` may raise PausedError. With `checkpoint`, the state is saved there regularly, and training resumes from
     it, unless it is damaged or lacks one of the steps to be kept. `warn` is called with a sentence about damage, a state that
-    cannot be saved, and training resumed on a machine where its bits may differ. Raises ValueError if the recipes differ in
-    structure.
+    cannot be saved, and training resumed on a machine where its bits may differ. `evaluated` is called after each evaluation,
+    before `progress`, with run id -> trajectory so far. Raises ValueError if the recipes differ in structure.
     """
     how = how or Execution()
     keep_steps = how.keep_steps
@@ -54,6 +55,7 @@ def train(
             stack.keep()
         if stack.step in evaluate_at:
             stack.evaluate(losses)
+            evaluated({recipe.run_id: line for recipe, line in zip(stack.recipes, stack.trajectories, strict=True)})
         spent = (time.perf_counter() - start) / stack.requested
         stack.seconds = [seconds + spent for seconds in stack.seconds]
         try:

@@ -37,7 +37,7 @@ def test_the_template_and_every_skeleton_are_installed_and_pass_their_tests(cli:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "18 passed" in done.stdout
+    assert "32 passed" in done.stdout
 
 
 @pytest.mark.parametrize("kind", EXAMPLES)
@@ -67,7 +67,7 @@ def test_the_folder_is_named_after_the_part(cli: Cli, tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("kind", "name", "said"),
     [
-        ("taks", "mine", "unknown kind 'taks'; did you mean 'task'? allowed: model, optimizer"),
+        ("taks", "mine", "unknown kind 'taks'; did you mean 'task'? allowed: claim, initializer, model, optimizer"),
         ("task", "composite", "name 'composite' is taken by another task"),
         ("probe", "attention-flow", "name 'attention_flow' is taken by another probe"),
         ("optimizer", "adamw", "name 'adamw' is taken by another optimizer"),
