@@ -33,6 +33,9 @@ def _folder(recipe: Path, end: str = "") -> Path:
 
 
 Workers = Annotated[int | None, typer.Option(min=1, max=100_000, help="Number of workers that share the sweep; default: none.")]
+RunDevice = Annotated[
+    str | None, typer.Option(help="cpu, cuda, or cuda:N; default: every GPU, a worker on each, if there are any, else the CPU.")
+]
 WorkersDevice = Annotated[str | None, typer.Option(help="Kind of the workers' device, cpu or cuda; default: as here.")]
 FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first stack that fails; default: train the others.")]
 PlanFolder = Annotated[Path, typer.Argument(help="Output folder with a plan.", metavar="DIR")]
@@ -77,6 +80,7 @@ def work(
     device: Device = None,
     strict_bits: StrictBits = False,
     fail_fast: FailFast = False,
+    track: Track = None,
 ) -> None:
     """Train stacks of a plan; any number of workers share one.
 
@@ -87,7 +91,7 @@ def work(
     from anchorbench.train.execution import Execution
 
     use(threads, device)
-    work_on(out, stack, attempt, Execution(strict_bits=strict_bits, fail_fast=fail_fast))
+    work_on(out, stack, attempt, Execution(strict_bits=strict_bits, fail_fast=fail_fast), track)
 
 
 @app.command()
@@ -132,7 +136,7 @@ def run(
     axis: Axes = None,
     memory: Memory = None,
     threads: Threads = None,
-    device: Device = None,
+    device: RunDevice = None,
     keep_steps: KeepSteps = None,
     strict_bits: StrictBits = False,
     fail_fast: FailFast = False,
@@ -148,13 +152,15 @@ def run(
 ) -> None:
     """Train a sweep; finished runs are kept.
 
-    Workers may join (sweep work OUT), and anyone may look (sweep status OUT). Failures are listed. With --on, the sweep is planned
-    for --workers and --device (cpu or cuda), and trained by SLURM or Ray.
+    Workers may join (sweep work OUT), and anyone may look (sweep status OUT). Failures are listed. Where there are several GPUs, a
+    worker trains on each. With --on, the sweep is planned for --workers and --device (cpu or cuda), and trained by SLURM or Ray.
     """
     from anchorbench.cli.plan import load_sweep, make_cut
     from anchorbench.cli.run import run_and_show
-    from anchorbench.cli.work import run_on
+    from anchorbench.cli.work import run_on, run_on_gpus
     from anchorbench.show.canvas import parse_formats
+    from anchorbench.sweeps.engines.gpus import visible_gpus
+    from anchorbench.train.memory import usable_cores
 
     formats = parse_formats(figures)
     if on is not None:
@@ -167,9 +173,14 @@ def run(
     if workers is not None:
         raise ValueError("--workers is given without --on; allowed: with an engine, or as sweep plan --workers")
     use(threads, device)
-    sweep = load_sweep(recipe, axis or ())
+    sweep, folder = load_sweep(recipe, axis or ()), out or _folder(recipe)
     how = execution(memory, keep_steps, strict_bits=strict_bits, fail_fast=fail_fast)
-    run_and_show(sweep, out or _folder(recipe), how, formats, make_cut(sweep, 1, how.memory, None, how.keep_steps), columns, track)
+    if len(gpus := visible_gpus()) > 1:
+        given = {"--threads": threads or max(1, usable_cores() // len(gpus)), "--track": track}
+        options = [text for name, value in given.items() if value is not None for text in (name, str(value))]
+        options += [name for name, on in (("--strict-bits", strict_bits), ("--fail-fast", fail_fast)) if on]
+        run_on_gpus(sweep, folder, make_cut(sweep, len(gpus), how.memory, None, how.keep_steps), gpus, options)
+    run_and_show(sweep, folder, how, formats, make_cut(sweep, 1, how.memory, None, how.keep_steps), columns, track)
 
 
 @app.command()

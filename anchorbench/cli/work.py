@@ -6,6 +6,8 @@ import signal
 import sys
 import threading
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,32 +19,36 @@ from rich.table import Table
 
 from anchorbench.cli.plan import duration, write_and_show
 from anchorbench.files import visible
+from anchorbench.sweeps.engines.gpus import PAUSED
+from anchorbench.sweeps.engines.gpus import run as run_workers
 from anchorbench.sweeps.grid import Sweep
 from anchorbench.sweeps.index import Index
-from anchorbench.sweeps.plan import Cut
+from anchorbench.sweeps.plan import Cut, PlanInUseError, read_plan
 from anchorbench.sweeps.run_folder import DamagedRunError, Run, read_run
 from anchorbench.sweeps.runner import Progress
 from anchorbench.sweeps.status import StackStatus, status
 from anchorbench.sweeps.store import Store
+from anchorbench.sweeps.tracking import Tracking
 from anchorbench.sweeps.work import Worked, Worker
 from anchorbench.train.execution import Execution, PausedError
 
 TAKEN = os.EX_TEMPFAIL if hasattr(os, "EX_TEMPFAIL") else 75
 """Exit code: another process is training the stack; try again later."""
-PAUSED = 128 + signal.SIGTERM
-"""Exit code after SIGTERM, which schedulers send before they take a machine away."""
 SHOWN = 40
 """Rows of the table of stacks."""
 
 
-def work(out: Path, stack: int | None, attempt: int | None, how: Execution) -> None:
+def work(out: Path, stack: int | None, attempt: int | None, how: Execution, track: str | None) -> None:
     """Trains one stack, or free ones until none is left; exits with 0, 1 after a failure, TAKEN or PAUSED."""
+    tracking = None if track is None else Tracking(track, read_plan(out).sweep(), out, lambda line: typer.echo(visible(line)))
     asked_to_stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: asked_to_stop.set())
 
     def report(number: int, progress: Progress) -> None:
         if asked_to_stop.is_set() and progress.step and progress.finished is None:
             raise PausedError
+        if tracking is not None:
+            tracking.report(progress)
         if progress.message is not None:
             typer.echo(f"stack {number}: {visible(progress.message)}")
         elif progress.finished is not None:
@@ -56,6 +62,9 @@ def work(out: Path, stack: int | None, attempt: int | None, how: Execution) -> N
     except PausedError:
         typer.echo("asked to stop: the state is saved, and the next worker resumes from it")
         sys.exit(PAUSED)
+    finally:
+        if tracking is not None:
+            tracking.close()
     sys.exit(_told(worked, asked=stack))
 
 
@@ -125,6 +134,17 @@ def run_on(engine: str, sweep: Sweep, out: Path, cut: Cut, threads: int | None) 
         typer.echo(f"progress: anchorbench sweep status {visible(out)}")
     else:
         ray.run(out, options or None, lambda sentence: typer.echo(visible(sentence)), threads or 1)
+
+
+def run_on_gpus(sweep: Sweep, out: Path, cut: Cut, gpus: Sequence[str], options: Sequence[str]) -> None:
+    """Plans a sweep, and has a worker on each of these GPUs train it."""
+    with suppress(PlanInUseError):
+        write_and_show(sweep, out, cut)
+    left = [stack for stack in status(out).stacks if stack.state != "finished"]
+    if left:
+        used = gpus[: len(left)]
+        typer.echo(f"{len(used)} workers, one per GPU; progress: anchorbench sweep status {visible(out)}")
+        run_workers(out, used, options)
 
 
 def _told(worked: Worked, asked: int | None) -> int:

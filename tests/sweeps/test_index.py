@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import RUNS, TINY, patch_training
+from damage import DAMAGE
 
 from anchorbench.sweeps import folder as module
 from anchorbench.sweeps import index
@@ -50,54 +51,23 @@ def test_a_second_call_reads_the_index_only(sweep: Path, monkeypatch: pytest.Mon
     assert len(load_results(sweep)) == RUNS
 
 
-def removed(out: Path) -> None:
-    for path in parts(out):
-        path.unlink()
+def of_another_version(path: Path) -> None:
+    table = pq.read_table(path)
+    changed = pa.array([text.replace('"run_id"', '"id_of_run"') for text in table["result"].to_pylist()])
+    pq.write_table(table.set_column(3, "result", changed), path)
 
 
-def truncated(out: Path) -> None:
-    for path in parts(out):
-        path.write_bytes(path.read_bytes()[:-9])
+def of_other_runs(path: Path) -> None:
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(0, "run_id", pa.array(table["run_id"].to_pylist()[::-1])), path)
 
 
-def nonsense(out: Path) -> None:
-    for path in parts(out):
-        path.write_bytes(b"nonsense")
-
-
-def of_another_schema(out: Path) -> None:
-    for path in parts(out):
-        pq.write_table(pa.table({"run_id": ["x"]}), path)
-
-
-def pipes(out: Path) -> None:
-    for path in parts(out):
-        path.unlink()
-        os.mkfifo(path)
-
-
-def of_another_version(out: Path) -> None:
-    for path in parts(out):
-        table = pq.read_table(path)
-        changed = pa.array([text.replace('"run_id"', '"id_of_run"') for text in table["result"].to_pylist()])
-        pq.write_table(table.set_column(3, "result", changed), path)
-
-
-def of_other_runs(out: Path) -> None:
-    for path in parts(out):
-        table = pq.read_table(path)
-        pq.write_table(table.set_column(0, "run_id", pa.array(table["run_id"].to_pylist()[::-1])), path)
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [removed, truncated, nonsense, of_another_schema, pipes, of_another_version, of_other_runs],
-    ids=lambda of: of.__name__,
-)
+@pytest.mark.parametrize("damage", [*DAMAGE, of_another_version, of_other_runs], ids=lambda of: of.__name__)
 def test_an_index_that_cannot_be_read_is_done_without_and_mended(sweep: Path, damage: Callable[[Path], None]) -> None:
     expected = [read_run(sweep / "runs" / recipe.run_id) for recipe in SWEEP.runs()]
     table = (sweep / "results.csv").read_bytes()
-    damage(sweep)
+    for path in parts(sweep):
+        damage(path)
     assert finish(sweep) == expected
     assert (sweep / "results.csv").read_bytes() == table
     found = Index(sweep)

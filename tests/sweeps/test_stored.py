@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import TINY, Cli, bytes_of, patch_training, require_one_sentence
+from damage import DAMAGE as INDEX_DAMAGE
 from processes import child, environment
 from safetensors.torch import load_file, save_file
 
@@ -326,35 +327,10 @@ def test_weights_of_fewer_members_are_refused(out: Path) -> None:
 # The index
 
 
-def removed(out: Path) -> None:
-    for path in parts(out):
-        path.unlink()
-
-
-def truncated(out: Path) -> None:
-    for path in parts(out):
-        path.write_bytes(path.read_bytes()[:-9])
-
-
-def nonsense(out: Path) -> None:
-    for path in parts(out):
-        path.write_bytes(b"nonsense")
-
-
-def of_another_schema(out: Path) -> None:
-    for path in parts(out):
-        pq.write_table(pa.table({"run_id": ["x"], ".stack": [3]}), path)
-
-
-def pipes(out: Path) -> None:
-    for path in parts(out):
-        path.unlink()
-        os.mkfifo(path)
-
-
-@pytest.mark.parametrize("damage", [removed, truncated, nonsense, of_another_schema, pipes], ids=lambda of: of.__name__)
+@pytest.mark.parametrize("damage", INDEX_DAMAGE, ids=lambda of: of.__name__)
 def test_an_index_that_cannot_be_read_is_done_without_and_mended(out: Path, damage: Callable[[Path], None]) -> None:
-    damage(out)
+    for path in parts(out):
+        damage(path)
     assert [run.recipe for run in finish(out)] == SWEEP.runs()
     assert len(load_results(out)) == 8
 
