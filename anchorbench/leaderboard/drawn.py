@@ -12,7 +12,7 @@ import numpy as np
 
 from anchorbench.leaderboard.suite import SuiteTask
 
-DRAWN = 12
+DRAWN = 8
 """Variants, each with one run."""
 KEYS = 80
 LARGEST = 9
@@ -20,7 +20,7 @@ LARGEST = 9
 
 
 def drawn_tasks(beacon: str) -> tuple[SuiteTask, ...]:
-    """The variants that a beacon's value draws. All have sequences of one length, so that they share stacks."""
+    """The variants that a beacon's value draws. All have sequences of one length, so that they are trained as one stack."""
     entropy = int.from_bytes(hashlib.sha256(f"{beacon} drawn tasks".encode()).digest(), "big")
     rng = np.random.Generator(np.random.SFC64(np.random.SeedSequence(entropy)))
     length = int(rng.integers(7, 11))

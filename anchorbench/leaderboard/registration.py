@@ -85,12 +85,12 @@ class Registration(_Timed):
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120).encode()
 
 
-def seeds_of(digest: str, beacon: str, task: SuiteTask) -> tuple[int, ...]:
+def seeds_of(digest: str, beacon: str, task: SuiteTask, members: int = SEEDS) -> tuple[int, ...]:
     """The task's seeds, from the registration's digest and the beacon's value.
 
     Member i holds out pair i modulo the number of pairs, in every entry: pairs differ more than recipes do.
     """
-    drawn = (hashlib.sha256(f"{digest} {beacon} {task.words} {i}".encode()).digest() for i in range(SEEDS))
+    drawn = (hashlib.sha256(f"{digest} {beacon} {task.words} {i}".encode()).digest() for i in range(members))
     return tuple(
         int.from_bytes(draw[:8], "big") % (2**31 // task.pairs) * task.pairs + i % task.pairs for i, draw in enumerate(drawn)
     )

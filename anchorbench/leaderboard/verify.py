@@ -42,6 +42,8 @@ ENOUGH = 0.5
 """Power against LIE from which on a claim that is not refused may be said to stand."""
 COMPARED = 2
 """Runs per task that are retrained by default where rows must be equal; for a test, all of them."""
+FRESH = 3
+"""Runs with fresh seeds that are trained by default for each claimed one."""
 CHANGED = 0.2
 """Assumed share of runs that come out differently on another kind of machine, for the power of the sign-flip test."""
 DRAWS, COARSE = 200, 40
@@ -188,30 +190,32 @@ def _seeds(entry: Entry, chosen: Sequence[int]) -> list[list[int]]:
     return [[entry.rows[row].seed for row in chosen if row // SEEDS == task] for task in range(len(entry.suite))]
 
 
-def sample_rows(tasks: int, members: int, seed: int) -> list[int]:
+def sample_rows(tasks: int, members: int, seed: int, of_task: int = SEEDS) -> list[int]:
     """Randomly drawn rows of a complete entry, in order: rounds over the tasks in random order, each with a random run per task."""
     rng = np.random.default_rng(seed)
-    members_of = np.stack([rng.permutation(SEEDS) for _ in range(tasks)])
-    rounds = [SEEDS * task + int(members_of[task, i]) for i in range(SEEDS) for task in rng.permutation(tasks)]
+    members_of = np.stack([rng.permutation(of_task) for _ in range(tasks)])
+    rounds = [of_task * task + int(members_of[task, i]) for i in range(of_task) for task in rng.permutation(tasks)]
     return sorted(rounds[:members])
 
 
 def verify_fresh(entry: Entry, members: int | None, nonce: str, out: Path) -> Verification:
     """Trains `members` runs of the entry's recipe in `out` with new seeds, which follow from `nonce`, unknown to the submitter.
 
-    By default as many runs as the entry has. Raises ValueError as `verify` does.
+    By default FRESH times as many as the entry has on the suite. Raises ValueError for more than that.
     """
-    members = SEEDS * len(entry.suite) if members is None else members
-    if not 1 <= members <= SEEDS * len(entry.suite):
-        raise ValueError(f"members is {members}; allowed: 1 to {SEEDS * len(entry.suite)}")
+    most = FRESH * SEEDS * len(entry.suite)
+    members = most if members is None else members
+    if not 1 <= members <= most:
+        raise ValueError(f"members is {members}; allowed: 1 to {most}")
     return _verification(entry, _train(entry.recipe, fresh_seeds(entry.recipe, nonce, members), out), [], fresh=True)
 
 
 def fresh_seeds(recipe: SubmittedRecipe, nonce: str, members: int) -> list[list[int]]:
     """New seeds of `members` runs, by task: the nonce takes the place of the beacon."""
-    digest, chosen = training_digest(recipe), sample_rows(len(recipe.suite), members, int(nonce, 16))
+    of_task = FRESH * SEEDS
+    digest, chosen = training_digest(recipe), sample_rows(len(recipe.suite), members, int(nonce, 16), of_task)
     return [
-        [seeds_of(digest, nonce, task)[row % SEEDS] for row in chosen if row // SEEDS == number]
+        [seeds_of(digest, nonce, task, of_task)[row % of_task] for row in chosen if row // of_task == number]
         for number, task in enumerate(recipe.suite)
     ]
 
@@ -345,8 +349,8 @@ def read_reproduction(path: Path) -> Reproduction:
 def _require_rows(found: Reproduction) -> None:
     """Requires the runs that recipe, name and number of runs give: none can be chosen, and none left out."""
     suite, n = found.recipe.suite, len(found.rows)
-    if n > SEEDS * len(suite):
-        raise ValueError(f"there are {n} rows; allowed: at most {SEEDS * len(suite)}")
+    if n > (most := FRESH * SEEDS * len(suite)):
+        raise ValueError(f"there are {n} rows; allowed: at most {most}")
     expected = fresh_seeds(found.recipe, nonce_of(found.recipe, found.by), n)
     runs = [(task, seed) for task, seeds in zip(suite, expected, strict=True) for seed in seeds]
     for number, ((task, seed), row) in enumerate(zip(runs, found.rows, strict=True)):

@@ -1,4 +1,4 @@
-"""Tasks drawn from the beacon: what is drawn, that nothing about it can be chosen, and that they are trained in full stacks."""
+"""Tasks drawn from the beacon: what is drawn, that nothing about it can be chosen, and that they are trained as one stack."""
 
 import itertools
 
@@ -46,12 +46,12 @@ def test_every_drawn_task_is_a_valid_variant_whose_held_out_answer_is_no_trained
         assert not {sums[pair] for pair in held_out} & {value for pair, value in sums.items() if pair not in held_out}
 
 
-def test_drawn_tasks_are_trained_in_full_stacks() -> None:
+def test_drawn_tasks_are_trained_as_one_stack() -> None:
     recipe = SubmittedRecipe.model_validate({"name": "A", "description": "B", "steps": 600})
     tasks = drawn_tasks(BEACON)
     runs = [recipe.recipe(task, seeds_of("0" * 64, BEACON, task)[0]) for task in tasks]
     assert len({run.seed for run in runs}) == DRAWN
-    assert [len(stack) for stack in stacks(runs, memory=2**40)] == [6, 6]
+    assert [len(stack) for stack in stacks(runs, memory=2**40)] == [DRAWN]
 
 
 def test_the_gap_worked_by_hand() -> None:

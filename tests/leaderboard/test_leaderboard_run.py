@@ -129,7 +129,7 @@ def test_verification_trains_the_same_members_again(toy: tuple[Entry, Path], tmp
     assert f"{2 * TASKS + 2} of {2 * TASKS + 2} rows are equal" in "\n".join(in_words(done, "01"))
     with pytest.raises(ValueError, match=f"members is {RUNS + 1}; allowed: 1 to {RUNS}"):
         verify(entry, RUNS + 1, "01", tmp_path / "other")
-    with pytest.raises(ValueError, match=f"members is 0; allowed: 1 to {RUNS}"):
+    with pytest.raises(ValueError, match=f"members is 0; allowed: 1 to {3 * RUNS}"):
         verify_fresh(entry, 0, "01", tmp_path / "other")
 
 
@@ -245,18 +245,18 @@ def test_members_to_verify_are_drawn_from_all_tasks_by_the_verifiers_seed() -> N
     for seed in range(5):
         assert [row // SEEDS for row in sample_rows(6, 6, seed)] == [0, 1, 2, 3, 4, 5]
         assert sample_rows(6, 6 * SEEDS, seed) == list(range(6 * SEEDS))
-    counts = np.bincount([row for seed in range(600) for row in sample_rows(6, 3, seed)], minlength=6 * SEEDS)
+    counts = np.bincount([row for seed in range(400) for row in sample_rows(6, 3, seed)], minlength=6 * SEEDS)
     assert stats.chisquare(counts).pvalue > 0.001  # each member is as likely as any other
 
 
 def test_the_power_of_equal_rows_by_hand() -> None:
-    """A lie of 0.04 needs 3 rows of 72, best hidden in three tasks; of each task one run in twelve is retrained, then two."""
-    assert row_power([1] * 6, 0.04) == pytest.approx(1 - (11 / 12) ** 3)
-    assert row_power([2] * 6, 0.04) == pytest.approx(1 - (10 / 12) ** 3)
-    assert row_power([12] * 6, 0.01) == 1
+    """A lie of 0.08 needs 3 rows of 36, best hidden in three tasks; of each task one run in six is retrained, then two."""
+    assert row_power([1] * 6, 0.08) == pytest.approx(1 - (5 / 6) ** 3)
+    assert row_power([2] * 6, 0.08) == pytest.approx(1 - (4 / 6) ** 3)
+    assert row_power([6] * 6, 0.01) == 1
     assert row_power([0] * 6, 0.5) == 0
-    draws = np.random.default_rng(0)  # against the drawing itself: 11 rows, spread over the tasks
-    lies = {0, 1, 12, 13, 24, 25, 36, 37, 48, 49, 60}
+    draws = np.random.default_rng(0)  # against the drawing itself: 6 rows, spread over the tasks
+    lies = {0, 6, 12, 18, 24, 30}
     found = np.mean([bool(lies & set(sample_rows(6, 12, int(seed)))) for seed in draws.integers(2**31, size=2000)])
     assert abs(found - row_power([2] * 6, 0.15)) < 0.02
 
@@ -384,7 +384,7 @@ def test_register_run_verify_and_export_by_command(command: Callable[..., Any], 
     few = command("verify", folder / "out" / "entry.json", "--members", 1, "--seed", "0" * 16)
     assert (few.exit_code, "the claim is not refused, but these are too few" in few.output) == (0, True)
     lie = tmp_path / "lie.json"
-    lie.write_bytes(claimed_by(entry, inferential=8).to_json())
+    lie.write_bytes(claimed_by(entry, inferential=SEEDS).to_json())
     refuted = command("verify", lie, "--members", 2, "--seed", "0" * 16)
     assert (refuted.exit_code, "the claim does not stand" in refuted.output) == (1, True)
     fresh = ("verify", folder / "out" / "entry.json", "--fresh", "--members", 6, "--by", "Somebody", "--out", tmp_path / "fresh")

@@ -32,7 +32,7 @@ def gamma_entries() -> list[Entry]:
 @pytest.fixture(scope="module")
 def entries() -> list[Entry]:
     marked = [
-        hostile.honest_entry(text, description=text, inferential=k % 9, data_size=50_000 + 1000 * k)
+        hostile.honest_entry(text, description=text, inferential=k % 7, data_size=50_000 + 1000 * k)
         for k, text in enumerate(hostile.MARKUP)
     ]
     return [*gamma_entries(), *marked, hostile.honest_entry("gpu's own", track="gpu", model={"norm": "post"})]
@@ -139,21 +139,21 @@ def test_entries_that_differ_in_gamma_alone_share_a_figure(tmp_path: Path) -> No
 
 
 def test_the_markdown_table_worked_by_hand() -> None:
-    entry = hostile.honest_entry("a|b <i>_c_</i>", inferential=5)
+    entry = hostile.honest_entry("a|b <i>_c_</i>", inferential=3)
     lines = markdown_table(hostile.board_of(entry)).splitlines()
     assert (lines[0].startswith("Track laptop. Score: the share of"), lines[1]) == (True, "")
     cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", lines[4])[1:-1]]
-    # Of each task's n members five compose all, the last is underfit, and the others compose as little as memorizing does.
+    # Of each task's n members three compose all, the last is underfit, and the others compose as little as memorizing does.
     counts = [len(entry.rows_of(task)) for task in entry.suite]
     assert cells[:2] == ["1", r"a\|b &lt;i&gt;\_c\_&lt;/i&gt;"]
     assert cells[2] == f"{statistics_of(entry.recipe, entry.rows).score.value:.0%}"  # by hand in test_leaderboard.py
-    assert cells[4:6] == ["47%", "0%"]  # on drawn tasks, and less than on the suite's composite task
-    assert cells[6:8] == [f"{sum(5 / n for n in counts) / len(counts):.0%}", f"{len(counts) / sum(counts):.0%}"]
+    assert cells[4:6] == ["44%", "11%"]  # on drawn tasks, and less than on the suite's composite task
+    assert cells[6:8] == [f"{sum(3 / n for n in counts) / len(counts):.0%}", f"{len(counts) / sum(counts):.0%}"]
     assert cells[10:12] == ["0", "-"]
     # Member k of n takes 2.5 + k / 8 s; the reference takes 12.5 s for each.
     assert cells[-1] == f"{sum(n * (2.5 + (n - 1) / 16) for n in counts) / (12.5 * sum(counts)):.2f}"
     assert len(cells) == lines[2].count("|") - 1 == lines[3].count("|") - 1
-    table = [f"| {task.name} | 5 | 0 | {n - 6} | 1 |" for task, n in zip(entry.suite, counts, strict=True)]
+    table = [f"| {task.name} | 3 | 0 | {n - 4} | 1 |" for task, n in zip(entry.suite, counts, strict=True)]
     assert lines[-len(counts) :] == table
 
 
