@@ -9,13 +9,16 @@ import gzip
 import hashlib
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from anchorbench.leaderboard.board import Board, assemble
 from anchorbench.leaderboard.check import MAX_ENTRY_BYTES, asked
 from anchorbench.leaderboard.entry import Entry, Flow, Machine, Row, flow_rows
-from anchorbench.leaderboard.registration import Beacon, Registry
+from anchorbench.leaderboard.registration import Beacon, Registry, register
 from anchorbench.leaderboard.submission import SubmittedRecipe, canonical, training_digest
 from anchorbench.leaderboard.suite import LAPTOP_SUITE, SEEDS, SuiteTask
 from anchorbench.machine import Machine as Environment
@@ -112,6 +115,18 @@ def judged(row: Row) -> Row:
 def board_of(*entries: Entry, reproductions: Any = (), folder: Path = Path("no such folder")) -> Board:
     """The board of valid entries, as if their registrations had been checked."""
     return assemble(entries, reproductions, Registry(folder))
+
+
+def written(board: Path, *entries: Entry) -> Path:
+    """A board's folder with these entries, their registrations, and the beacon."""
+    for folder in ("entries", "registrations", "beacons"):
+        (board / folder).mkdir(parents=True, exist_ok=True)
+    (board / "beacons" / "dice.yaml").write_text(yaml.safe_dump(BEACON.model_dump()))
+    for entry in entries:
+        registered = register(entry.recipe, BEACON.name, datetime(2026, 12, 1, tzinfo=UTC))
+        (board / "registrations" / f"{registered.digest[:8]}.yaml").write_bytes(registered.to_yaml())
+        (board / "entries" / f"{entry.digest[:8]}.json").write_bytes(entry.to_json())
+    return board
 
 
 def even_flow(recipe: SubmittedRecipe, rows: list[Row], number: int) -> Flow:

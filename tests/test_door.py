@@ -156,8 +156,8 @@ def test_no_command_waits_for_a_pipe_or_prints_a_name_as_it_is(cli: Cli, tmp_pat
 
 def test_entries_in_odd_files_are_named_in_one_line(cli: Cli, tmp_path: Path) -> None:
     entries = tmp_path / NAME / "entries"
-    entries.mkdir(parents=True)
     honest = hostile.honest_entry()
+    hostile.written(tmp_path / NAME, honest)
     (entries / f"1{NAME}.json").write_bytes(honest.to_json())
     (entries / f"2{NAME}.json").write_bytes(honest.to_json())
     (entries / f"3{NAME}.json").write_bytes(hostile.honest_entry("\uff28ONEST", data_size=50_000).to_json())

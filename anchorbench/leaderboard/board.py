@@ -153,7 +153,7 @@ def agree(a: Entry, b: Entry) -> bool:
         return min(exchange_p(strata_of(a.rows), strata_of(b.rows))) >= ALPHA
     if a.environment is not None and b.environment is not None and not a.environment.differences(b.environment):
         return [counted(row) for row in (*a.rows, *a.drawn)] == [counted(row) for row in (*b.rows, *b.drawn)]
-    pairs = zip(a.rows, b.rows, strict=True)
+    pairs = zip((*a.rows, *a.drawn), (*b.rows, *b.drawn), strict=True)
     return min(flip_p((mine.composes.value, other.composes.value) for mine, other in pairs)) >= ALPHA
 
 

@@ -40,7 +40,7 @@ LIE = 0.15
 """The difference between claimed and true score against which the defaults have a power of about 80% or more."""
 ENOUGH = 0.5
 """Power against LIE from which on a claim that is not refused may be said to stand."""
-COMPARED = 2
+COMPARED = 3
 """Runs per task that are retrained by default where rows must be equal; for a test, all of them."""
 FRESH = 3
 """Runs with fresh seeds that are trained by default for each claimed one."""

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import ROOT
-from hostile import BEACON, ENVIRONMENT, judged, sealed
+from hostile import BEACON, ENVIRONMENT, RUNS, judged, sealed
 
 from anchorbench.leaderboard.board import agree
 from anchorbench.leaderboard.check import MAX_SENTENCE, validate_entry
@@ -123,6 +123,11 @@ def settled(step: int) -> Edit:
     return lambda rows, rng: [row.model_copy(update={"settled": step}) for row in rows]
 
 
+def on_drawn(count: int, share: float) -> Edit:
+    """The first drawn tasks composed in this share: the suite's rows are true."""
+    return lambda rows, rng: [composing(row, share) if 0 <= i - RUNS < count else row for i, row in enumerate(rows)]
+
+
 def timed(factor: float) -> Edit:
     return lambda rows, rng: [row.model_copy(update={"seconds": row.seconds * factor}) for row in rows]
 
@@ -145,6 +150,8 @@ FABRICATIONS: dict[str, tuple[Edit, dict[str, Any]]] = {
     **{f"all rows around {share}": (drawn_around(share), {}) for share in (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)},
     **{f"task {t} under the wrong seeds": (permuted(t), {}) for t in range(TASKS)},
     **{f"task {t} fits": (fitted(t), {}) for t in range(TASKS)},
+    **{f"{n} drawn tasks composed": (on_drawn(n, 1.0), {}) for n in (4, 5, 6, 8)},
+    **{f"{n} drawn tasks not composed": (on_drawn(n, 0.0), {}) for n in (1, 2, 4, 8)},
     **{f"every share {by:+.2f}, to make another look bad": (shifted(by), {}) for by in (-0.05, -0.15, -0.3, -0.6)},
     **{f"seen groups are right in {share:.0%}": (seen(share), {}) for share in (0.0, 0.5, 0.9, 0.95)},
     **{f"settled at step {step}": (settled(step), {}) for step in (1, 10, 100)},
@@ -163,24 +170,31 @@ FABRICATIONS: dict[str, tuple[Edit, dict[str, Any]]] = {
 def fabricated(name: str) -> Entry:
     """The genuine entry's registration and seeds, with rows that nobody trained."""
     edit, environment = FABRICATIONS[name]
-    rows = edit(list(genuine().rows), np.random.default_rng(0))
-    rows = [judged(row) for row in rows]
+    rows = edit(every_row(genuine()), np.random.default_rng(0))
+    dumped = [judged(row).model_dump(mode="json") for row in rows]
     content = copy.deepcopy(genuine_content())
-    content["rows"] = [row.model_dump(mode="json") for row in rows]
+    content["rows"], content["drawn"] = dumped[:RUNS], dumped[RUNS:]
     content["flows"] = []
     content["environment"] |= environment
     return validate_entry(sealed(content))
 
 
+def every_row(entry: Entry) -> list[Row]:
+    """The suite's rows, then those of drawn tasks."""
+    return [*entry.rows, *entry.drawn]
+
+
 def changed_rows(entry: Entry) -> list[int]:
-    return [i for i, (a, b) in enumerate(zip(entry.rows, genuine().rows, strict=True)) if counted(a) != counted(b)]
+    pairs = zip(every_row(entry), every_row(genuine()), strict=True)
+    return [i for i, (a, b) in enumerate(pairs) if counted(a) != counted(b)]
 
 
 def found_by_default(entry: Entry) -> float:
-    """Probability that `verify` draws a changed row: COMPARED of each task."""
-    missed = 1.0
+    """Probability that `verify` draws a changed row: COMPARED of each task, and of the drawn ones."""
+    drawn = sum(row >= RUNS for row in changed_rows(entry))
+    missed = comb(len(entry.drawn) - drawn, COMPARED) / comb(len(entry.drawn), COMPARED)
     for task in range(len(entry.suite)):
-        lies = sum(row // SEEDS == task for row in changed_rows(entry))
+        lies = sum(row // SEEDS == task for row in changed_rows(entry) if row < RUNS)
         missed *= comb(SEEDS - lies, COMPARED) / comb(SEEDS, COMPARED)
     return 1 - missed
 
@@ -326,15 +340,7 @@ BEACONS: dict[str, tuple[dict[str, Any], str]] = {
 # --- Fields of an entry with values of the wrong kind
 
 ODD: tuple[Any, ...] = (True, "\u202e", "x" * 5000, [[]], {"a": 1}, -1e300)
-FIELDS = (
-    "rows.0.seed",
-    "rows.9.composes",
-    "rows.17.fingerprint",
-    "rows.25.verdict",
-    "rows.33.steps",
-    "rows.35.accuracy_train",
-    "drawn.3.composes",
-)
+FIELDS = ("rows.0.seed", "rows.5.composes", "rows.9.fingerprint", "rows.13.verdict", "rows.17.steps", "rows.20.accuracy_train")
 FIELDS += ("recipe.name", "recipe.track", "recipe.steps", "recipe.optimizer", "recipe.penalties", "recipe.noise", "registration")
 FIELDS += ("beacon.value", "beacon.name", "beacon.time", "machine.cores", "environment.gradient", "git", "schema_version")
 WRONG = {f"{path} is {str(odd)[:12]!r}": (path, odd) for path in FIELDS for odd in ODD}

@@ -30,6 +30,7 @@ from anchorbench.leaderboard.registration import register
 from anchorbench.leaderboard.submit import run_entry, settled_at
 from anchorbench.leaderboard.suite import LAPTOP_SUITE, SEEDS
 from anchorbench.leaderboard.verify import (
+    COMPARED,
     Reproduction,
     in_words,
     nonce_of,
@@ -123,10 +124,11 @@ def test_a_second_call_trains_only_what_is_missing(toy: tuple[Entry, Path], tmp_
 def test_verification_trains_the_same_members_again(toy: tuple[Entry, Path], tmp_path: Path) -> None:
     entry, _ = toy
     done = verify(entry, None, "01", tmp_path / "verify")
-    assert (done.exact, done.unequal, done.stands, len(done.retrained)) == (True, [], True, 2 * TASKS)
+    assert (done.exact, done.unequal, done.stands, len(done.retrained)) == (True, [], True, COMPARED * TASKS)
     assert len({(row.task, row.variant) for row in done.retrained}) == TASKS
-    assert len({row.fingerprint for row in done.drawn}) == 2
-    assert f"{2 * TASKS + 2} of {2 * TASKS + 2} rows are equal" in "\n".join(in_words(done, "01"))
+    assert len({row.fingerprint for row in done.drawn}) == COMPARED
+    retrained = COMPARED * (TASKS + 1)
+    assert f"{retrained} of {retrained} rows are equal" in "\n".join(in_words(done, "01"))
     with pytest.raises(ValueError, match=f"members is {RUNS + 1}; allowed: 1 to {RUNS}"):
         verify(entry, RUNS + 1, "01", tmp_path / "other")
     with pytest.raises(ValueError, match=f"members is 0; allowed: 1 to {3 * RUNS}"):
@@ -144,7 +146,7 @@ def test_where_bits_are_the_same_one_row_decides(toy: tuple[Entry, Path], tmp_pa
     """Everything is true but one row's last answer."""
     entry, _ = toy
     content = json.loads(entry.to_json())
-    number = sample_rows(TASKS, 2 * TASKS, 7)[0]
+    number = sample_rows(TASKS, COMPARED * TASKS, 7)[0]
     content["rows"][number]["accuracy_train"][0] += 1
     content["flows"] = []
     lie = validate_entry(hostile.sealed(content))
@@ -155,14 +157,14 @@ def test_where_bits_are_the_same_one_row_decides(toy: tuple[Entry, Path], tmp_pa
 
 
 def test_a_lie_about_drawn_tasks_is_found_as_well(toy: tuple[Entry, Path], tmp_path: Path) -> None:
-    """Every drawn row is invented, and any two of them are retrained."""
+    """Every drawn row is invented, and some of them are retrained."""
     entry, _ = toy
     content = json.loads(entry.to_json())
     content["flows"] = []
     for row in content["drawn"]:
         row["accuracy_train"][0] += 1
     done = verify(validate_entry(hostile.sealed(content)), None, "07", tmp_path / "verify")
-    assert (len(done.unequal), done.stands) == (2, False)
+    assert (len(done.unequal), done.stands) == (COMPARED, False)
 
 
 def test_a_claim_out_of_thin_air_does_not_stand(toy: tuple[Entry, Path], tmp_path: Path) -> None:
@@ -270,7 +272,7 @@ def test_validate_names_the_file_and_the_reason(command: Callable[..., Any], tmp
     (tmp_path / "good.json").write_bytes(hostile.honest_entry().to_json())
     good = command("validate", tmp_path / "good.json", "--board", tmp_path)
     assert good.exit_code == 0
-    assert "valid, Honest, score 0.68; registered elsewhere: its registration" in good.output
+    assert "valid, Honest, score 0.55; registered elsewhere: its registration" in good.output
     (tmp_path / "bad.json").write_bytes(b"{}")
     (tmp_path / "large.json").write_bytes(b" " * 10_000_000)
     bad = command(
@@ -288,21 +290,9 @@ def test_validate_names_the_file_and_the_reason(command: Callable[..., Any], tmp
     ]
 
 
-def written(board: Path, *entries: Entry) -> Path:
-    """A board's folder with these entries, their registrations, and the beacon."""
-    for folder in ("entries", "registrations", "beacons"):
-        (board / folder).mkdir(parents=True, exist_ok=True)
-    (board / "beacons" / "dice.yaml").write_text(yaml.safe_dump(hostile.BEACON.model_dump()))
-    for entry in entries:
-        registered = register(entry.recipe, hostile.BEACON.name, datetime(2026, 12, 1, tzinfo=UTC))
-        (board / "registrations" / f"{registered.digest[:8]}.yaml").write_bytes(registered.to_yaml())
-        (board / "entries" / f"{entry.digest[:8]}.json").write_bytes(entry.to_json())
-    return board
-
-
 def test_render_leaves_out_what_is_refused(command: Callable[..., Any], tmp_path: Path) -> None:
     honest = hostile.honest_entry()
-    board = written(tmp_path / "board", honest)
+    board = hostile.written(tmp_path / "board", honest)
     entries = board / "entries"
     (entries / "nan.json").write_bytes(hostile.ENTRIES["NaN"][0]())
     (entries / "nobody.json").write_bytes(hostile.honest_entry("Nobody", data_size=50_000).to_json())
@@ -325,11 +315,11 @@ def test_render_leaves_out_what_is_refused(command: Callable[..., Any], tmp_path
     ]
     assert text.startswith("1 entries: ")
     assert "Honest" in (tmp_path / "new" / "board" / "index.html").read_text()
-    assert "| 1 | Honest | 68% |" in (tmp_path / "new" / "board" / "table.md").read_text()
+    assert "| 1 | Honest | 55% |" in (tmp_path / "new" / "board" / "table.md").read_text()
 
 
 def test_a_registration_without_a_result_is_named(command: Callable[..., Any], tmp_path: Path) -> None:
-    board = written(tmp_path, hostile.honest_entry())
+    board = hostile.written(tmp_path, hostile.honest_entry())
     lost = register(hostile.honest_entry("Better forgotten", data_size=50_000).recipe, "dice", datetime(2026, 12, 1, tzinfo=UTC))
     (board / "registrations" / "lost.yaml").write_bytes(lost.to_yaml())
     later = register(hostile.honest_entry("Not out yet", data_size=60_000).recipe, "next dice", datetime(2026, 12, 1, tzinfo=UTC))
@@ -377,10 +367,11 @@ def test_register_run_verify_and_export_by_command(command: Callable[..., Any], 
     again = command("run", path, "--beacon", tmp_path / "beacon.yaml", "--out", folder / "out")
     assert again.exit_code == 0
     assert f"of runs inferential, {RUNS} of {RUNS} underfit" in again.output
-    verified = command("verify", folder / "out" / "entry.json", "--members", 6, "--seed", "0" * 16)
+    verified = command("verify", folder / "out" / "entry.json", "--members", 2 * TASKS, "--seed", "0" * 16)
     assert (verified.exit_code, "\nthe claim stands\n" in verified.output) == (0, True)
-    assert "machine and gradient path are the same: 6 of 6 rows are equal" in verified.output
-    assert "power against a claim above the truth: by 0.05 33%, by 0.10 49%, by 0.15 67%" in verified.output
+    assert f"machine and gradient path are the same: {2 * TASKS} of {2 * TASKS} rows are equal" in verified.output
+    powers = ", ".join(f"by {lie:.2f} {row_power([2] * TASKS, lie):.0%}" for lie in (0.05, 0.10, 0.15))
+    assert f"power against a claim above the truth: {powers}" in verified.output
     few = command("verify", folder / "out" / "entry.json", "--members", 1, "--seed", "0" * 16)
     assert (few.exit_code, "the claim is not refused, but these are too few" in few.output) == (0, True)
     lie = tmp_path / "lie.json"
