@@ -235,7 +235,7 @@ def study(
 ) -> None:
     """Train and grade the candidates for the suite.
 
-    880 runs; the rules are in anchorbench/leaderboard/study.py.
+    920 runs; the rules are in anchorbench/leaderboard/study.py.
     """
     from anchorbench.files import require_place
     from anchorbench.leaderboard.study import study as run_study
