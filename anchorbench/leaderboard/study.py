@@ -11,12 +11,12 @@ that fit, the share of held-out answers that compose is compared between the ten
   divided by the number of candidates.
 
 Of several variants of one task that pass, the one that holds out most pairs in turn enters, so that no rank rests on one pair;
-among those with equally many, the one with the largest intraclass correlation. A candidate that brings its own optimizer is graded, but
-cannot enter: an entry brings one.
+among those with equally many, the one with the largest intraclass correlation. A candidate that brings its own optimizer is graded,
+but cannot enter: an entry brings one.
 
 The rules were written before the runs, but for two changes after four of the 22 candidates had been read: the correlation was
-ICC(1), which counts pairs as noise, and the largest one entered, which preferred variants with a single pair. One candidate was added
-when 14 had been read: random-permutations with the preset's optimizer, since its paper's cannot enter.
+ICC(1), which counts pairs as noise, and the largest one entered, which preferred variants with a single pair. One candidate was
+added when 14 had been read: random-permutations with the preset's optimizer, since its paper's cannot enter.
 """
 
 import re
