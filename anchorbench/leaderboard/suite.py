@@ -1,15 +1,13 @@
 """The suite: the tasks that every entry is trained on, and the budgets of the tracks.
 
-Suite           held-out data, which determine the verdict
-    composite/heldout-both        ood: (3,4) and (4,3), both never trained
-    composite/conflict-control    ood: an ordinary pair and its mirror, held out beside a trained exception and its mirror
-    nine-anchors/heldout-both     ood: one pair of 81 and its mirror
-    random-permutations/default   ood: 19 of 64 ordered pairs, which do not commute
-    memory-reasoning/default      ood: one reasoning pair and its mirror, beside memorized pairs. 18 keys instead of the paper's
-                                  100: the laptop track is too short for 10,000 random answers
-    chain-search/single           iid: edges never trained. No group is held out; the training examples count as seen. One hop
-                                  instead of two, so that two layers suffice
-    scan/addprim-turn-left        ood: a verb in combinations (gpu track only)
+Suite           held-out data (split `ood`), which determine the verdict
+    composite/heldout-pairs         one pair of different anchors and its mirror, each of the six in turn
+    ten-anchors/intervals           each of ten anchors with a tenth of the keys
+    two-anchors/odd-even            each of two anchors with the keys of the other's parity
+    variable-composition/123-to-4   four operations, where one to three are trained
+    scan/addprim-turn-left          a verb in combinations (gpu track only)
+
+Those of the laptop track were chosen by a study of candidates: `anchorbench.leaderboard.study`, docs/suite.md.
 """
 
 from typing import Any, NamedTuple
