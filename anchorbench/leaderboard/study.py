@@ -172,7 +172,7 @@ def grade(candidate: str, members: Sequence[Member], candidates: int, pairs: int
     elif composed > CEILING:
         why = "ceiling"
     elif correlation is None or p is None or correlation < CORRELATION or p >= LEVEL / candidates:
-        why = "recipes do not differ"
+        why = "recipes are not shown to differ"
     return Grade(candidate, pairs, len(members), len(fitted), composed, correlation, p, not why, why)
 
 

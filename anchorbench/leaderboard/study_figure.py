@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anchorbench.leaderboard.study import CEILING, FLOOR, GAMMAS, Grade, Member
+from anchorbench.leaderboard.study import CEILING, FLOOR, GAMMAS, Grade, Member, chosen
 from anchorbench.palette import BLUE, GREY, VERMILION
 from anchorbench.show.canvas import plain_matplotlib, save
 from anchorbench.verdict import FIT
@@ -20,7 +20,8 @@ def study_figure(grades: Sequence[Grade], members: Mapping[str, Sequence[Member]
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    ordered = sorted(grades, key=lambda each: (not each.enters, each.why, -(each.correlation or 0)))
+    ordered = _ordered(grades)
+    suite = chosen(grades)
     figure = Figure(figsize=(7.0, 1.2 + 0.27 * len(ordered)), layout="constrained")
     axes = figure.subplots()
     axes.axvspan(FLOOR, CEILING, color="#eeeeee", lw=0, zorder=0)
@@ -35,7 +36,9 @@ def study_figure(grades: Sequence[Grade], members: Mapping[str, Sequence[Member]
         if each.composed is not None:
             axes.plot([each.composed] * 2, [row - 0.36, row + 0.36], color="black", lw=1.2, zorder=4)
         told = "-" if each.correlation is None else f"{max(0.0, each.correlation):.2f}"
-        axes.text(1.05, row, f"{told}   {each.why or 'enters'}", va="center", fontsize=8)
+        word = each.why or ("enters" if each.candidate in suite else "passes")
+        weight = "bold" if each.candidate in suite else "normal"
+        axes.text(1.05, row, f"{told}   {word}", va="center", fontsize=8, weight=weight)
     axes.text(1.05, -1, "ICC", va="center", fontsize=8, weight="bold")
     axes.set_yticks(range(len(ordered)), [each.candidate.removesuffix("/default") for each in ordered], fontsize=8)
     axes.set(
@@ -53,12 +56,19 @@ def study_figure(grades: Sequence[Grade], members: Mapping[str, Sequence[Member]
 
 
 def study_table(grades: Sequence[Grade]) -> str:
-    """The grades as a Markdown table."""
-    lines = ["| task | runs that fit | they compose | ICC | p | |", "|---|--:|--:|--:|--:|---|"]
-    for each in grades:
+    """The grades as a Markdown table, those of the suite in bold."""
+    lines = ["| task | pairs | runs that fit | they compose | ICC | p | |", "|---|--:|--:|--:|--:|--:|---|"]
+    suite = chosen(grades)
+    for each in _ordered(grades):
         shown = ["-" if value is None else f"{value:.2f}" for value in (each.composed, each.correlation)]
         p = "-" if each.p is None else "< 1e-4" if each.p < 1e-4 else f"{each.p:.4f}"
+        word = each.why or ("**enters**" if each.candidate in suite else "passes; another variant enters")
         lines.append(
-            f"| {each.candidate} | {each.fitted} of {each.runs} | {shown[0]} | {shown[1]} | {p} | {each.why or '**enters**'} |"
+            f"| {each.candidate} | {each.pairs} | {each.fitted} of {each.runs} | {shown[0]} | {shown[1]} | {p} | {word} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _ordered(grades: Sequence[Grade]) -> list[Grade]:
+    """Those that pass first, then by the rule that they fail; by correlation among these."""
+    return sorted(grades, key=lambda each: (not each.enters, each.why, -(each.correlation or 0)))

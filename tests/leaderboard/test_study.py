@@ -49,8 +49,8 @@ def test_no_correlation_without_recipes_or_variance(values: list[tuple[int, int,
         ({0.4: [0.1, 0.2, 0.1, 0.2], 0.6: [0.8, 0.9, 0.9, 0.8]}, 0.89, "too few runs fit"),
         ({0.4: [0.0, 0.0, 0.0, 0.1], 0.6: [0.1, 0.2, 0.1, 0.1]}, 1.0, "floor"),
         ({0.4: [0.9, 0.9, 0.9, 0.91], 0.6: [1.0, 1.0, 1.0, 0.99]}, 1.0, "ceiling"),
-        ({0.4: [0.1, 0.9, 0.1, 0.9], 0.6: [0.9, 0.1, 0.9, 0.1]}, 1.0, "recipes do not differ"),
-        ({0.4: [0.5, 0.5, 0.5, 0.5], 0.6: [0.5, 0.5, 0.5, 0.5]}, 1.0, "recipes do not differ"),
+        ({0.4: [0.1, 0.9, 0.1, 0.9], 0.6: [0.9, 0.1, 0.9, 0.1]}, 1.0, "recipes are not shown to differ"),
+        ({0.4: [0.5, 0.5, 0.5, 0.5], 0.6: [0.5, 0.5, 0.5, 0.5]}, 1.0, "recipes are not shown to differ"),
     ],
 )
 def test_the_rule_that_a_candidate_fails(composed: dict[float, list[float]], seen: float, why: str) -> None:

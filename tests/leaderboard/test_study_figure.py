@@ -14,8 +14,8 @@ GRADES = [grade(name, members, 2) for name, members in MEMBERS.items()]
 
 def test_the_table_says_which_rule_each_candidate_fails() -> None:
     assert study_table(GRADES).splitlines()[2:] == [
-        "| composite/heldout-pairs | 4 of 4 | 0.55 | 1.00 | < 1e-4 | **enters** |",
-        "| full-symmetry/default | 0 of 2 | - | - | - | too few runs fit |",
+        "| composite/heldout-pairs | 1 | 4 of 4 | 0.55 | 1.00 | < 1e-4 | **enters** |",
+        "| full-symmetry/default | 1 | 0 of 2 | - | - | - | too few runs fit |",
     ]
 
 
