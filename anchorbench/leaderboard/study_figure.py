@@ -63,9 +63,7 @@ def study_table(grades: Sequence[Grade]) -> str:
         shown = ["-" if value is None else f"{value:.2f}" for value in (each.composed, each.correlation)]
         p = "-" if each.p is None else "< 1e-4" if each.p < 1e-4 else f"{each.p:.4f}"
         word = each.why or ("**enters**" if each.candidate in suite else "passes; another variant enters")
-        lines.append(
-            f"| {each.candidate} | {each.pairs} | {each.fitted} of {each.runs} | {shown[0]} | {shown[1]} | {p} | {word} |"
-        )
+        lines.append(f"| {each.candidate} | {each.pairs} | {each.fitted} of {each.runs} | {shown[0]} | {shown[1]} | {p} | {word} |")
     return "\n".join(lines) + "\n"
 
 

@@ -151,7 +151,8 @@ def power_of_test(entry: Entry, per_task: Sequence[int], lie: float, *, fresh: b
         truth: dict[tuple[str, str], list[float]] = {}
         pairs: list[tuple[float, float]] = []
         for keys, n in zip(of_task.values(), per_task, strict=True):
-            for key in (keys[i] for i in rng.permutation(len(keys))[:n]):
+            again_and_again = keys * -(-n // len(keys))  # fresh runs may be more than those claimed
+            for key in (again_and_again[i] for i in rng.permutation(len(again_and_again))[:n]):
                 claim = float(rng.choice(claimed[key]))
                 again = float(rng.choice(strata[key])) if fresh or rng.random() < CHANGED else claim
                 share = 0.0 if rng.random() < invented else again
