@@ -143,11 +143,11 @@ def _difference(a: Interval, b: Interval) -> Interval:
 def share_of_suite(shares: Sequence[Share]) -> Interval:
     """Mean over tasks of the share of inferential runs.
 
-    The interval is Wilson's at the effective number of runs: that of a simple sample whose variance is the stratified one's. Half
-    a run is added to each side, so that no variance is zero.
+    The interval is Wilson's at the effective number of runs: that of a simple sample whose variance is the stratified one's. One
+    run is added to each side, so that no variance is zero or, with few runs, too small.
     """
     value = math.fsum(share.value for share in shares) / len(shares)
-    smoothed = [(share.hits + 0.5) / (share.n + 1) for share in shares]
+    smoothed = [(share.hits + 1) / (share.n + 2) for share in shares]
     overall = math.fsum(smoothed) / len(smoothed)
     variance = math.fsum(p * (1 - p) / share.n for p, share in zip(smoothed, shares, strict=True)) / len(shares) ** 2
     members = overall * (1 - overall) / variance

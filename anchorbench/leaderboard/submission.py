@@ -123,7 +123,8 @@ class SubmittedRecipe(Plain):
 
     def recipe(self, task: SuiteTask, seed: int) -> Recipe:
         """The recipe of one run."""
-        usual = {"steps": self.steps, "data_size": self.data_size}  # the board's defaults are not a recipe's
+        examples = self.data_size if task.most_data is None else min(self.data_size, task.most_data)
+        usual = {"steps": self.steps * task.times, "data_size": examples}  # the board's defaults are not a recipe's
         return parse_recipe(self.training | usual | _of_task(task, seed, self.precision))
 
     def macs(self) -> float:

@@ -2,6 +2,7 @@
 
 Suite           held-out data (split `ood`), which determine the verdict
     composite/heldout-pairs         one pair of different anchors and its mirror, each of the six in turn
+    random-permutations/default     19 of 64 ordered pairs, which do not commute; it takes more steps (2605.04396)
     ten-anchors/intervals           each of ten anchors with a tenth of the keys
     two-anchors/odd-even            each of two anchors with the keys of the other's parity
     variable-composition/123-to-4   four operations, where one to three are trained
@@ -24,6 +25,10 @@ class SuiteTask(NamedTuple):
     config: dict[str, Any] = {}
     pairs: int = 1
     """Number of pairs that the variant holds out in turn, by seed modulo this number."""
+    times: int = 1
+    """Its runs take so many times the recipe's steps."""
+    most_data: int | None = None
+    """Most training examples; None: as many as the recipe says."""
 
     @property
     def name(self) -> str:
@@ -33,11 +38,14 @@ class SuiteTask(NamedTuple):
     def words(self) -> str:
         """The name, with any non-default settings."""
         special = [f"{key} {value}" for key, value in self.config.items()]
+        special += [f"{self.times} times the steps"] if self.times > 1 else []
+        special += [f"at most {self.most_data} training examples"] if self.most_data is not None else []
         return self.name + (f" ({', '.join(special)})" if special else "")
 
 
 LAPTOP_SUITE = (
     SuiteTask("composite", "heldout-pairs", pairs=6),
+    SuiteTask("random-permutations", "default", times=6, most_data=720),
     SuiteTask("ten-anchors", "intervals"),
     SuiteTask("two-anchors", "odd-even"),
     SuiteTask("variable-composition", "123-to-4"),

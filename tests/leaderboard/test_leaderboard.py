@@ -166,7 +166,7 @@ def test_the_cost_is_the_macs_of_the_recipe_and_counts_passes() -> None:
         seq, vocab, d, ff = loaded.seq_len, loaded.vocab_size, 64, 256
         first = 4 * seq * d * d + 2 * seq * d * ff + 2 * seq * seq * d
         last = 2 * seq * d * d + 2 * d * d + 2 * d * ff + 2 * seq * d
-        by_hand += SEEDS * 600 * 128 * 3 * (first + last + d * vocab)
+        by_hand += SEEDS * task.times * 600 * 128 * 3 * (first + last + d * vocab)
     # macs_per_step counts the scores of a layer by answered positions and all keys, as `first` and `last` do
     assert statistics_of(entry.recipe, entry.rows).macs == pytest.approx(by_hand, rel=1e-9)
     # SVRG takes a second gradient at each step, and 16 batches every 100 steps.
@@ -421,7 +421,7 @@ def test_the_answers_that_are_counted_are_those_of_the_evaluation_set(suite: Sui
     recipe = submitted(data_size=data_size).recipe(suite, 3)
     task = recipe.load_task()
     seed = stream_seed(recipe.seed, "evaluation")
-    evaluated = EvalSet.of(task, 1000, seed, train=task.sample("train", data_size, 3)[:1000])
+    evaluated = EvalSet.of(task, 1000, seed, train=task.sample("train", recipe.data_size, 3)[:1000])
     assert evaluated.fresh is not None
     right = [part.label for part in (*evaluated.examples.values(), evaluated.fresh)]
     swapped = [] if evaluated.mirrored is None else [np.zeros(len(evaluated.mirrored), int)]
