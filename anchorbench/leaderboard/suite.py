@@ -2,6 +2,7 @@
 
 Suite           held-out data (split `ood`), which determine the verdict
     composite/heldout-pairs         one pair of different anchors and its mirror, each of the six in turn
+    near-synonym/add-doubled        (4,9) and (9,4); anchor 9 is trained with 1, 2 and itself (2401.08309)
     random-permutations/default     19 of 64 ordered pairs, which do not commute; it takes more steps (2605.04396)
     ten-anchors/intervals           each of ten anchors with a tenth of the keys
     two-anchors/odd-even            each of two anchors with the keys of the other's parity
@@ -45,6 +46,7 @@ class SuiteTask(NamedTuple):
 
 LAPTOP_SUITE = (
     SuiteTask("composite", "heldout-pairs", pairs=6),
+    SuiteTask("near-synonym", "add-doubled"),
     SuiteTask("random-permutations", "default", times=6, most_data=720),
     SuiteTask("ten-anchors", "intervals"),
     SuiteTask("two-anchors", "odd-even"),
