@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -11,18 +12,21 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from conftest import ROOT, TINY
+from hostile import RUNS
 from zoo import UNREAD, ZOO
 
 from anchorbench.cli import main as cli
 from anchorbench.cli.plan import load_sweep
 from anchorbench.inspect.forecast import load_widths
 from anchorbench.inspect.validation import CRADLE, WITHOUT_RULE, grade
+from anchorbench.leaderboard.board import read_board
 from anchorbench.leaderboard.check import validate_entry
+from anchorbench.leaderboard.drawn import DRAWN
 from anchorbench.leaderboard.entry import Entry, Row
 from anchorbench.leaderboard.schema import GAIN, POWER, TRIES
 from anchorbench.leaderboard.statistics import FAMILY, Statistics, Strata, better, exchange_p, statistics_of, strata_of
-from anchorbench.leaderboard.submission import SubmittedRecipe, training_digest
 from anchorbench.leaderboard.study import read_study
+from anchorbench.leaderboard.submission import SubmittedRecipe, training_digest
 from anchorbench.leaderboard.suite import LAPTOP_SUITE, SEEDS
 from anchorbench.leaderboard.verify import COMPARED, FRESH, LIE, power_of_test, row_power
 from anchorbench.presets import PRESETS
@@ -103,11 +107,45 @@ def test_how_many_architectures_are_read() -> None:
     says(f"and {len(ZOO) - len(UNREAD)} can be probed", page=README)
 
 
-def test_the_table_is_that_of_the_entries() -> None:
+def test_the_page_is_that_of_the_entries() -> None:
     """That it is rendered from them is tested with the command."""
-    table = (ROOT / "leaderboard" / "table.md").read_text()
     assert all(entry.digest in (ROOT / "leaderboard" / "index.html").read_text() for entry in entries().values())
-@@SCORES@@
+
+
+def test_the_scores_of_the_board() -> None:
+    """Each sentence of docs/board.md about scores, and the README's, from the entries."""
+    board = read_board(ROOT / "leaderboard")
+    lines, withheld = board.tracks["laptop"], len(board.withheld["laptop"])
+    names = list(entries())
+    says(f"{len(lines)} recipes, {RUNS} runs each and {DRAWN} on drawn tasks")
+    says(f"ranks {len(lines)} recipes so far", page=README)
+    gammas = [name for name in names if name.startswith("gamma-")]
+    scores = {name.removeprefix("gamma-"): statistics(name).score for name in gammas}
+    for page in (BOARD, README):
+        for gamma, score in scores.items():
+            says(f"gamma {gamma} {score.value:.0%} ({score.low:.0%} to {score.high:.0%})", page=page)
+    found = better([statistics(name).score.value for name in names], [strata(name) for name in names], withheld)
+    says(f"{len(found)} of {math.comb(len(names), 2)} comparisons hold")
+    better_names = {(names[first], names[second]) for first, second in found}
+    assert {(line.name, other.name) for line in lines for other in line.better} == {
+        (entries()[a].recipe.name, entries()[b].recipe.name) for a, b in better_names
+    }
+    for first, second in better_names:
+        says(f"{entries()[first].recipe.name} than {entries()[second].recipe.name}")
+
+
+def test_what_drawn_tasks_say() -> None:
+    gaps = [statistics(name).gap for name in entries()]
+    values = [100 * gap.value for gap in gaps if gap is not None]
+    says(f"by {np.mean(values):.0f} points on average ({min(values):.0f} to {max(values):.0f})")
+
+
+def test_where_runs_do_not_fit() -> None:
+    of_task = {task.name: [row for entry in entries().values() for row in entry.rows_of(task)] for task in LAPTOP_SUITE}
+    for name, rows in of_task.items():
+        underfit = sum(row.verdict == "underfit" for row in rows)
+        if underfit:
+            says(f"{underfit} of {len(rows)} runs on {name}")
 
 
 def test_what_a_symmetric_answer_says_about_composing() -> None:
@@ -175,9 +213,7 @@ def test_what_verify_can_exclude_is_what_it_is_said_to() -> None:
     assert f"one of them is found in {row_power([COMPARED] * tasks, LIE):.0%}" in words(said)
     for kind, of_task, fresh in (("fresh", FRESH * SEEDS, True), ("flip", SEEDS, False)):
         low, high = (int(part.rstrip("%")) / 100 for part in POWER[kind].split(" to "))
-        found = [
-            power_of_test(entries()[name], [of_task] * tasks, LIE, fresh=fresh) for name in entries()
-        ]
+        found = [power_of_test(entries()[name], [of_task] * tasks, LIE, fresh=fresh) for name in entries()]
         assert low <= round(min(found), 2)
         assert max(found) <= high
         assert np.median(found) >= 0.8

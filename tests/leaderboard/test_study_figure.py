@@ -1,9 +1,15 @@
 """The figure and the table of the study behind the suite."""
 
+from collections import Counter
 from pathlib import Path
+from statistics import fmean
 
-from anchorbench.leaderboard.study import Member, grade
+from conftest import ROOT
+
+from anchorbench.leaderboard.study import CANDIDATES, Member, grade, pairs_of, read_study, task_of
 from anchorbench.leaderboard.study_figure import study_figure, study_table
+from anchorbench.leaderboard.suite import LAPTOP_SUITE
+from anchorbench.verdict import FIT
 
 MEMBERS = {
     "composite/heldout-pairs": [Member("pre", gamma, seed, 1.0, gamma) for gamma in (0.4, 0.7) for seed in range(2)],
@@ -17,6 +23,30 @@ def test_the_table_says_which_rule_each_candidate_fails() -> None:
         "| composite/heldout-pairs | 1 | 4 of 4 | 0.55 | 1.00 | < 1e-4 | **enters** |",
         "| full-symmetry/default | 1 | 0 of 2 | - | - | - | too few runs fit |",
     ]
+
+
+def test_the_table_of_the_docs_and_the_suite_are_those_of_the_study() -> None:
+    found = read_study(ROOT / "docs" / "suite-study.json")
+    assert [each.candidate for each in found.grades] == list(CANDIDATES)
+    assert all(len(members) == 40 for members in found.members.values())
+    assert [grade(name, found.members[name], len(CANDIDATES), pairs_of(name)) for name in CANDIDATES] == found.grades
+    page = (ROOT / "docs" / "suite.md").read_text()
+    assert study_table(found.grades) in page
+    whys = Counter(each.why for each in found.grades)
+    words = " ".join(page.split())
+    assert f"{whys['ceiling']} are composed whenever they are fitted, {whys['floor']} never are" in words
+    assert f"{whys['too few runs fit']} are fitted by too few runs" in words
+    assert f"on {whys['recipes are not shown to differ']} recipes are not shown to differ" in words
+
+    def composed(name: str, norm: str) -> float:
+        return fmean(member.composed for member in found.members[name] if member.norm == norm and member.seen >= FIT)
+
+    assert composed("composite/heldout-pairs", "post") < composed("composite/heldout-pairs", "pre")
+    assert composed("ten-anchors/intervals", "post") > composed("ten-anchors/intervals", "pre")
+    assert sorted(task_of(name) for name in found.suite) == [(task.task, task.variant) for task in LAPTOP_SUITE]
+    for task in LAPTOP_SUITE:
+        assert f"| {task.name} | " in page.partition("## The suite")[2]
+        assert task.pairs == pairs_of(next(name for name in found.suite if task_of(name) == (task.task, task.variant)))
 
 
 def test_the_figure_names_every_candidate_and_its_rule(tmp_path: Path) -> None:
