@@ -216,7 +216,7 @@ executed, and no text in it is used as a path. Statistics are computed from its 
   of cases. {compared} of the drawn tasks are compared as well.
 - Own seeds on another kind of machine (all runs by default): the exact sign-flip test of the differences. It refuses such a claim
   in {flip} of cases, if one honest run in five comes out differently there.
-- Fresh seeds (`--fresh`; {fresh_runs} times as many runs as the entry has): the exact permutation test of claimed against new runs,
+- Fresh seeds (`--fresh`; {fresh_runs} runs for each that the entry has): the exact permutation test of claimed against new runs,
   within tasks and pairs. It assumes nothing about the shares, most of which are near 0 or 1. It refuses such a claim in {fresh} of
   cases, and is the only check that luck does not pass.
 

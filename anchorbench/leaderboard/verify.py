@@ -42,7 +42,7 @@ ENOUGH = 0.5
 """Power against LIE from which on a claim that is not refused may be said to stand."""
 COMPARED = 3
 """Runs per task that are retrained by default where rows must be equal; for a test, all of them."""
-FRESH = 3
+FRESH = 2
 """Runs with fresh seeds that are trained by default for each claimed one."""
 CHANGED = 0.2
 """Assumed share of runs that come out differently on another kind of machine, for the power of the sign-flip test."""

@@ -31,6 +31,7 @@ from anchorbench.leaderboard.submit import run_entry, settled_at
 from anchorbench.leaderboard.suite import LAPTOP_SUITE, SEEDS
 from anchorbench.leaderboard.verify import (
     COMPARED,
+    FRESH,
     Reproduction,
     in_words,
     nonce_of,
@@ -133,7 +134,7 @@ def test_verification_trains_the_same_members_again(toy: tuple[Entry, Path], tmp
     assert f"{retrained} of {retrained} rows are equal" in "\n".join(in_words(done, "01"))
     with pytest.raises(ValueError, match=f"members is {RUNS + 1}; allowed: 1 to {RUNS}"):
         verify(entry, RUNS + 1, "01", tmp_path / "other")
-    with pytest.raises(ValueError, match=f"members is 0; allowed: 1 to {3 * RUNS}"):
+    with pytest.raises(ValueError, match=f"members is 0; allowed: 1 to {FRESH * RUNS}"):
         verify_fresh(entry, 0, "01", tmp_path / "other")
 
 
