@@ -33,7 +33,7 @@ COLUMNS = (
     "score",
     "95% interval",
     "drawn tasks",
-    "gap",
+    "gap, points",
     "inferential",
     "underfit",
     "seen",
@@ -362,8 +362,8 @@ def markdown_table(board: Board) -> str:
                 _escape_markdown(line.name),
                 percent(score.value),
                 f"{percent(score.low)} to {percent(score.high)}",
-                percent_or_dash(statistics.drawn),
-                percent_or_dash(statistics.gap),
+                "-" if statistics.drawn is None else percent(statistics.drawn.value),
+                "-" if statistics.gap is None else f"{100 * statistics.gap.value:+.0f}",
                 percent(statistics.inferential.value),
                 percent(statistics.underfit.value),
                 percent(statistics.seen.value),
@@ -378,11 +378,6 @@ def markdown_table(board: Board) -> str:
         for task, counts in verdicts_by_task(lines):
             text.append(f"| {task} | {' | '.join(map(str, counts))} |")
     return "\n".join(text) + "\n"
-
-
-def percent_or_dash(interval: Interval | None) -> str:
-    """The interval's value in percent."""
-    return "-" if interval is None else percent(interval.value)
 
 
 def _escape_markdown(text: str) -> str:

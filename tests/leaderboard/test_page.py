@@ -147,7 +147,7 @@ def test_the_markdown_table_worked_by_hand() -> None:
     counts = [len(entry.rows_of(task)) for task in entry.suite]
     assert cells[:2] == ["1", r"a\|b &lt;i&gt;\_c\_&lt;/i&gt;"]
     assert cells[2] == f"{statistics_of(entry.recipe, entry.rows).score.value:.0%}"  # by hand in test_leaderboard.py
-    assert cells[4:6] == ["44%", "11%"]  # on drawn tasks, and less than on the suite's composite task
+    assert cells[4:6] == ["44%", "+11"]  # on drawn tasks, and less than on the suite's composite task
     assert cells[6:8] == [f"{sum(3 / n for n in counts) / len(counts):.0%}", f"{len(counts) / sum(counts):.0%}"]
     assert cells[10:12] == ["0", "-"]
     # Member k of n takes 2.5 + k / 8 s; the reference takes 12.5 s for each.
