@@ -185,7 +185,7 @@ who doubts these entries runs `verify --fresh`.
 Registrations whose beacon is out and that have no result are listed on the board, and count as comparisons.
 
 **What {tries} tries gain.** Of one training, the best of {tries} draws of seeds scores {low} to {high} points above the mean (gamma
-0.8 and 0.6), and in about one case of five it is 'better' than an honest entry of the same training at p < 0.01. Seeds used to
+0.5 and 0.8; runs on the composite task, one for each pair, are not drawn again), and in about one case of six it is 'better' than an honest entry of the same training at p < 0.01. Seeds used to
 follow from the text of the recipe, so {tries} edits in the ninth digit of the learning rate were {tries} draws that nobody saw. Now
 they give one registration, and one draw. Whoever registers {tries} visibly different recipes gains the same points, but in public,
 and as all of them count as comparisons, the best one is called better than the honest entry in at most 1% of cases.
@@ -226,5 +226,5 @@ Each call prints its own. No check covers times.
 """
 POWER = {"flip": "93% to 100%", "fresh": "78% to 100%"}
 """Power of the default tests against LIE, over the entries of the board: simulated once, and checked in the tests."""
-TRIES, GAIN = 100, {"low": 1.5, "high": 3.0}
+TRIES, GAIN = 100, {"low": 2.0, "high": 3.5}
 """Points that the best of TRIES draws of seeds scores above the mean: simulated in the tests."""
