@@ -224,7 +224,7 @@ The tests refuse at p < {alpha} in either direction, which is 5% of honest claim
 are those for the entries of this board, against the lie that is hardest to find: some runs compose nothing and were replaced.
 Each call prints its own. No check covers times.
 """
-POWER = {"flip": "93% to 100%", "fresh": "78% to 100%"}
+POWER = {"flip": "83% to 99%", "fresh": "94% to 100%"}
 """Power of the default tests against LIE, over the entries of the board: simulated once, and checked in the tests."""
 TRIES, GAIN = 100, {"low": 2.0, "high": 3.5}
 """Points that the best of TRIES draws of seeds scores above the mean: simulated in the tests."""
