@@ -185,10 +185,11 @@ who doubts these entries runs `verify --fresh`.
 Registrations whose beacon is out and that have no result are listed on the board, and count as comparisons.
 
 **What {tries} tries gain.** Of one training, the best of {tries} draws of seeds scores {low} to {high} points above the mean (gamma
-0.5 and 0.8; runs on the composite task, one for each pair, are not drawn again), and in about one case of six it is 'better' than an honest entry of the same training at p < 0.01. Seeds used to
-follow from the text of the recipe, so {tries} edits in the ninth digit of the learning rate were {tries} draws that nobody saw. Now
-they give one registration, and one draw. Whoever registers {tries} visibly different recipes gains the same points, but in public,
-and as all of them count as comparisons, the best one is called better than the honest entry in at most 1% of cases.
+0.5 and 0.8; runs on the composite task, one for each pair, are not drawn again), and in about one case of six it is 'better' than
+an honest entry of the same training at p < 0.01. Seeds used to follow from the text of the recipe, so {tries} edits in the ninth
+digit of the learning rate were {tries} draws that nobody saw. Now they give one registration, and one draw. Whoever registers
+{tries} visibly different recipes gains the same points, but in public, and as all of them count as comparisons, the best one is
+called better than the honest entry in at most 1% of cases.
 
 ## What is refused, and what cannot be
 
@@ -217,8 +218,8 @@ executed, and no text in it is used as a path. Statistics are computed from its 
 - Own seeds on another kind of machine (all runs by default): the exact sign-flip test of the differences. It refuses such a claim
   in {flip} of cases, if one honest run in five comes out differently there.
 - Fresh seeds (`--fresh`; {fresh_runs} runs for each that the entry has): the exact permutation test of claimed against new runs,
-  within tasks and pairs. It assumes nothing about the shares, most of which are near 0 or 1. It refuses such a claim in {fresh} of
-  cases, and is the only check that luck does not pass.
+  within tasks and pairs. It assumes nothing about the shares. It refuses such a claim in {fresh} of cases, and is the only check
+  that luck does not pass.
 
 The tests refuse at p < {alpha} in either direction, which is 5% of honest claims: retrain more before calling it a lie. Powers
 are those for the entries of this board, against the lie that is hardest to find: some runs compose nothing and were replaced.
