@@ -122,6 +122,9 @@ def classify(
     json: AsJson = False,
     figures: FigureFile = None,
     probes: Annotated[bool, typer.Option("--probes", help="Also read every probe: scores, with controls.")] = False,
+    interactive: Annotated[
+        Path | None, typer.Option(help="HTML file for the attention of every head, by CircuitsVis (an extra); default: none.")
+    ] = None,
     threads: Threads = None,
 ) -> None:
     """Say what a model answers, and why.
@@ -129,7 +132,8 @@ def classify(
     Its behaviour, and the forecast of it from trained sequences alone.
     """
     use(threads)
-    probe.examine(model, task, None, as_json=json, figures=figures, with_probes=probes or figures is not None)
+    with_probes = probes or figures is not None
+    probe.examine(model, task, None, as_json=json, figures=figures, with_probes=with_probes, interactive=interactive)
 
 
 @app.command()

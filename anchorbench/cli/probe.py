@@ -86,7 +86,14 @@ def fit(
 
 
 def examine(
-    model: str, task: str | None, only: str | None, *, as_json: bool, figures: Path | None, with_probes: bool = True
+    model: str,
+    task: str | None,
+    only: str | None,
+    *,
+    as_json: bool,
+    figures: Path | None,
+    with_probes: bool = True,
+    interactive: Path | None = None,
 ) -> None:
     """Prints a model's behaviour, the forecast of it and, if asked for, all probe scores or those of one probe."""
     import json
@@ -96,14 +103,22 @@ def examine(
     from anchorbench.files import require_place
     from anchorbench.show import examine as examined
     from anchorbench.show.canvas import FORMATS, draw_all
+    from anchorbench.show.interactive import circuitsvis, interactive_attention
 
     if figures is not None:
         require_place(figures, "--figures", [f".{kind}" for kind in FORMATS])
+    if interactive is not None:
+        require_place(interactive, "--interactive", [".html"])
+        circuitsvis()
     found = examined.examine(model, task, only, with_probes=with_probes)
     if as_json:
         sys.stdout.write(json.dumps(examined.as_json(found), indent=1) + "\n")
     else:
         examined.show(found, Console(markup=False, highlight=False))
+    if interactive is not None:
+        if isinstance(found.inside, str):
+            raise ValueError(found.inside)
+        interactive_attention(found.inside, found.task, interactive)
     if figures is not None:
         sys.stdout.flush()  # the verdict is printed even if the figures fail
         _, problems = draw_all(lambda path: examined.draw(found, path), [figures])

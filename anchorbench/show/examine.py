@@ -32,6 +32,8 @@ class Examined:
     """Results of `examine`. Where the task or model rules out a probe or the forecast, a sentence gives the reason instead."""
 
     task: Task
+    inside: OpenModel | str
+    """The model opened for reading."""
     behaviour: Behaviour
     forecast: Forecast | str
     probes: dict[str, Result | str] | str
@@ -67,6 +69,7 @@ def examine(source: str, task_name: str | None = None, only: str | None = None, 
     unread = UNASKED if not with_probes and only is None else UNFIT
     return Examined(
         task,
+        inside,
         behaviour,
         forecast=expected,
         probes=_probes(inside, task, only) if behaviour.fit and unread is not UNASKED else unread,
