@@ -270,7 +270,7 @@ def new(
     name: Annotated[str, typer.Argument(help="Its name: lower-case letters, digits and hyphens.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write, new or empty (default: NAME).")] = None,
 ) -> None:
-    """Write a package with a task, probe, claim or part of your own.
+    """Write a package with a task, probe or part of your own.
 
     One module that works as it is, its test, and the entry point by which anchorbench finds it once it is installed.
     """

@@ -98,8 +98,9 @@ def test_an_idle_worker_takes_half(out: Path, expected: dict[str, Any]) -> None:
         other.join()
     assert (owner.failed, idle[0].failed) == ({}, {})
     assert held(out) == expected
-    assert sorted(len(runs) for who in trained.values() for runs in who) == [2, 3]
-    assert [len(runs) for runs in trained["owner"]] == [2]
+    # The owner keeps two of five; done with them, it may ask the other for half of its three.
+    assert len(trained["owner"][0]) == 2
+    assert sorted(run for who in trained.values() for runs in who for run in runs) == sorted(expected)
     assert [stack.state for stack in status(out).stacks] == ["finished"]
     assert list((out / "checkpoints").iterdir()) == []
     assert list((out / "recut").iterdir()) == []
