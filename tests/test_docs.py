@@ -112,7 +112,7 @@ def test_the_figures_of_the_page_about_verdicts() -> None:
     found = json.loads((DOCS / "validation.json").read_text())
     error, coverage = (found["all"][name]["value"] for name in ("error", "coverage"))
     assert f"on average it errs by {error:.2f}, and its 90% interval covers {coverage:.0%}" in page
-    ((runs, composing, memorizing),) = re.findall(r"of the study's (\d+) runs .*? (\d+) compose an .*? (\d+) memorize", readme)
+    ((runs, composing, memorizing),) = re.findall(r"of (\d+) runs of \[a study\].*? (\d+) compose an .*? (\d+) memorize", readme)
     assert f"of {runs} runs of [a study](suite.md) that fit `conflict-control` and answer the mirror symmetrically" in page
     assert f"{composing} compose an ordinary held-out pair, and {memorizing} memorize" in page
     for threshold in (f"below {FIT:.0%} accuracy", f"above {MOST:.0%}", f"below {FEW:.0%}"):

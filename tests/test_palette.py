@@ -10,7 +10,7 @@ from anchorbench.palette import MEASURES, PARTS, SOFT, TEXT, VERDICTS, Look, css
 DEUTERANOPIA = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
 PROTANOPIA = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
 TRITANOPIA = [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]
-"""Of linear RGB (Machado, Oliveira and Fernandes, 2009)."""
+"""Matrices for linear RGB (Machado, Oliveira and Fernandes, 2009)."""
 WHITE, DARK = "#ffffff", "#16181a"
 
 

@@ -143,7 +143,9 @@ def test_the_scores_of_the_board() -> None:
 def test_what_drawn_tasks_say() -> None:
     gaps = [statistics(name).gap for name in entries()]
     values = [100 * gap.value for gap in gaps if gap is not None]
-    says(f"by {np.mean(values):.0f} points on average ({min(values):.0f} to {max(values):.0f})")
+    says(f"by {np.mean(values):.0f} points on average ({min(values):.0f} to {max(values):.0f} by entry)")
+    assert all(gap is not None and gap.low < 0 < gap.high for gap in gaps)
+    says("the interval of every entry's own gap includes 0")
 
 
 def test_where_runs_do_not_fit() -> None:
@@ -157,7 +159,10 @@ def test_where_runs_do_not_fit() -> None:
 def test_what_a_symmetric_answer_says_about_composing() -> None:
     found = read_study(ROOT / "docs" / "suite-study.json").members["composite/conflict-control"]
     verdicts = Counter(member.verdict for member in found if member.exception == "symmetric")
-    says(f"of the study's {verdicts.total()} runs that fit `conflict-control` and answer (4,3) symmetrically", page=README)
+    says(
+        f"of {verdicts.total()} runs of [a study](docs/suite.md) that fit `conflict-control` and answer (4,3) symmetrically",
+        page=README,
+    )
     says(f"{verdicts['inferential']} compose an ordinary held-out pair and {verdicts['memorizing']} memorize", page=README)
 
 
@@ -256,7 +261,7 @@ def test_what_fishing_gains() -> None:
 
 
 def test_edits_without_effect_are_one_draw() -> None:
-    """Of 100 edits that redrew all seeds, none gives another registration."""
+    """None of 100 edits that redrew all seeds gives another registration."""
     recipe = entries()["gamma-0.6"].recipe
     edits = [{"optimizer": {"lr": 1e-3 * (1 + 1e-9 * k), "weight_decay": 0}} for k in range(1, 31)]
     edits += [{"optimizer": {"weight_decay": 0, "decay_until": 2500 + k}} for k in range(1, 31)]

@@ -115,12 +115,12 @@ def examine(
         sys.stdout.write(json.dumps(examined.as_json(found), indent=1) + "\n")
     else:
         examined.show(found, Console(markup=False, highlight=False))
+    sys.stdout.flush()  # the verdict is printed even if the figures fail
     if interactive is not None:
         if isinstance(found.inside, str):
             raise ValueError(found.inside)
         interactive_attention(found.inside, found.task, interactive)
     if figures is not None:
-        sys.stdout.flush()  # the verdict is printed even if the figures fail
         _, problems = draw_all(lambda path: examined.draw(found, path), [figures])
         if problems:
             raise ValueError(problems[0])

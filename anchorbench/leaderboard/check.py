@@ -96,6 +96,7 @@ def _require_complete(entry: Entry) -> None:
 
 
 def require_row(where: str, row: Row, recipe: Recipe) -> None:
+    """Requires a row that the run of this recipe could have. Raises ValueError with one sentence."""
     task = recipe.load_task()
     if row.fingerprint != task.fingerprint:
         raise ValueError(f"{where} has fingerprint {row.fingerprint}; the task of this version has {task.fingerprint}")

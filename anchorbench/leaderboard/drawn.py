@@ -1,4 +1,4 @@
-"""Tasks that nobody could train for: variants of the composite task that the beacon draws.
+"""Tasks that no recipe was tuned on: variants of the composite task that the beacon draws.
 
 The beacon's value decides four anchors and what they add, the keys, the pair that is never trained, the order of key and anchors,
 and the length of the sequences. It did not exist when the recipe was registered, and is the same for all entries that announced it.
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from anchorbench.leaderboard.registration import seeds_of
 from anchorbench.leaderboard.suite import SuiteTask
 
 DRAWN = 8
@@ -25,6 +26,11 @@ def drawn_tasks(beacon: str) -> tuple[SuiteTask, ...]:
     rng = np.random.Generator(np.random.SFC64(np.random.SeedSequence(entropy)))
     length = int(rng.integers(7, 11))
     return tuple(SuiteTask("composite", "heldout-both", _config(rng, length)) for _ in range(DRAWN))
+
+
+def drawn_runs(digest: str, beacon: str) -> list[tuple[SuiteTask, int]]:
+    """The tasks that a beacon's value draws, each with the seed of its run for the registration of this digest."""
+    return [(task, seeds_of(digest, beacon, task)[0]) for task in drawn_tasks(beacon)]
 
 
 def _config(rng: np.random.Generator, length: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from jaxtyping import Int
 from pydantic import AfterValidator, Field
 
 from anchorbench.files import Plain
-from anchorbench.leaderboard.drawn import drawn_tasks
+from anchorbench.leaderboard.drawn import drawn_runs
 from anchorbench.leaderboard.names import Version, visible_text
 from anchorbench.leaderboard.registration import Beacon, Digest, seeds_of
 from anchorbench.leaderboard.submission import SubmittedRecipe, canonical_json
@@ -133,7 +133,7 @@ class Entry(Plain):
     @property
     def drawn_runs(self) -> list[tuple[SuiteTask, int]]:
         """The tasks that the beacon draws, each with its run's seed."""
-        return [(task, seeds_of(self.registration, self.beacon.value, task)[0]) for task in drawn_tasks(self.beacon.value)]
+        return drawn_runs(self.registration, self.beacon.value)
 
     def seeds(self, task: SuiteTask) -> tuple[int, ...]:
         """The seeds that the task's runs must have."""

@@ -50,7 +50,7 @@ RANKS = (
 )
 LIMITS = (
     f"Underfit runs, below {FIT:.0%} accuracy on their training data, count in the score as they answer, and their share is shown."
-    " Drawn tasks are variants of the composite task that the beacon draws, so that nobody could train for them; the gap is how"
+    " Drawn tasks are variants of the composite task that the beacon draws, so that no recipe was tuned on them; the gap is how"
     " much more composes on the suite's composite task. Compute is recomputed from the recipe. Time and machine are reported by the"
     " submitter, and no number is verified that nobody has retrained: 'independent' counts those who say that they did."
     " Inferential means inferential within the entry's own training steps."

@@ -174,7 +174,7 @@ mean over tasks of the share of held-out answers that compose. [Why these tasks]
    `name`, `value`, `time` and `source`.
 2. Once the beacon is out, seed i of a task follows from the SHA-256 of digest, beacon, task and i. Member i holds out pair i
    modulo the number of pairs, the same for every recipe. The beacon also draws {drawn} variants of the composite task - anchors,
-   offsets, keys, the held-out pair, the order and length of sequences - each trained once. Nobody can train for these: the score
+   offsets, keys, the held-out pair, the order and length of sequences - each trained once. No recipe was tuned on them: the score
    on them is a column of its own, beside the gap to the suite's composite task.
 3. `run` trains with these seeds, and the entry records digest and beacon. `validate` derives the seeds again and refuses others;
    `render` also requires that registration and beacon are the board's own.
@@ -219,7 +219,7 @@ executed, and no text in it is used as a path. Statistics are computed from its 
   in {flip} of cases, if one honest run in five comes out differently there.
 - Fresh seeds (`--fresh`; {fresh_runs} runs for each that the entry has): the exact permutation test of claimed against new runs,
   within tasks and pairs. It assumes nothing about the shares. It refuses such a claim in {fresh} of cases, and is the only check
-  that luck does not pass.
+  that luck does not pass. It says nothing about the drawn tasks.
 
 The tests refuse at p < {alpha} in either direction, which is 5% of honest claims: retrain more before calling it a lie. Powers
 are those for the entries of this board, against the lie that is hardest to find: some runs compose nothing and were replaced.

@@ -15,7 +15,7 @@ import torch
 
 from anchorbench.files import Plain, read_json, write_atomically
 from anchorbench.inspect.open_model import open_model
-from anchorbench.leaderboard.drawn import drawn_tasks
+from anchorbench.leaderboard.drawn import drawn_runs
 from anchorbench.leaderboard.entry import Commit, Entry, Flow, Machine, Row, flow_example, flow_rows
 from anchorbench.leaderboard.registration import Beacon, Registration, require_later, seeds_of
 from anchorbench.leaderboard.suite import SEEDS, SuiteTask
@@ -45,7 +45,8 @@ def run_entry(
         seeds = seeds_of(registration.digest, beacon.value, task)
         sweep = Sweep(recipe.recipe(task, seeds[0]), {"seed": seeds})
         sweeps.append((task, sweep, SweepFolder(out / task.name.replace("/", "-"), sweep)))
-    drawn = drawn_sweep(registration, beacon)
+    tasks = drawn_runs(registration.digest, beacon.value)
+    drawn = Sweep(recipe.recipe(*tasks[0]), {"task_config,seed": tuple([task.config, seed] for task, seed in tasks)})
     drawn_folder = SweepFolder(out / "drawn", drawn)
     origin = _origin(out)
     every = [(sweep, folder) for _, sweep, folder in sweeps] + [(drawn, drawn_folder)]
@@ -56,14 +57,13 @@ def run_entry(
     for task, sweep, folder in sweeps:
         runs += [(task, run) for run in run_sweep(sweep, folder, _teller(task, task.name, report))]
     rows = tuple(row_of(task, run) for task, run in runs)
-    tasks = drawn_tasks(beacon.value)
-    of_drawn = run_sweep(drawn, drawn_folder, _teller(tasks[0], "drawn tasks", report))
+    of_drawn = run_sweep(drawn, drawn_folder, _teller(tasks[0][0], "drawn tasks", report))
     entry = Entry.sealed(
         recipe=recipe,
         registration=registration.digest,
         beacon=beacon,
         rows=rows,
-        drawn=tuple(row_of(task, run) for task, run in zip(tasks, of_drawn, strict=True)),
+        drawn=tuple(row_of(task, run) for (task, _), run in zip(tasks, of_drawn, strict=True)),
         flows=tuple(filter(None, (flow_of(number, runs[number][1]) for number in flow_rows(recipe, rows)))),
         machine=origin.machine,
         environment=environment_of([*(run for _, run in runs), *of_drawn]),
@@ -71,14 +71,6 @@ def run_entry(
     )
     write_atomically(out / "entry.json", entry.to_json())
     return entry
-
-
-def drawn_sweep(registration: Registration, beacon: Beacon) -> Sweep:
-    """The runs on the tasks that the beacon draws, in their order."""
-    tasks = drawn_tasks(beacon.value)
-    seeds = [seeds_of(registration.digest, beacon.value, task)[0] for task in tasks]
-    values = tuple([task.config, seed] for task, seed in zip(tasks, seeds, strict=True))
-    return Sweep(registration.recipe.recipe(tasks[0], seeds[0]), {"task_config,seed": values})
 
 
 def environment_of(runs: Sequence[Run]) -> Environment | None:

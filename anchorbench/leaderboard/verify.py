@@ -151,8 +151,8 @@ def power_of_test(entry: Entry, per_task: Sequence[int], lie: float, *, fresh: b
         truth: dict[tuple[str, str], list[float]] = {}
         pairs: list[tuple[float, float]] = []
         for keys, n in zip(of_task.values(), per_task, strict=True):
-            again_and_again = keys * -(-n // len(keys))  # fresh runs may be more than those claimed
-            for key in (again_and_again[i] for i in rng.permutation(len(again_and_again))[:n]):
+            pool = keys * -(-n // len(keys))  # fresh runs may be more than those claimed
+            for key in (pool[i] for i in rng.permutation(len(pool))[:n]):
                 claim = float(rng.choice(claimed[key]))
                 again = float(rng.choice(strata[key])) if fresh or rng.random() < CHANGED else claim
                 share = 0.0 if rng.random() < invented else again
@@ -279,9 +279,8 @@ def in_words(done: Verification, seed: str) -> Generator[str]:
         yield "the claim stands"
     words = ", ".join(f"by {lie:.2f} {share:.0%}" for lie, share in power.items())
     yield f"power against a claim above the truth: {words}"
-    yield "cannot exclude: " + (
-        "smaller lies, invented times" if done.fresh else "other invented rows, lucky seeds (see --fresh), invented times"
-    )
+    fresh, own = "smaller lies, lies about drawn tasks", "other invented rows, lucky seeds (see --fresh)"
+    yield f"cannot exclude: {fresh if done.fresh else own}, invented times"
     if not done.stands and not done.exact:
         yield "an honest claim is refused in 5% of cases: retrain more runs before calling it a lie"
 

@@ -44,7 +44,7 @@ def test_the_recursions_are_the_mean_over_all_sequences(examples: int, features:
 
 
 def test_evaluations_are_counted() -> None:
-    """Of 4 examples, with batches of 1: a snapshot takes 4 and a step of SVRG 2, so that 5 evaluations buy nothing, 6 one step."""
+    """With 4 examples in batches of 1, a snapshot costs 4 gradients and a step of SVRG 2: 5 evaluations buy no step, 6 buy one."""
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((4, 2)), rng.standard_normal(4)
     problem, rates = svrg_least_squares.Problem(x, y, np.zeros(2)), np.array([0.1])

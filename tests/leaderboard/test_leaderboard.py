@@ -137,7 +137,7 @@ def test_the_statistics_of_an_entry_worked_by_hand() -> None:
 
 
 def test_drawn_tasks_count_apart() -> None:
-    """Of 8 drawn tasks 3 compose whole and 5 in a tenth: the mean over tasks, and the gap to the suite's composite task."""
+    """Three of the eight drawn tasks compose fully and five at 10%: the mean over tasks, and the gap to the suite's task."""
     entry = hostile.honest_entry(inferential=3)
     statistics, without = statistics_of(entry.recipe, entry.rows, entry.drawn), statistics_of(entry.recipe, entry.rows)
     assert statistics.score == without.score

@@ -46,7 +46,7 @@ def weights_of(out: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """Of an undisturbed sweep on one machine."""
+    """The weights of an undisturbed sweep on one machine."""
     root = tmp_path_factory.mktemp("plain")
     (root / "sweep.yaml").write_text(SWEEP)
     return plain_weights(root)

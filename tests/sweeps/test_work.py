@@ -43,7 +43,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """Of an undisturbed sweep, by run id."""
+    """The weights of an undisturbed sweep, by run id."""
     out = tmp_path_factory.mktemp("plain")
     with pytest.MonkeyPatch.context() as patch:
         patch_training(patch, EVALUATION_SIZE=32, FINAL_SIZE=60)
